@@ -1,0 +1,41 @@
+# `make demo` and `make test` do all set-up on a bare machine with Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+BIN = $(VENV)/bin
+WORKERS ?= 2
+TESTS ?=
+
+.PHONY: demo test test-oldest lint types sim clean
+
+$(BIN)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
+	touch $@
+
+# Point maze: logged trajectories cover two halves of the way; BC fails where offline RL stitches.
+demo: $(BIN)/.installed
+	$(BIN)/python experiments/demo.py
+
+test: $(BIN)/.installed
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
+
+# The oldest versions we claim, on the tests that touch most of jax's and flax's surface.
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt \
+		TESTS="tests/ops tests/networks tests/test_contract.py tests/runner/test_lanes.py tests/runner/test_checkpoints.py"
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(BIN)/.installed
+	$(BIN)/basedpyright
+
+# MuJoCo and gymnasium-robotics, for datasets whose policies are scored there.
+sim: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[sim,dev]"
+
+clean:
+	rm -rf $(VENV) .venv-oldest

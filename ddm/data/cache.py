@@ -1,0 +1,89 @@
+"""Contiguous, memory-mapped copies of datasets that are slow to read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+VERSION = 1  # of the layout below; an older copy is never found, because it is part of the key
+MANIFEST = "manifest.json"
+
+
+def cache_directory() -> Path:
+    """Where copies are kept: $DDM_CACHE, or ~/.cache/ddm."""
+    return Path(os.environ.get("DDM_CACHE") or Path.home() / ".cache" / "ddm")
+
+
+def cached_arrays(
+    sources: Sequence[Path], read: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """What `read()` returns, from the cache if it was read before and the files are unchanged.
+
+    A copy is one `.npy` file per array, mapped read-only, and a manifest with their checksums. It
+    appears whole or not at all. A damaged one is replaced; one that cannot be written (a full
+    disk) costs a warning and the next load's time.
+
+    Args:
+      sources: files that the arrays depend on; path, size and time of change make the key.
+      read: the slow way.
+    """
+    folder = cache_directory() / _key(sources)
+    stored = _open(folder)
+    if stored is not None:
+        return stored
+    arrays = read()
+    try:
+        _store(folder, arrays)
+    except OSError as error:
+        warnings.warn(f"no cache was written to {folder}: {error.strerror}", stacklevel=2)
+    return arrays
+
+
+def _key(sources: Sequence[Path]) -> str:
+    files = [(path.resolve(), path.stat()) for path in sources]
+    facts = [[str(path), status.st_size, status.st_mtime_ns] for path, status in files]
+    return hashlib.sha256(json.dumps([VERSION, facts]).encode()).hexdigest()[:32]
+
+
+def _open(folder: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a copy; None where there is none or a byte of it is wrong."""
+    try:
+        checksums = dict(json.loads((folder / MANIFEST).read_text()))
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in checksums
+        }
+    except (OSError, ValueError, TypeError, EOFError):
+        return None
+    intact = bool(arrays) and all(
+        _checksum(array) == checksums[name] for name, array in arrays.items()
+    )
+    return arrays if intact else None
+
+
+def _store(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    try:
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        checksums = {name: _checksum(array) for name, array in arrays.items()}
+        (temporary / MANIFEST).write_text(json.dumps(checksums))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).ravel().data)

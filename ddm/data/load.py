@@ -1,0 +1,113 @@
+"""`load`: a dataset from wherever it is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddm.data.arrays import from_mapping
+from ddm.data.columns import build
+from ddm.data.d4rl import read_d4rl
+from ddm.data.dataset import Dataset
+from ddm.data.minari_io import MAIN_FILE, data_folder, find_dataset, is_dataset_id, read_minari
+from ddm.data.npz import read_npz
+from ddm.data.spaces import parse_space
+from ddm.errors import InputError
+
+HDF5_SUFFIXES = (".hdf5", ".h5")
+KINDS = "a Minari id or folder, a D4RL .hdf5 file, an .npz file, or a mapping of arrays"
+
+
+def load(
+    source: str | os.PathLike | Mapping[str, np.ndarray],
+    *,
+    observation_space: Any = None,
+    action_space: Any = None,
+    environment_id: str | None = None,
+    reference_scores: tuple[float, float] | None = None,
+    max_episode_steps: int | None = None,
+    download: bool = True,
+    cache: bool | None = None,
+) -> Dataset:
+    """A dataset from storage, validated, on the default device.
+
+    Observations of Dict, Tuple and Discrete spaces are flattened by the rules of
+    `gymnasium.spaces.flatten`. Actions are mapped from their box to [-1, 1] and clipped to
+    +-(1 - 1e-5); those outside the box are refused.
+
+    Args:
+      source: one of
+        - a Minari id, such as "D4RL/door/human-v2"; downloaded if it is not on this machine;
+        - the folder of a Minari dataset;
+        - a D4RL file (.hdf5), by the rules of `ddm.data.d4rl.read_d4rl`;
+        - an .npz file of `save_npz`, or of plain arrays as `from_arrays` takes them;
+        - such arrays in a mapping.
+      observation_space: of plain arrays, where it cannot be guessed; see `from_arrays`.
+      action_space: where the source has none or one without bounds; see `from_arrays`.
+      environment_id: overrides the source's.
+      reference_scores: (random, expert) returns; overrides the source's.
+      max_episode_steps: the time limit, for D4RL files without `timeouts`.
+      download: False refuses a Minari id that is not on this machine.
+      cache: whether a memory-mapped copy of a Minari dataset is kept under $DDM_CACHE or
+        ~/.cache/ddm. None keeps one of datasets that are slow to read: many episodes, or not HDF5.
+
+    Raises:
+      InputError: names the file, the field, the episode and what was expected.
+      MissingDependencyError: the source needs a package that is not installed.
+    """
+    arrays_options = {
+        "observation_space": observation_space,
+        "action_space": action_space,
+        "environment_id": environment_id,
+        "reference_scores": reference_scores,
+    }
+    if isinstance(source, Mapping):
+        return from_mapping(source, **arrays_options)
+    path = Path(source).expanduser()
+    if path.suffix in HDF5_SUFFIXES and path.name != MAIN_FILE:
+        _require_file(path)
+        return read_d4rl(path, max_episode_steps=max_episode_steps, **arrays_options)
+    if path.suffix == ".npz":
+        _require_file(path)
+        dataset = read_npz(path, **arrays_options)
+        return _override(dataset, environment_id, reference_scores)
+    columns = read_minari(_minari_folder(source, path, download), cache)
+    if action_space is not None:
+        columns.action_space = parse_space(action_space)
+    return _override(build(columns), environment_id, reference_scores)
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist, expected {KINDS}")
+
+
+def _minari_folder(source: str | os.PathLike, path: Path, download: bool) -> Path:
+    if path.name == MAIN_FILE:
+        path = path.parent
+    if path.is_dir():
+        folder = data_folder(path)
+        if folder is None:
+            raise InputError(f"{path}: metadata.json is missing, expected a Minari dataset")
+        return folder
+    if isinstance(source, str) and is_dataset_id(source):
+        return find_dataset(source, download)
+    raise InputError(f"{source} does not exist, expected {KINDS}")
+
+
+def _override(
+    dataset: Dataset,
+    environment_id: str | None,
+    reference_scores: tuple[float, float] | None,
+) -> Dataset:
+    changes: dict[str, Any] = {}
+    if environment_id is not None:
+        changes["environment_id"] = environment_id
+    if reference_scores is not None:
+        changes |= {"reference_scores": reference_scores, "reference_source": "given at load"}
+    return dataclasses.replace(dataset, info=dataclasses.replace(dataset.info, **changes))

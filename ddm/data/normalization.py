@@ -1,0 +1,218 @@
+"""Named observation and reward transforms, and the statistics that travel with a policy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ddm.errors import InputError
+
+if TYPE_CHECKING:
+    from ddm.data.dataset import Dataset
+
+STANDARD_DEVIATION_EPSILON = 1e-3  # TD3+BC adds this to every standard deviation
+
+Row = TypeVar("Row")
+
+
+@struct.dataclass
+class Normalization:
+    """The affine maps between the environment's units and what an algorithm sees.
+
+    It is a pytree of arrays, so that it is saved with a policy and applied inside jit. What is
+    None is not mapped: byte observations (images), and discrete actions that start at 0.
+    """
+
+    observation_mean: jax.Array | None  # (*O,)
+    observation_std: jax.Array | None  # (*O,), never zero
+    action_center: jax.Array | None  # (A,) middle of the action box; () int32 start if discrete
+    action_scale: jax.Array | None  # (A,) half width of the action box
+    reward_scale: jax.Array  # () transformed reward = reward_scale * reward + reward_shift
+    reward_shift: jax.Array  # ()
+
+    def normalize_observations(self, observations: jax.Array) -> jax.Array:
+        """Maps (..., *O) observations of the environment to what the algorithm was trained on."""
+        if self.observation_mean is None or self.observation_std is None:
+            return observations
+        return (observations - self.observation_mean) / self.observation_std
+
+    def denormalize_observations(self, observations: jax.Array) -> jax.Array:
+        """The inverse of `normalize_observations`."""
+        if self.observation_mean is None or self.observation_std is None:
+            return observations
+        return observations * self.observation_std + self.observation_mean
+
+    def normalize_actions(self, actions: jax.Array) -> jax.Array:
+        """Maps (..., A) actions in the environment's units to [-1, 1], or to 0 .. n - 1."""
+        if self.action_center is None:
+            return actions
+        if self.action_scale is None:
+            return actions - self.action_center
+        return (actions - self.action_center) / self.action_scale
+
+    def denormalize_actions(self, actions: jax.Array) -> jax.Array:
+        """Maps (..., A) actions in [-1, 1], or 0 .. n - 1, to the environment's units."""
+        if self.action_center is None:
+            return actions
+        if self.action_scale is None:
+            return actions + self.action_center
+        return actions * self.action_scale + self.action_center
+
+    def denormalize_rewards(self, rewards: jax.Array) -> jax.Array:
+        """Maps transformed rewards back to the environment's."""
+        return (rewards - self.reward_shift) / self.reward_scale
+
+
+def identity_normalization(
+    observation_shape: tuple[int, ...],
+    *,
+    byte_observations: bool = False,
+    action_center: np.ndarray | None = None,
+    action_scale: np.ndarray | None = None,
+) -> Normalization:
+    """A normalization that leaves observations and rewards as they are."""
+    as_float = lambda x: None if x is None else jnp.asarray(x, jnp.float32)  # noqa: E731
+    start = None if action_center is None else jnp.asarray(action_center, jnp.int32)
+    return Normalization(
+        observation_mean=None if byte_observations else jnp.zeros(observation_shape, jnp.float32),
+        observation_std=None if byte_observations else jnp.ones(observation_shape, jnp.float32),
+        action_center=start if action_scale is None else as_float(action_center),
+        action_scale=as_float(action_scale),
+        reward_scale=jnp.ones((), jnp.float32),
+        reward_shift=jnp.zeros((), jnp.float32),
+    )
+
+
+ObservationTransform = Callable[["Dataset"], tuple[np.ndarray, np.ndarray]]  # -> mean, std
+RewardTransform = Callable[["Dataset"], tuple[float, float]]  # -> scale, shift
+
+
+def _standardize_observations(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and standard deviation + 1e-3, of the observations in which an action was taken."""
+    rows = np.arange(dataset.num_transitions) + np.asarray(dataset.episode_ids)
+    observations = np.asarray(dataset.observations)[rows]
+    mean = observations.mean(axis=0, dtype=np.float64)
+    std = observations.std(axis=0, dtype=np.float64)
+    # The epsilon is added, not a floor, as in TD3+BC: a constant dimension becomes 0, not NaN.
+    return mean.astype(np.float32), (std + STANDARD_DEVIATION_EPSILON).astype(np.float32)
+
+
+def _iql_locomotion(dataset: Dataset) -> tuple[float, float]:
+    """Multiplies by 1000 / (largest - smallest episode return), as IQL does for locomotion."""
+    returns = np.asarray(dataset.episode_returns, np.float64)
+    spread = returns.max() - returns.min()
+    if spread <= 0:
+        raise InputError(
+            f"{dataset.info.name}: reward transform 'iql_locomotion' divides by the spread of the "
+            f"episode returns, and all {len(returns)} episodes have the same return"
+        )
+    return 1000.0 / spread, 0.0
+
+
+def _standardize_rewards(dataset: Dataset) -> tuple[float, float]:
+    """Subtracts the mean reward and divides by the standard deviation (1 if rewards are equal)."""
+    rewards = np.asarray(dataset.rewards, np.float64)
+    std = rewards.std() or 1.0
+    return 1.0 / std, -rewards.mean() / std
+
+
+def _affine(scale: float, shift: float) -> RewardTransform:
+    return lambda dataset: (scale, shift)
+
+
+OBSERVATION_TRANSFORMS: Mapping[str, ObservationTransform | None] = {
+    "none": None,
+    "standardize": _standardize_observations,
+}
+
+REWARD_TRANSFORMS: Mapping[str, RewardTransform | None] = {
+    "none": None,
+    "iql_locomotion": _iql_locomotion,
+    "minus_one": _affine(1.0, -1.0),
+    "antmaze_iql": _affine(1.0, -1.0),  # r - 1: IQL, TD3+BC, AWAC on AntMaze
+    "antmaze_cql": _affine(4.0, -2.0),  # (r - 0.5) * 4: CQL's first code
+    "antmaze_calql": _affine(10.0, -5.0),  # 10 r - 5: later CQL, Cal-QL
+    "times_100": _affine(100.0, 0.0),  # ReBRAC on AntMaze
+    "standardize": _standardize_rewards,
+}
+
+
+def normalize(dataset: Dataset, observations: str = "none", rewards: str = "none") -> Dataset:
+    """Applies a named observation transform and a named reward transform to a whole dataset.
+
+    The statistics are kept in `dataset.normalization`, from where the policy takes them.
+    `episode_returns` stays in the environment's units. A reward transform with a shift changes
+    `returns_to_go` by the shift of every step that is left in the episode.
+
+    Args:
+      dataset: as loaded; a transform is applied once, not on top of another one.
+      observations: a name in `OBSERVATION_TRANSFORMS`; "none" leaves them.
+      rewards: a name in `REWARD_TRANSFORMS`; "none" leaves them.
+
+    Raises:
+      InputError: an unknown name, a second transform of the same kind, or "standardize" of bytes.
+    """
+    observation_transform = _lookup(OBSERVATION_TRANSFORMS, observations, "observation transform")
+    reward_transform = _lookup(REWARD_TRANSFORMS, rewards, "reward transform")
+    if observation_transform is not None:
+        dataset = _transform_observations(dataset, observation_transform, observations)
+    if reward_transform is not None:
+        dataset = _transform_rewards(dataset, reward_transform, rewards)
+    return dataset
+
+
+def _lookup(table: Mapping[str, Row], name: str, what: str) -> Row:
+    if name not in table:
+        raise InputError(f"unknown {what} {name!r}; known: {', '.join(table)}")
+    return table[name]
+
+
+def _transform_observations(
+    dataset: Dataset, transform: ObservationTransform, name: str
+) -> Dataset:
+    statistics = dataset.normalization
+    if statistics.observation_mean is None:
+        raise InputError(
+            f"{dataset.info.name}: observation transform {name!r} is for vectors, and these "
+            f"observations are bytes of shape {dataset.observations.shape[1:]}"
+        )
+    if np.any(np.asarray(statistics.observation_mean) != 0) or np.any(
+        np.asarray(statistics.observation_std) != 1
+    ):
+        raise InputError(
+            f"{dataset.info.name}: the observations are already transformed; "
+            f"apply {name!r} to the dataset as loaded"
+        )
+    mean, std = transform(dataset)
+    statistics = dataclasses.replace(
+        statistics, observation_mean=jnp.asarray(mean), observation_std=jnp.asarray(std)
+    )
+    return dataclasses.replace(
+        dataset,
+        observations=statistics.normalize_observations(dataset.observations),
+        normalization=statistics,
+    )
+
+
+def _transform_rewards(dataset: Dataset, transform: RewardTransform, name: str) -> Dataset:
+    statistics = dataset.normalization
+    if float(statistics.reward_scale) != 1 or float(statistics.reward_shift) != 0:
+        raise InputError(
+            f"{dataset.info.name}: the rewards are already transformed; "
+            f"apply {name!r} to the dataset as loaded"
+        )
+    scale, shift = (jnp.asarray(x, jnp.float32) for x in transform(dataset))
+    ends = dataset.episode_starts[dataset.episode_ids + 1]
+    steps_left = ends - jnp.arange(dataset.num_transitions, dtype=jnp.int32)
+    return dataclasses.replace(
+        dataset,
+        rewards=scale * dataset.rewards + shift,
+        returns_to_go=scale * dataset.returns_to_go + shift * steps_left,
+        normalization=dataclasses.replace(statistics, reward_scale=scale, reward_shift=shift),
+    )

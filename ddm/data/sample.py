@@ -1,0 +1,129 @@
+"""Batches drawn from a dataset on the device: pure functions that run inside a scan."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ddm.data.dataset import Dataset
+from ddm.errors import InputError
+from ddm.types import Batch, BatchSpec, PRNGKey
+
+_KNOWN_FIELDS = tuple(field.name for field in dataclasses.fields(Batch))
+
+
+def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> Batch:
+    """Draws transitions, or windows of consecutive ones, uniformly and with replacement.
+
+    Windows start at a uniformly drawn transition. Past the end of its episode a window repeats
+    the last valid step, and `mask` is False there.
+
+    Where `next_actions` is declared, the last transition of a truncated episode is not drawn,
+    and ends a window before it: its next action exists and is not known. After a terminal
+    transition no action follows; its `next_actions` row repeats its own action, which the
+    stopped bootstrap makes irrelevant.
+
+    Args:
+      dataset: an argument of the jitted caller, not closed over.
+      key: used once.
+      batch_size: B, rows per gradient step.
+      spec: the fields that are gathered; `minibatches` * B rows are drawn.
+
+    Returns:
+      A batch with the declared fields, (minibatches * B, ...) or (minibatches * B, T, ...).
+
+    Raises:
+      InputError: the spec names an unknown field, or nothing can be drawn.
+    """
+    check_spec(dataset, spec)
+    rows = batch_size * spec.minibatches
+    transitions = draw_transitions(dataset, key, rows, "next_actions" in spec.fields)
+    if spec.window is None and "next_actions" not in spec.fields:
+        return gather(dataset, transitions, _take(dataset.episode_ids, transitions), spec.fields)
+    episodes = _take(dataset.episode_ids, transitions)
+    ends = _take(dataset.episode_starts, episodes + 1)
+    if spec.window is None:
+        return gather(dataset, transitions, episodes, spec.fields, ends=ends)
+    steps = transitions[:, None] + jnp.arange(spec.window, dtype=jnp.int32)
+    limits = (ends - 1)[:, None]
+    if "next_actions" in spec.fields:
+        limits = limits - ~_take(dataset.terminations, limits)
+    return gather(
+        dataset,
+        jnp.minimum(steps, limits),
+        episodes[:, None],
+        spec.fields,
+        ends=ends[:, None],
+        mask=steps <= limits,
+    )
+
+
+def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
+    """Refuses, when traced, what cannot be sampled from this dataset."""
+    unknown = [field for field in spec.fields if field not in _KNOWN_FIELDS]
+    if unknown:
+        raise InputError(f"unknown batch field {unknown[0]!r}; known: {', '.join(_KNOWN_FIELDS)}")
+    if spec.window is None and "mask" in spec.fields:
+        raise InputError("batch field 'mask' belongs to windows: declare a window in the spec")
+    if spec.window is not None and spec.window < 1:
+        raise InputError(f"a window has {spec.window} steps, expected at least 1")
+    if "next_actions" in spec.fields and dataset.next_action_ids.shape[0] == 0:
+        raise InputError(
+            f"{dataset.info.name}: no transition has a known next action, because every episode "
+            "is one truncated step"
+        )
+
+
+def draw_transitions(
+    dataset: Dataset, key: PRNGKey, rows: int, known_next_action: bool = False
+) -> jax.Array:
+    """(rows,) int32 transitions, uniform; only those with a known next action if so asked."""
+    # 32 random bits modulo N: probabilities differ by N / 2**32 relative to each other (0.05 %
+    # at two million), for half the random bits of `jax.random.randint`.
+    bits = jax.random.bits(key, (rows,), jnp.uint32)
+    if known_next_action and dataset.next_action_ids.shape[0] < dataset.num_transitions:
+        chosen = bits % jnp.uint32(dataset.next_action_ids.shape[0])
+        return _take(dataset.next_action_ids, chosen.astype(jnp.int32))
+    return (bits % jnp.uint32(dataset.num_transitions)).astype(jnp.int32)
+
+
+def gather(
+    dataset: Dataset,
+    transitions: jax.Array,
+    episodes: jax.Array,
+    fields: tuple[str, ...],
+    *,
+    ends: jax.Array | None = None,
+    mask: jax.Array | None = None,
+) -> Batch:
+    """The declared fields of the given transitions, and no others.
+
+    Args:
+      dataset: N transitions.
+      transitions: (...,) int32.
+      episodes: the episodes they lie in; broadcasts against `transitions`.
+      fields: names of batch fields.
+      ends: one past the last transition of each episode; needed for `next_actions`.
+      mask: handed on if declared.
+    """
+    observation_rows = transitions + episodes
+    next_transitions = transitions if ends is None else jnp.minimum(transitions + 1, ends - 1)
+    gathers = {
+        "observations": lambda: _take(dataset.observations, observation_rows),
+        "actions": lambda: _take(dataset.actions, transitions),
+        "rewards": lambda: _take(dataset.rewards, transitions),
+        "next_observations": lambda: _take(dataset.observations, observation_rows + 1),
+        "terminations": lambda: _take(dataset.terminations, transitions),
+        "truncations": lambda: _take(dataset.truncations, transitions),
+        "next_actions": lambda: _take(dataset.actions, next_transitions),
+        "returns_to_go": lambda: _take(dataset.returns_to_go, transitions),
+        "mask": lambda: mask,
+    }
+    return Batch(**{field: gathers[field]() for field in fields})
+
+
+def _take(array: jax.Array, rows: jax.Array) -> jax.Array:
+    # Every index is derived from the dataset's own bounds, so that no clamping is needed.
+    return array.at[rows].get(mode="promise_in_bounds")

@@ -1,0 +1,226 @@
+"""Observation and action spaces, and their flattening by gymnasium's rules, over whole columns.
+
+A space is handled as the tree that Minari writes into its metadata: ``{"type": "Box", ...}``,
+``{"type": "Dict", "subspaces": {...}}`` and so on. Reading a dataset thus needs no gymnasium.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ddm.errors import InputError
+from ddm.types import Box, Discrete
+
+Tree = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One array of a nested observation, at its place in the file."""
+
+    path: tuple[str, ...]  # as in Minari's HDF5: dict keys, and `_index_<i>` for tuples
+    tree: Tree  # its space: Box, Discrete, MultiDiscrete or MultiBinary
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one step."""
+        match self.tree["type"]:
+            case "Box":
+                return tuple(self.tree["shape"])
+            case "MultiDiscrete":
+                return np.shape(self.tree["nvec"])
+            case "MultiBinary":
+                n = self.tree["n"]
+                return tuple(n) if isinstance(n, Sequence) else (n,)
+            case _:
+                return ()
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What the column is read as: bytes stay bytes, other boxes become float32."""
+        if self.tree["type"] != "Box":
+            return np.dtype(np.int64)
+        return np.dtype(np.uint8 if self.tree["dtype"] == "uint8" else np.float32)
+
+    def name(self, field: str) -> str:
+        """The array's place below `field`, as in an HDF5 file."""
+        return "/".join((field, *self.path))
+
+
+def parse_space(space: Any) -> Tree:
+    """The tree of a space.
+
+    Args:
+      space: a gymnasium space, `ddm.types.Box` or `Discrete`, a pair of bounds `(low, high)` of a
+        box, or what Minari stores (a JSON string or its tree).
+
+    Raises:
+      InputError: the space has no flattening to a fixed vector.
+    """
+    if isinstance(space, str):
+        return json.loads(space)
+    if isinstance(space, Mapping) and "type" in space:
+        return space
+    if isinstance(space, Box):
+        bounds = {k: np.reshape(getattr(space, k), space.shape) for k in ("low", "high")}
+        return {"type": "Box", "dtype": space.dtype, "shape": space.shape, **bounds}
+    if isinstance(space, Discrete):
+        return {"type": "Discrete", "n": space.n, "start": 0}
+    if isinstance(space, tuple) and len(space) == 2:
+        low, high = np.broadcast_arrays(*(np.asarray(bound, np.float32) for bound in space))
+        return {"type": "Box", "dtype": "float32", "shape": low.shape, "low": low, "high": high}
+    return _parse_gymnasium(space)
+
+
+def _parse_gymnasium(space: Any) -> Tree:
+    # By the class's name, so that gymnasium need not be imported to recognise its spaces.
+    kind = type(space).__name__
+    match kind:
+        case "Box":
+            bounds = {"low": space.low, "high": space.high}
+            return {"type": kind, "dtype": str(space.dtype), "shape": space.shape, **bounds}
+        case "Discrete":
+            return {"type": kind, "n": int(space.n), "start": int(space.start)}
+        case "MultiDiscrete":
+            return {"type": kind, "nvec": space.nvec, "start": space.start}
+        case "MultiBinary":
+            return {"type": kind, "n": space.n}
+        case "Dict":
+            return {
+                "type": kind,
+                "subspaces": {key: parse_space(sub) for key, sub in space.spaces.items()},
+            }
+        case "Tuple":
+            return {"type": kind, "subspaces": [parse_space(sub) for sub in space.spaces]}
+    raise InputError(
+        f"a space of type {kind} cannot be flattened to a vector: use Box, Discrete, "
+        "MultiDiscrete, MultiBinary, Dict or Tuple"
+    )
+
+
+def leaves(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[Leaf]:
+    """The arrays of a space, in the order in which gymnasium concatenates them."""
+    match tree["type"]:
+        case "Dict":
+            for key, subspace in tree["subspaces"].items():
+                yield from leaves(subspace, (*path, key))
+        case "Tuple":
+            for i, subspace in enumerate(tree["subspaces"]):
+                yield from leaves(subspace, (*path, f"_index_{i}"))
+        case "Box" | "Discrete" | "MultiDiscrete" | "MultiBinary":
+            yield Leaf(path, tree)
+        case kind:
+            raise InputError(f"a space of type {kind} cannot be flattened to a vector")
+
+
+def pick(value: Any, leaf: Leaf, where: str) -> np.ndarray:
+    """The array of `leaf` in a nested value of dicts and tuples.
+
+    Raises:
+      InputError: it is missing, or its steps have another shape; `where` names the value.
+    """
+    for step in leaf.path:
+        key: Any = int(step.removeprefix("_index_")) if isinstance(value, (tuple, list)) else step
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            raise InputError(f"{where}: {'/'.join(leaf.path)} is missing") from None
+    array = np.asarray(value)
+    if array.shape[1:] != leaf.shape:
+        raise InputError(
+            f"{leaf.name(where)} has steps of shape {array.shape[1:]}, its space says {leaf.shape}"
+        )
+    return array
+
+
+def is_image(tree: Tree) -> bool:
+    """Byte arrays with two axes or more are kept as they are, all else becomes a float vector."""
+    return tree["type"] == "Box" and tree["dtype"] == "uint8" and len(tree["shape"]) >= 2
+
+
+def flatten(tree: Tree, columns: Sequence[np.ndarray], where: str) -> np.ndarray:
+    """What `gymnasium.spaces.flatten` gives for each row, for all rows at once.
+
+    Args:
+      tree: the space.
+      columns: one array (R, *leaf.shape) per leaf of the space, in the order of `leaves`.
+      where: what error messages call the observations.
+
+    Returns:
+      (R, D) float32; (R, *shape) uint8 for an image.
+    """
+    if is_image(tree):
+        return columns[0]
+    parts = [
+        _flatten_leaf(leaf, column, leaf.name(where))
+        for leaf, column in zip(leaves(tree), columns, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _flatten_leaf(leaf: Leaf, column: np.ndarray, where: str) -> np.ndarray:
+    if leaf.tree["type"] == "Discrete":
+        return _one_hot(column, leaf.tree["n"], leaf.tree.get("start", 0), where)
+    rows = column.reshape(len(column), -1)
+    if leaf.tree["type"] == "MultiDiscrete":
+        sizes = np.ravel(leaf.tree["nvec"])
+        starts = np.broadcast_to(np.ravel(leaf.tree.get("start", 0)), sizes.shape)
+        parts = [
+            _one_hot(rows[:, i], int(n), int(start), where)
+            for i, (n, start) in enumerate(zip(sizes, starts, strict=True))
+        ]
+        return np.concatenate(parts, axis=1)
+    return rows.astype(np.float32, copy=False)
+
+
+def _one_hot(values: np.ndarray, n: int, start: int, where: str) -> np.ndarray:
+    digits = values.astype(np.int64) - start
+    outside = np.flatnonzero((digits < 0) | (digits >= n))
+    if outside.size:
+        raise InputError(
+            f"{where}: row {outside[0]} is {values[outside[0]]}, its space has the integers "
+            f"{start} .. {start + n - 1}"
+        )
+    rows = np.zeros((len(digits), n), np.float32)
+    rows[np.arange(len(digits)), digits] = 1.0
+    return rows
+
+
+def flat_space(tree: Tree) -> Box:
+    """The box of the flattened space."""
+    if is_image(tree):
+        shape, dtype = tuple(tree["shape"]), "uint8"
+    else:
+        shape, dtype = None, "float32"
+    bounds = [_leaf_bounds(leaf) for leaf in leaves(tree)]
+    low, high = (np.concatenate([np.ravel(pair[i]) for pair in bounds]) for i in (0, 1))
+    return Box(shape or low.shape, tuple(low.tolist()), tuple(high.tolist()), dtype)
+
+
+def _leaf_bounds(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
+    if leaf.tree["type"] == "Box":
+        low, high = (np.asarray(leaf.tree[bound], np.float32) for bound in ("low", "high"))
+        return np.broadcast_to(low, leaf.shape), np.broadcast_to(high, leaf.shape)
+    match leaf.tree["type"]:
+        case "Discrete":
+            size = leaf.tree["n"]
+        case "MultiDiscrete":
+            size = int(np.sum(leaf.tree["nvec"]))
+        case _:
+            size = int(np.prod(leaf.shape))
+    return np.zeros(size, np.float32), np.ones(size, np.float32)
+
+
+def unbounded_box(shape: tuple[int, ...], dtype: np.dtype) -> Tree:
+    """The space of observations of which only the arrays are known."""
+    if dtype == np.uint8 and len(shape) >= 2:
+        low, high, name = 0.0, 255.0, "uint8"
+    else:
+        low, high, name = -np.inf, np.inf, "float32"
+    bounds = {"low": np.full(shape, low), "high": np.full(shape, high)}
+    return {"type": "Box", "dtype": name, "shape": shape, **bounds}

@@ -1,0 +1,24 @@
+"""Simulators as pure JAX functions, their gymnasium face, and data collection."""
+
+from ddm.envs.base import Environment, EnvParams, EnvState, EpisodeKeys, episode_keys
+from ddm.envs.collect import collect
+from ddm.envs.pendulum import Pendulum
+from ddm.envs.point_maze import PointMaze, dense_reward, sparse_reward, waypoint_policy
+from ddm.envs.registry import ids, make, register
+
+__all__ = [
+    "EnvParams",
+    "EnvState",
+    "Environment",
+    "EpisodeKeys",
+    "Pendulum",
+    "PointMaze",
+    "collect",
+    "dense_reward",
+    "episode_keys",
+    "ids",
+    "make",
+    "register",
+    "sparse_reward",
+    "waypoint_policy",
+]

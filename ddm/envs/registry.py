@@ -1,0 +1,70 @@
+"""Environments by id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ddm.envs.base import Environment
+from ddm.envs.pendulum import Pendulum
+from ddm.envs.point_maze import MAPS, TIME_LIMITS, PointMaze, dense_reward
+from ddm.errors import InputError, MissingDependencyError
+
+NAMESPACE = "ddm/"  # prefix of the ids in gymnasium's registry
+
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "-Dense": {"reward": dense_reward},
+    "-Discrete": {"discrete": True},
+}
+
+
+def _point_mazes() -> list[PointMaze]:
+    return [
+        PointMaze(
+            layout=layout,
+            name=f"PointMaze-{maze}{suffix}-v0",
+            time_limit=TIME_LIMITS[maze],
+            **options,
+        )
+        for maze, layout in MAPS.items()
+        for suffix, options in _VARIANTS.items()
+    ]
+
+
+_ENVIRONMENTS = {environment.name: environment for environment in (*_point_mazes(), Pendulum())}
+
+
+def ids() -> tuple[str, ...]:
+    """The ids that `make` knows."""
+    return tuple(_ENVIRONMENTS)
+
+
+def make(environment_id: str) -> Environment:
+    """The pure environment with this id, with or without the prefix "ddm/".
+
+    Raises:
+      InputError: there is none.
+    """
+    name = environment_id.removeprefix(NAMESPACE)
+    if name not in _ENVIRONMENTS:
+        raise InputError(f"unknown environment '{environment_id}'; known are {', '.join(ids())}")
+    return _ENVIRONMENTS[name]
+
+
+def register() -> None:
+    """Makes every id known to gymnasium as "ddm/<id>"; calling it again changes nothing.
+
+    Raises:
+      MissingDependencyError: gymnasium is not installed.
+    """
+    try:
+        import gymnasium
+    except ImportError as error:
+        raise MissingDependencyError("gymnasium is missing: pip install 'ddm[sim]'") from error
+    for name in ids():
+        if NAMESPACE + name not in gymnasium.registry:
+            gymnasium.register(
+                id=NAMESPACE + name,
+                entry_point="ddm.envs.gym:GymnasiumFace",
+                kwargs={"environment": name},
+            )

@@ -1,0 +1,19 @@
+"""Errors that a user can mend: each message is one sentence that names the thing and the remedy."""
+
+from __future__ import annotations
+
+
+class DdmError(Exception):
+    """Base of all errors that the runner prints as one sentence instead of a traceback."""
+
+
+class InputError(DdmError, ValueError):
+    """A file, field, flag or array is not what was expected."""
+
+
+class DivergenceError(DdmError, ArithmeticError):
+    """A metric became NaN or infinite during training."""
+
+
+class MissingDependencyError(DdmError, ImportError):
+    """An optional package is needed for what was asked, and is not installed."""

@@ -1,0 +1,33 @@
+"""Scores of policies: rollouts in pure and gymnasium environments, and aggregate statistics."""
+
+from ddm.evaluation.environments import make_environment
+from ddm.evaluation.evaluate import evaluate, make_evaluator
+from ddm.evaluation.policy import Policy
+from ddm.evaluation.results import EvaluationResult, episode_seeds
+from ddm.evaluation.statistics import (
+    bootstrap_interval,
+    interquartile_mean,
+    mean,
+    median,
+    optimality_gap,
+    performance_profile,
+    probability_of_improvement,
+    wilson_interval,
+)
+
+__all__ = [
+    "EvaluationResult",
+    "Policy",
+    "bootstrap_interval",
+    "episode_seeds",
+    "evaluate",
+    "interquartile_mean",
+    "make_environment",
+    "make_evaluator",
+    "mean",
+    "median",
+    "optimality_gap",
+    "performance_profile",
+    "probability_of_improvement",
+    "wilson_interval",
+]

@@ -1,0 +1,88 @@
+"""Returns of a policy in an environment, all lanes and episodes at once.
+
+A pure environment is evaluated in one jitted call. A gymnasium environment is stepped on the
+host, with one batched, jitted call of all lanes' policies a step. Either way an episode's seed
+depends on the evaluation's seed and the episode's index only: all lanes, and all evaluations
+with one seed, meet the same episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ddm.envs import Environment
+from ddm.errors import InputError
+from ddm.evaluation import policy as policy_lib
+from ddm.evaluation.environments import make_environment
+from ddm.evaluation.hosted import GymnasiumEvaluator
+from ddm.evaluation.policy import Policy
+from ddm.evaluation.pure import PureEvaluator
+from ddm.evaluation.results import EvaluationResult
+
+if TYPE_CHECKING:
+    import gymnasium
+
+EnvironmentLike = Environment | str | Callable[[], "gymnasium.Env"]
+
+
+def evaluate(
+    policy: Policy,
+    environment: EnvironmentLike,
+    *,
+    seed: int,
+    num_episodes: int,
+    deterministic: bool = True,
+    lanes: bool = True,
+    params: Any = None,
+) -> EvaluationResult:
+    """Runs every lane's policy for `num_episodes` episodes.
+
+    Args:
+      policy: the policy; with `lanes`, its config and state have a leading axis L.
+      environment: a pure environment, an id (see `make_environment`), or a function that makes
+        a gymnasium environment. For repeated evaluations in gymnasium environments,
+        `make_evaluator` keeps them open.
+      seed: seed of the evaluation.
+      num_episodes: episodes of each lane.
+      deterministic: act by the policy's mode instead of its samples.
+      lanes: whether the policy has the leading axis; without, the results have L = 1.
+      params: parameters of a pure environment; None for its default ones.
+
+    Raises:
+      InputError: an unknown environment, or one whose spaces do not fit the policy.
+      MissingDependencyError: the environment needs a package that is not installed.
+    """
+    policy = policy if lanes else policy_lib.with_lane_axis(policy)
+    with make_evaluator(
+        environment,
+        num_lanes=policy_lib.num_lanes(policy),
+        num_episodes=num_episodes,
+        deterministic=deterministic,
+        params=params,
+    ) as evaluator:
+        return evaluator(policy, seed)
+
+
+def make_evaluator(
+    environment: EnvironmentLike,
+    *,
+    num_lanes: int,
+    num_episodes: int,
+    deterministic: bool = True,
+    params: Any = None,
+) -> PureEvaluator | GymnasiumEvaluator:
+    """A function (policy with lanes, seed) -> EvaluationResult, for repeated evaluations.
+
+    Its environments stay open until its `close`; it is also a context manager. What is missing
+    is found here, not at the first call. The arguments are those of `evaluate`.
+    """
+    if num_episodes < 1:
+        raise InputError(f"num_episodes is {num_episodes}; an evaluation needs at least one")
+    if isinstance(environment, str):
+        environment = make_environment(environment)
+    if isinstance(environment, Environment):
+        return PureEvaluator(environment, num_episodes, deterministic, params)
+    if params is not None:
+        raise InputError("params are for pure environments, not for gymnasium's")
+    return GymnasiumEvaluator(environment, num_lanes, num_episodes, deterministic)

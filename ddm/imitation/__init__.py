@@ -1,0 +1,1 @@
+"""Imitation learning: one module per algorithm."""

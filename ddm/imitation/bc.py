@@ -1,0 +1,247 @@
+"""Behaviour cloning: maximum likelihood of the logged actions.
+
+    L(theta) = - E_D [ log pi_theta(a | s) ]
+
+which is the forward KL divergence from the demonstrator to the policy, up to a constant. Four
+heads: ``mse`` (a deterministic policy; the likelihood of a Gaussian of fixed width),
+``gaussian`` and ``tanh_gaussian`` (state-dependent widths), ``categorical`` (discrete actions).
+Log-densities are summed over action dimensions and averaged over the batch.
+
+A head that is unimodal averages the modes of a multimodal demonstrator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from ddm import networks, ops
+from ddm.errors import InputError
+from ddm.types import Batch, BatchSpec, Metrics, PRNGKey, PyTree, check_batch, static
+
+
+class Config(struct.PyTreeNode):
+    """Hyper-parameters of behaviour cloning."""
+
+    learning_rate: float = 1e-3  # Adam's step size
+    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
+    weight_decay: float = 0.0  # decoupled weight decay (AdamW), per unit of learning rate
+    label_smoothing: float = 0.0  # probability spread over all actions; categorical head only
+    log_std_min: float = (
+        -5.0
+    )  # floor of log std; without it a constant action sends the loss to -inf
+    log_std_max: float = 2.0  # ceiling of the Gaussian heads' log standard deviation
+    head: str = static("gaussian")  # mse, gaussian, tanh_gaussian or categorical
+    num_actions: int = static(0)  # size of a discrete action space
+    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    layer_norm: bool = static(False)  # before each activation
+
+
+class State(struct.PyTreeNode):
+    """Everything that training changes."""
+
+    policy: networks.Trainable
+    step: jax.Array  # () int32, gradient steps done
+    key: PRNGKey
+
+
+class Head(NamedTuple):
+    """How a policy class is built, fitted and used; `outputs` is what its network returns."""
+
+    network: Callable[[Config, int], nn.Module]
+    outputs: Callable[[Config, nn.Module, Any, jax.Array], Any]
+    loss: Callable[[Config, Any, jax.Array], jax.Array]  # (B,) per row
+    sample: Callable[[Any, PRNGKey], jax.Array]
+    mode: Callable[[Any], jax.Array]
+    width_per_action: int = 1  # network outputs for one action dimension
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """Observations and the actions taken there."""
+    del config
+    return BatchSpec(fields=("observations", "actions"))
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """A fresh policy for observations and actions of the shapes in `batch`.
+
+    Raises:
+      InputError: an unknown head, or a head for the other kind of actions.
+    """
+    check_batch(batch, batch_spec(config), "bc")
+    head = _head(config)
+    discrete = jnp.issubdtype(batch.actions.dtype, jnp.integer)
+    if discrete != (config.head == "categorical"):
+        kind = "discrete" if discrete else "continuous"
+        raise InputError(
+            f"bc: head={config.head} does not fit {kind} actions of dtype {batch.actions.dtype}"
+        )
+    if discrete and config.num_actions < 1:
+        raise InputError("bc: head=categorical needs num_actions, the number of discrete actions")
+    action_size = config.num_actions if discrete else batch.actions.shape[-1]
+    key, params_key = jax.random.split(key)
+    bounds = _log_std_bounds(config) if "gaussian" in config.head else ()
+    params = head.network(config, action_size).init(params_key, batch.observations[:1], *bounds)
+    return State(
+        policy=networks.trainable(params, _optimizer(config, 0)),
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """One gradient step on the negative log-likelihood (the squared error for ``mse``).
+
+    Metrics: ``loss``, the mean over the batch, and ``action_error``, the mean squared error of
+    the policy's mode (the error rate for discrete actions).
+    """
+    check_batch(batch, batch_spec(config), "bc")
+    head = _head(config)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+        outputs = _outputs(config, params, batch.observations)
+        loss = jnp.mean(head.loss(config, outputs, batch.actions))
+        error = _action_error(head.mode(outputs), batch.actions)
+        return loss, {"loss": loss, "action_error": error}
+
+    policy, metrics = networks.minimize(loss_fn, state.policy, _optimizer(config, state.step))
+    return state.replace(policy=policy, step=state.step + 1), metrics
+
+
+def act(
+    config: Config,
+    state: State,
+    observation: jax.Array,
+    key: PRNGKey,
+    policy_state: PyTree = (),
+    *,
+    deterministic: bool = False,
+) -> tuple[jax.Array, PyTree]:
+    """The policy's mode, or a sample from it; ``mse`` has only a mode."""
+    head = _head(config)
+    outputs = _outputs(config, state.policy.params, observation)
+    return (head.mode(outputs) if deterministic else head.sample(outputs, key)), policy_state
+
+
+def log_prob(
+    config: Config, state: State, observations: jax.Array, actions: jax.Array
+) -> jax.Array:
+    """Log-density (B,) of actions; for ``mse`` minus the squared error."""
+    return -_head(config).loss(config, _outputs(config, state.policy.params, observations), actions)
+
+
+def _head(config: Config) -> Head:
+    if config.head not in HEADS:
+        raise InputError(f"bc: head={config.head} is unknown; choose one of {', '.join(HEADS)}")
+    return HEADS[config.head]
+
+
+def _outputs(config: Config, params: Any, observations: jax.Array) -> Any:
+    head = _head(config)
+    network = head.network(config, networks.output_size(params) // head.width_per_action)
+    return head.outputs(config, network, params, observations)
+
+
+def _optimizer(config: Config, step: jax.Array | int) -> optax.GradientTransformation:
+    rate = ops.cosine_decay(config.learning_rate, step, config.decay_steps)
+    return optax.adamw(rate, weight_decay=config.weight_decay)
+
+
+def _log_std_bounds(config: Config) -> tuple[jax.Array | float, jax.Array | float]:
+    return config.log_std_min, config.log_std_max
+
+
+def _action_error(modes: jax.Array, actions: jax.Array) -> jax.Array:
+    if jnp.issubdtype(actions.dtype, jnp.integer):
+        return jnp.mean(modes != actions)
+    return jnp.mean(jnp.square(modes - actions))
+
+
+# The heads. Each is a row of small functions, resolved once from the static field `head`.
+
+
+def _deterministic_network(config: Config, action_size: int) -> nn.Module:
+    return networks.DeterministicPolicy(config.hidden_sizes, action_size, config.layer_norm)
+
+
+def _gaussian_network(config: Config, action_size: int) -> nn.Module:
+    return networks.GaussianPolicy(
+        config.hidden_sizes, action_size, state_dependent_std=True, layer_norm=config.layer_norm
+    )
+
+
+def _tanh_gaussian_network(config: Config, action_size: int) -> nn.Module:
+    return networks.TanhGaussianPolicy(config.hidden_sizes, action_size, config.layer_norm)
+
+
+def _categorical_network(config: Config, num_actions: int) -> nn.Module:
+    return networks.CategoricalPolicy(config.hidden_sizes, num_actions, config.layer_norm)
+
+
+def _plain_outputs(config: Config, network: nn.Module, params: Any, observations: jax.Array) -> Any:
+    del config
+    return network.apply(params, observations)
+
+
+def _bounded_outputs(
+    config: Config, network: nn.Module, params: Any, observations: jax.Array
+) -> Any:
+    return network.apply(params, observations, *_log_std_bounds(config))
+
+
+def _squared_error(config: Config, predictions: jax.Array, actions: jax.Array) -> jax.Array:
+    del config
+    return jnp.sum(jnp.square(predictions - actions), axis=-1)
+
+
+def _negative_log_prob(config: Config, distribution: Any, actions: jax.Array) -> jax.Array:
+    del config
+    return -distribution.log_prob(actions)
+
+
+def _smoothed_cross_entropy(config: Config, distribution: Any, actions: jax.Array) -> jax.Array:
+    log_probs = jax.nn.log_softmax(distribution.logits)
+    on_action = jnp.take_along_axis(log_probs, actions[..., None], axis=-1)[..., 0]
+    return -(
+        (1.0 - config.label_smoothing) * on_action
+        + config.label_smoothing * jnp.mean(log_probs, axis=-1)
+    )
+
+
+def _sample(distribution: Any, key: PRNGKey) -> jax.Array:
+    return distribution.sample(seed=key)
+
+
+def _mode(distribution: Any) -> jax.Array:
+    return distribution.mode()
+
+
+HEADS: dict[str, Head] = {
+    "mse": Head(
+        _deterministic_network,
+        _plain_outputs,
+        _squared_error,
+        sample=lambda action, key: action,
+        mode=lambda action: action,
+    ),
+    "gaussian": Head(
+        _gaussian_network, _bounded_outputs, _negative_log_prob, _sample, _mode, width_per_action=2
+    ),
+    "tanh_gaussian": Head(
+        _tanh_gaussian_network,
+        _bounded_outputs,
+        _negative_log_prob,
+        _sample,
+        _mode,
+        width_per_action=2,
+    ),
+    "categorical": Head(
+        _categorical_network, _plain_outputs, _smoothed_cross_entropy, _sample, _mode
+    ),
+}

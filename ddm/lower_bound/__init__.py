@@ -1,0 +1,1 @@
+"""Offline RL with conservative values: one module per algorithm."""

@@ -1,0 +1,173 @@
+"""CQL: conservative Q-learning, the CQL(H) variant on top of SAC (Kumar et al. 2020, eq. 4).
+
+    L_Q = sum_i [ (Q_i(s, a) - y)^2 + alpha (log integral exp Q_i(s, a') da' - Q_i(s, a)) ]
+
+with the integral estimated by importance sampling (appendix F) from uniform actions, pi(. | s)
+and pi(. | s'), the last evaluated at s as in the authors' code. With `lagrange`, alpha is a dual
+variable that steers the mean gap to `target_gap`.
+
+Conventions where papers and codes differ: the squared error has no factor 1/2, so alpha here is
+twice the paper's, as in the authors' code; the target leaves out the entropy term
+(`backup_entropy=0`); the integral is a mean over samples, not a sum, so a gap here is the
+authors' gap minus log(3 `num_samples`), and it estimates the same number for every
+`num_samples`. Temperature, policy and critic losses all see the parameters before the step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddm import networks, ops
+from ddm.off_policy import sac
+from ddm.off_policy.sac import act, batch_spec
+from ddm.types import Batch, Metrics, PRNGKey, check_batch, static
+
+__all__ = ["Config", "State", "act", "batch_spec", "init", "update"]
+
+
+class Config(sac.Config):
+    """Hyper-parameters of SAC and of the penalty; defaults of the authors' locomotion runs."""
+
+    actor_learning_rate: float = 1e-4  # Adam's step size; the paper's 3e-5 is slower
+    backup_entropy: float = 0.0  # weight of the entropy term in the critic target
+    alpha: float = 5.0  # weight of the penalty; with `lagrange`, where the dual variable starts
+    penalty_temperature: float = 1.0  # of the soft maximum over actions
+    target_gap: float = 5.0  # gap that the dual variable steers to; used with `lagrange`
+    alpha_learning_rate: float = 3e-4  # Adam's step size of log alpha; used with `lagrange`
+    bc_steps: int = 0  # first steps in which the policy is cloned; authors: 40,000 on locomotion
+    num_samples: int = static(10)  # actions from each of the three sources
+    lagrange: bool = static(False)  # learn alpha
+    max_target_backup: bool = static(False)  # back up the best of `num_samples` actions, not one
+
+
+class State(sac.State):
+    """SAC's state and the dual variable."""
+
+    alpha: networks.Trainable  # its parameter is log alpha, ()
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """Fresh networks for the shapes in `batch`."""
+    check_batch(batch, batch_spec(config), "cql")
+    base = sac.init(config, key, batch)
+    log_alpha = jnp.log(jnp.asarray(config.alpha, jnp.float32))
+    fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
+    return State(
+        **fields, alpha=networks.trainable(log_alpha, optax.adam(config.alpha_learning_rate))
+    )
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """One step of temperature, policy, critics, dual variable and targets.
+
+    Metrics: SAC's, and ``gap``, soft maximum of Q minus Q of the logged action (mean over
+    members and batch); ``alpha``, its weight.
+    """
+    check_batch(batch, batch_spec(config), "cql")
+    key, target_key, actor_key, sample_key = jax.random.split(state.key, 4)
+    actor, actor_metrics = networks.minimize(
+        lambda params: _actor_loss(config, state, params, batch, actor_key),
+        state.actor,
+        optax.adam(config.actor_learning_rate),
+    )
+    targets = _critic_targets(config, state, batch, target_key)
+    actions, log_densities = _penalised_actions(config, state, batch, sample_key)
+    weight = _penalty_weight(config, state)
+
+    def critic_loss(params: Any) -> tuple[jax.Array, Metrics]:
+        every_action = jnp.concatenate([batch.actions[:, None, :], actions], axis=1)
+        values = sac.critic_network(config).apply(params, batch.observations, every_action)
+        data_values, sampled_values = values[..., 0], values[..., 1:]
+        gaps = ops.logsumexp_gap(
+            sampled_values, log_densities, data_values, config.penalty_temperature
+        )
+        error = ops.squared_td_error(data_values, targets)
+        loss = error + weight * jnp.sum(jnp.mean(gaps, axis=1))
+        q_value = jnp.mean(data_values)
+        return loss, {"critic_loss": error, "q_value": q_value, "gap": jnp.mean(gaps)}
+
+    critic, critic_metrics = networks.minimize(
+        critic_loss, state.critic, optax.adam(config.critic_learning_rate)
+    )
+    state = state.replace(
+        actor=actor,
+        critic=critic,
+        critic_target_params=ops.polyak(
+            state.critic_target_params, critic.params, config.target_rate
+        ),
+        temperature=sac.temperature_step(config, state, actor_metrics["entropy"], batch),
+        alpha=_alpha_step(config, state, critic_metrics["gap"]),
+        step=state.step + 1,
+        key=key,
+    )
+    duals = {"temperature": sac.temperature(state), "alpha": weight}
+    return state, {**critic_metrics, **actor_metrics, **duals}
+
+
+def _actor_loss(
+    config: Config, state: State, params: Any, batch: Batch, key: PRNGKey
+) -> tuple[jax.Array, Metrics]:
+    """SAC's loss; for the first `bc_steps` the value term is the likelihood of the data."""
+    policy = sac.policy_at(config, params, batch.observations, batch.actions.shape[-1])
+    actions, log_probs = policy.sample_and_log_prob(seed=key)
+    values = sac.critic_network(config).apply(state.critic.params, batch.observations, actions)
+    merit = jnp.where(
+        state.step < config.bc_steps, policy.log_prob(batch.actions), jnp.min(values, axis=0)
+    )
+    loss = jnp.mean(sac.temperature(state) * log_probs - merit)
+    return loss, {"actor_loss": loss, "entropy": -jnp.mean(log_probs)}
+
+
+def _critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
+    if not config.max_target_backup:
+        return sac.critic_targets(config, state, batch, key)
+    action_size = batch.actions.shape[-1]
+    policy = sac.policy_at(config, state.actor.params, batch.next_observations, action_size)
+    next_actions = policy.sample(seed=key, sample_shape=(config.num_samples,))
+    next_values = sac.critic_network(config).apply(
+        state.critic_target_params, batch.next_observations, jnp.moveaxis(next_actions, 0, 1)
+    )
+    best = jnp.min(jnp.max(next_values, axis=2), axis=0)  # the authors' order: max, then min
+    return ops.td_target(batch.rewards, config.discount, batch.terminations, best)
+
+
+def _penalised_actions(
+    config: Config, state: State, batch: Batch, key: PRNGKey
+) -> tuple[jax.Array, jax.Array]:
+    """Actions (B, 3 num_samples, A) at s and the log-densities (B, 3 num_samples) they have."""
+    uniform_key, current_key, next_key = jax.random.split(key, 3)
+    rows, action_size = batch.actions.shape
+    uniform = jax.random.uniform(
+        uniform_key, (config.num_samples, rows, action_size), minval=-1.0, maxval=1.0
+    )
+    actions, log_densities = [uniform], [jnp.full(uniform.shape[:2], -action_size * jnp.log(2.0))]
+    for observations, policy_key in (
+        (batch.observations, current_key),
+        (batch.next_observations, next_key),
+    ):
+        policy = sac.policy_at(config, state.actor.params, observations, action_size)
+        sampled = policy.sample_and_log_prob(seed=policy_key, sample_shape=(config.num_samples,))
+        actions.append(sampled[0])
+        log_densities.append(sampled[1])
+    return (
+        jnp.moveaxis(jnp.concatenate(actions), 0, 1),
+        jnp.moveaxis(jnp.concatenate(log_densities), 0, 1),
+    )
+
+
+def _penalty_weight(config: Config, state: State) -> jax.Array | float:
+    if not config.lagrange:
+        return config.alpha
+    return jnp.minimum(jnp.exp(state.alpha.params), 1e6)  # the authors' ceiling
+
+
+def _alpha_step(config: Config, state: State, gap: jax.Array) -> networks.Trainable:
+    """Alpha rises while the gap is above its target: ascent on alpha (gap - target)."""
+    if not config.lagrange:
+        return state.alpha
+    gradient = -jnp.exp(state.alpha.params) * (gap - config.target_gap)
+    return networks.descend(gradient, state.alpha, optax.adam(config.alpha_learning_rate))

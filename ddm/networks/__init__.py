@@ -1,0 +1,42 @@
+"""Flax modules: perceptrons, critics and policy heads."""
+
+from ddm.networks.critics import ActionValue, StateValue
+from ddm.networks.distributions import TanhGaussian, categorical, diagonal_gaussian
+from ddm.networks.mlp import (
+    MLP,
+    concatenate_inputs,
+    ensemble,
+    fan_in_uniform,
+    orthogonal,
+    output_size,
+)
+from ddm.networks.policies import (
+    CategoricalPolicy,
+    DeterministicPolicy,
+    GaussianPolicy,
+    TanhGaussianPolicy,
+)
+from ddm.networks.trainable import LossFn, Trainable, descend, minimize, trainable
+
+__all__ = [
+    "MLP",
+    "ActionValue",
+    "CategoricalPolicy",
+    "DeterministicPolicy",
+    "GaussianPolicy",
+    "LossFn",
+    "StateValue",
+    "TanhGaussian",
+    "TanhGaussianPolicy",
+    "Trainable",
+    "categorical",
+    "concatenate_inputs",
+    "descend",
+    "diagonal_gaussian",
+    "ensemble",
+    "fan_in_uniform",
+    "minimize",
+    "orthogonal",
+    "output_size",
+    "trainable",
+]

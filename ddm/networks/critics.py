@@ -1,0 +1,51 @@
+"""Value functions: V(s) and ensembles of Q(s, a)."""
+
+from __future__ import annotations
+
+import jax
+from flax import linen as nn
+
+from ddm.networks.mlp import MLP, Initializer, Network, concatenate_inputs, ensemble, fan_in_uniform
+
+
+class StateValue(Network):
+    """V(s): (B, O) to (B,)."""
+
+    hidden_sizes: tuple[int, ...]
+    layer_norm: bool = False
+    kernel_init: Initializer = fan_in_uniform()
+
+    @nn.compact
+    def __call__(self, observations: jax.Array) -> jax.Array:
+        values = MLP(
+            self.hidden_sizes,
+            1,
+            layer_norm=self.layer_norm,
+            kernel_init=self.kernel_init,
+            name="mlp",
+        )(observations)
+        return values[..., 0]
+
+
+class ActionValue(Network):
+    """An ensemble of Q(s, a) as one parameter tree.
+
+    Maps observations (B, O) and actions (B, A) to (E, B), or actions (B, M, A) to (E, B, M).
+    """
+
+    hidden_sizes: tuple[int, ...]
+    num_members: int = 2
+    layer_norm: bool = False
+    kernel_init: Initializer = fan_in_uniform()
+
+    @nn.compact
+    def __call__(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        members = ensemble(MLP, self.num_members)
+        values = members(
+            self.hidden_sizes,
+            1,
+            layer_norm=self.layer_norm,
+            kernel_init=self.kernel_init,
+            name="mlp",
+        )(concatenate_inputs(observations, actions))
+        return values[..., 0]

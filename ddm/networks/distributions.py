@@ -1,0 +1,77 @@
+"""The densities that policies use; the only module that imports distrax.
+
+distrax brings TensorFlow Probability, a second of import time and a history of breaking with new
+jax releases. It is imported where a density is made, and everything else sees only the functions
+of this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddm.errors import MissingDependencyError
+
+# Largest |action| whose inverse tanh is used: atanh(1) is infinite, and beyond atanh(1 - 1e-5) =
+# 6.1 one saturated dimension would dominate the loss.
+ACTION_BOUND = 1.0 - 1e-5
+
+
+def _distrax() -> Any:
+    try:
+        import distrax
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"stochastic policies need distrax, which does not import ({error}); "
+            "install it with `pip install distrax`"
+        ) from error
+    return distrax
+
+
+def diagonal_gaussian(mean: jax.Array, log_std: jax.Array) -> Any:
+    """N(mean, diag(exp(log_std))^2) over the last axis: samples (..., A), log-densities (...,)."""
+    distrax = _distrax()
+    log_std = jnp.broadcast_to(log_std, mean.shape)
+    return distrax.Independent(distrax.Normal(mean, jnp.exp(log_std)), 1)
+
+
+def categorical(logits: jax.Array) -> Any:
+    """Softmax of logits (..., K): samples (...,) int32."""
+    return _distrax().Categorical(logits=logits)
+
+
+class TanhGaussian:
+    """tanh(u) with u ~ N(mean, diag(exp(log_std))^2), a density on (-1, 1)^A.
+
+    The correction of the density is 2 (log 2 - u - softplus(-2u)), finite for every u.
+    """
+
+    def __init__(self, mean: jax.Array, log_std: jax.Array):
+        self._mean = mean
+        self._base = diagonal_gaussian(mean, log_std)
+
+    def sample(self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Actions (*sample_shape, ..., A)."""
+        return jnp.tanh(self._base.sample(seed=seed, sample_shape=sample_shape))
+
+    def sample_and_log_prob(
+        self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()
+    ) -> tuple[jax.Array, jax.Array]:
+        """Actions and their log-densities, without the round trip through the inverse tanh."""
+        raw, log_prob = self._base.sample_and_log_prob(seed=seed, sample_shape=sample_shape)
+        return jnp.tanh(raw), log_prob - _log_tanh_slope(raw)
+
+    def log_prob(self, actions: jax.Array) -> jax.Array:
+        """Log-density (...,) of actions (..., A); actions beyond +-ACTION_BOUND count as it."""
+        raw = jnp.arctanh(jnp.clip(actions, -ACTION_BOUND, ACTION_BOUND))
+        return self._base.log_prob(raw) - _log_tanh_slope(raw)
+
+    def mode(self) -> jax.Array:
+        """tanh(mean): the median of each coordinate, which the field calls the mode."""
+        return jnp.tanh(self._mean)
+
+
+def _log_tanh_slope(raw: jax.Array) -> jax.Array:
+    return jnp.sum(2.0 * (jnp.log(2.0) - raw - jax.nn.softplus(-2.0 * raw)), axis=-1)

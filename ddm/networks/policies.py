@@ -1,0 +1,105 @@
+"""Policy heads: a network from observations to an action or to a distribution over actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ddm.networks import distributions
+from ddm.networks.mlp import MLP, Initializer, Network, fan_in_uniform
+
+
+class DeterministicPolicy(Network):
+    """tanh of an MLP: (..., O) to actions (..., A) in (-1, 1)."""
+
+    hidden_sizes: tuple[int, ...]
+    action_size: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, observations: jax.Array) -> jax.Array:
+        return jnp.tanh(
+            MLP(self.hidden_sizes, self.action_size, layer_norm=self.layer_norm, name="mlp")(
+                observations
+            )
+        )
+
+
+class GaussianPolicy(Network):
+    """N(tanh(mean(s)), std^2), not squashed: its density is finite at actions of +-1.
+
+    The standard deviation is either one learned vector or, with `state_dependent_std`, a second
+    half of the network's output.
+    """
+
+    hidden_sizes: tuple[int, ...]
+    action_size: int
+    state_dependent_std: bool = False
+    layer_norm: bool = False
+    dropout_rate: float = 0.0
+    kernel_init: Initializer = fan_in_uniform()
+
+    @nn.compact
+    def __call__(
+        self,
+        observations: jax.Array,
+        log_std_min: jax.Array | float,
+        log_std_max: jax.Array | float,
+        *,
+        deterministic: bool = True,
+    ) -> Any:
+        width = self.action_size * (2 if self.state_dependent_std else 1)
+        outputs = MLP(
+            self.hidden_sizes,
+            width,
+            layer_norm=self.layer_norm,
+            dropout_rate=self.dropout_rate,
+            kernel_init=self.kernel_init,
+            name="mlp",
+        )(observations, deterministic=deterministic)
+        if self.state_dependent_std:
+            mean, log_std = jnp.split(outputs, 2, axis=-1)
+        else:
+            mean = outputs
+            log_std = self.param("log_std", nn.initializers.zeros, (self.action_size,))
+        log_std = jnp.clip(log_std, log_std_min, log_std_max)
+        return distributions.diagonal_gaussian(jnp.tanh(mean), log_std)
+
+
+class TanhGaussianPolicy(Network):
+    """tanh(u) with u ~ N(mean(s), std(s)^2): a density on the open box (-1, 1)^A."""
+
+    hidden_sizes: tuple[int, ...]
+    action_size: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        observations: jax.Array,
+        log_std_min: jax.Array | float,
+        log_std_max: jax.Array | float,
+    ) -> distributions.TanhGaussian:
+        outputs = MLP(
+            self.hidden_sizes, 2 * self.action_size, layer_norm=self.layer_norm, name="mlp"
+        )(observations)
+        mean, log_std = jnp.split(outputs, 2, axis=-1)
+        return distributions.TanhGaussian(mean, jnp.clip(log_std, log_std_min, log_std_max))
+
+
+class CategoricalPolicy(Network):
+    """Softmax over K discrete actions."""
+
+    hidden_sizes: tuple[int, ...]
+    num_actions: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, observations: jax.Array) -> Any:
+        logits = MLP(self.hidden_sizes, self.num_actions, layer_norm=self.layer_norm, name="mlp")(
+            observations
+        )
+        return distributions.categorical(logits)

@@ -1,0 +1,1 @@
+"""Off-policy actor-critics: run offline as baselines, online as experts."""

@@ -1,0 +1,204 @@
+"""SAC: soft actor-critic with a learned temperature (Haarnoja et al. 2018, arXiv 1812.05905).
+
+    y       = r + gamma (1 - termination) (min_i Qbar_i(s', a') - alpha log pi(a' | s'))
+    L_Q     = sum_i (Q_i(s, a) - y)^2
+    L_pi    = alpha log pi(a | s) - min_i Q_i(s, a),   a ~ pi(. | s) reparameterised
+    L_alpha = - log alpha (log pi(a | s) + target entropy)
+
+Each update takes the critic step, then the policy step against the new critics, then the
+temperature step with the same action sample, then moves the critic targets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from ddm import networks, ops
+from ddm.types import (
+    TRANSITION_FIELDS,
+    Batch,
+    BatchSpec,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    static,
+)
+
+
+class Config(struct.PyTreeNode):
+    """Hyper-parameters; defaults are those of the authors' code."""
+
+    actor_learning_rate: float = 3e-4  # Adam's step size
+    critic_learning_rate: float = 3e-4  # Adam's step size
+    temperature_learning_rate: float = 3e-4  # Adam's step size for log alpha; 0 fixes alpha
+    initial_temperature: float = 1.0  # alpha at the start
+    target_entropy: float = -1.0  # entropy the temperature steers to, in nats per action dimension
+    discount: float = 0.99  # gamma
+    target_rate: float = 0.005  # tau of the moving average of the critic targets
+    log_std_min: float = -5.0  # floor of the policy's log std; authors -20, offline codes -5
+    log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
+    backup_entropy: float = 1.0  # weight of the entropy term in the critic target; 0 leaves it out
+    num_critics: int = static(2)  # members of the critic ensemble
+    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    layer_norm: bool = static(False)  # in the critics
+
+
+class State(struct.PyTreeNode):
+    """Everything that training changes."""
+
+    actor: networks.Trainable
+    critic: networks.Trainable
+    critic_target_params: Any
+    temperature: networks.Trainable  # its parameter is log alpha, ()
+    step: jax.Array  # () int32, gradient steps done
+    key: PRNGKey
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """Transitions."""
+    del config
+    return BatchSpec(fields=TRANSITION_FIELDS)
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """Fresh networks for the shapes in `batch`."""
+    check_batch(batch, batch_spec(config), "sac")
+    key, actor_key, critic_key = jax.random.split(key, 3)
+    observations, actions = batch.observations[:1], batch.actions[:1]
+    actor_params = actor_network(config, actions.shape[-1]).init(
+        actor_key, observations, config.log_std_min, config.log_std_max
+    )
+    critic_params = critic_network(config).init(critic_key, observations, actions)
+    log_temperature = jnp.log(jnp.asarray(config.initial_temperature, jnp.float32))
+    return State(
+        actor=networks.trainable(actor_params, optax.adam(config.actor_learning_rate)),
+        critic=networks.trainable(critic_params, optax.adam(config.critic_learning_rate)),
+        critic_target_params=critic_params,
+        temperature=networks.trainable(
+            log_temperature, optax.adam(config.temperature_learning_rate)
+        ),
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """One step of critics, policy, temperature and targets.
+
+    Metrics: ``critic_loss``; ``q_value``, mean over members and batch; ``actor_loss``;
+    ``entropy``, the sample estimate -log pi; ``temperature``.
+    """
+    check_batch(batch, batch_spec(config), "sac")
+    key, target_key, actor_key = jax.random.split(state.key, 3)
+    targets = critic_targets(config, state, batch, target_key)
+
+    def critic_loss(params: Any) -> tuple[jax.Array, Metrics]:
+        values = critic_network(config).apply(params, batch.observations, batch.actions)
+        loss = ops.squared_td_error(values, targets)
+        return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
+
+    critic, critic_metrics = networks.minimize(
+        critic_loss, state.critic, optax.adam(config.critic_learning_rate)
+    )
+    state = state.replace(critic=critic)
+    actor, actor_metrics = networks.minimize(
+        lambda params: actor_loss(config, state, params, batch, actor_key),
+        state.actor,
+        optax.adam(config.actor_learning_rate),
+    )
+    state = state.replace(
+        actor=actor,
+        temperature=temperature_step(config, state, actor_metrics["entropy"], batch),
+        critic_target_params=ops.polyak(
+            state.critic_target_params, critic.params, config.target_rate
+        ),
+        step=state.step + 1,
+        key=key,
+    )
+    return state, {**critic_metrics, **actor_metrics, "temperature": temperature(state)}
+
+
+def act(
+    config: Config,
+    state: State,
+    observation: jax.Array,
+    key: PRNGKey,
+    policy_state: PyTree = (),
+    *,
+    deterministic: bool = False,
+) -> tuple[jax.Array, PyTree]:
+    """A sample of the policy, or tanh of its mean."""
+    action_size = networks.output_size(state.actor.params) // 2
+    policy = policy_at(config, state.actor.params, observation, action_size)
+    return (policy.mode() if deterministic else policy.sample(seed=key)), policy_state
+
+
+# Pieces, which SAC's descendants compose with their own critic loss.
+
+
+def actor_network(config: Config, action_size: int) -> networks.TanhGaussianPolicy:
+    """The policy's network."""
+    return networks.TanhGaussianPolicy(config.hidden_sizes, action_size)
+
+
+def critic_network(config: Config) -> networks.ActionValue:
+    """The ensemble of Q_i(s, a)."""
+    return networks.ActionValue(config.hidden_sizes, config.num_critics, config.layer_norm)
+
+
+def policy_at(
+    config: Config, params: Any, observations: jax.Array, action_size: int
+) -> networks.TanhGaussian:
+    """The distribution pi(. | s)."""
+    return actor_network(config, action_size).apply(
+        params, observations, config.log_std_min, config.log_std_max
+    )
+
+
+def temperature(state: State) -> jax.Array:
+    """alpha, a positive scalar."""
+    return jnp.exp(state.temperature.params)
+
+
+def critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
+    """Targets (B,): the minimum over target critics, and the entropy term as configured."""
+    action_size = batch.actions.shape[-1]
+    policy = policy_at(config, state.actor.params, batch.next_observations, action_size)
+    next_actions, log_probs = policy.sample_and_log_prob(seed=key)
+    next_values = critic_network(config).apply(
+        state.critic_target_params, batch.next_observations, next_actions
+    )
+    soft_values = (
+        jnp.min(next_values, axis=0) - config.backup_entropy * temperature(state) * log_probs
+    )
+    return ops.td_target(batch.rewards, config.discount, batch.terminations, soft_values)
+
+
+def actor_loss(
+    config: Config, state: State, params: Any, batch: Batch, key: PRNGKey
+) -> tuple[jax.Array, Metrics]:
+    """Alpha log pi(a | s) - min_i Q_i(s, a) of the policy `params`, with its entropy."""
+    policy = policy_at(config, params, batch.observations, batch.actions.shape[-1])
+    actions, log_probs = policy.sample_and_log_prob(seed=key)
+    values = critic_network(config).apply(state.critic.params, batch.observations, actions)
+    loss = jnp.mean(temperature(state) * log_probs - jnp.min(values, axis=0))
+    return loss, {"actor_loss": loss, "entropy": -jnp.mean(log_probs)}
+
+
+def temperature_step(
+    config: Config, state: State, entropy: jax.Array, batch: Batch
+) -> networks.Trainable:
+    """One dual step: alpha rises while the entropy is below its target.
+
+    The gradient is that of - log alpha (log pi + target), as in the authors' code, not of the
+    paper's eq. 18 with alpha itself: the same sign, and a step that does not scale with alpha.
+    """
+    gap = entropy - config.target_entropy * batch.actions.shape[-1]
+    optimizer = optax.adam(config.temperature_learning_rate)
+    return networks.descend(gap, state.temperature, optimizer)

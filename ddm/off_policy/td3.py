@@ -1,0 +1,198 @@
+"""TD3: twin delayed deep deterministic policy gradient (Fujimoto et al. 2018, algorithm 1).
+
+    y   = r + gamma (1 - termination) min_i Qbar_i(s', clip(pibar(s') + clip(noise)))
+    L_Q = sum_i (Q_i(s, a) - y)^2
+    L_pi = - Q_1(s, pi(s)), and all targets, once every `policy_delay` critic steps
+
+One `update` is one period of that delay: `policy_delay` critic steps on consecutive mini-batches,
+then one policy step on the last of them. Nothing is behind a condition, so a vmapped update pays
+for no branch that it does not take; and since the targets stand still during the period, their
+values for all its mini-batches come from one forward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from ddm import networks, ops
+from ddm.types import (
+    TRANSITION_FIELDS,
+    Batch,
+    BatchSpec,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    static,
+)
+
+
+class Config(struct.PyTreeNode):
+    """Hyper-parameters; defaults are those of the authors' code."""
+
+    actor_learning_rate: float = 3e-4  # Adam's step size
+    critic_learning_rate: float = 3e-4  # Adam's step size
+    discount: float = 0.99  # gamma
+    target_rate: float = 0.005  # tau of the moving average of both targets, once per period
+    target_noise: float = 0.2  # standard deviation of the smoothing noise, in action units
+    target_noise_clip: float = 0.5  # bound of that noise
+    exploration_noise: float = 0.1  # standard deviation added by a non-deterministic `act`
+    policy_delay: int = static(2)  # critic steps per policy step
+    num_critics: int = static(2)  # members of the critic ensemble
+    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    layer_norm: bool = static(False)  # in the critics
+
+
+class State(struct.PyTreeNode):
+    """Everything that training changes."""
+
+    actor: networks.Trainable
+    actor_target_params: Any
+    critic: networks.Trainable
+    critic_target_params: Any
+    step: jax.Array  # () int32, critic gradient steps done
+    key: PRNGKey
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """Transitions; one mini-batch for each critic step of the period."""
+    return BatchSpec(fields=TRANSITION_FIELDS, minibatches=config.policy_delay)
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """Fresh networks for the shapes in `batch`."""
+    check_batch(batch, batch_spec(config), "td3")
+    key, actor_key, critic_key = jax.random.split(key, 3)
+    observations, actions = batch.observations[:1], batch.actions[:1]
+    actor_params = actor_network(config, actions.shape[-1]).init(actor_key, observations)
+    critic_params = critic_network(config).init(critic_key, observations, actions)
+    return State(
+        actor=networks.trainable(actor_params, optax.adam(config.actor_learning_rate)),
+        actor_target_params=actor_params,
+        critic=networks.trainable(critic_params, optax.adam(config.critic_learning_rate)),
+        critic_target_params=critic_params,
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """`policy_delay` critic steps, one policy step, one step of the targets.
+
+    Metrics: ``critic_loss`` and ``q_value`` (mean over members and batch), both of the period's
+    last mini-batch; ``actor_loss``.
+    """
+    check_batch(batch, batch_spec(config), "td3")
+    key, noise_key = jax.random.split(state.key)
+    state, critic_metrics = critic_steps(config, state, batch, noise_key)
+    observations = last_minibatch(config, batch).observations
+
+    def actor_loss(params: Any) -> tuple[jax.Array, Metrics]:
+        actions = actor_network(config, batch.actions.shape[-1]).apply(params, observations)
+        loss = -jnp.mean(first_critic(config, state, observations, actions))
+        return loss, {"actor_loss": loss}
+
+    state, actor_metrics = actor_step(config, state, actor_loss)
+    return state.replace(key=key), {**critic_metrics, **actor_metrics}
+
+
+def act(
+    config: Config,
+    state: State,
+    observation: jax.Array,
+    key: PRNGKey,
+    policy_state: PyTree = (),
+    *,
+    deterministic: bool = False,
+) -> tuple[jax.Array, PyTree]:
+    """pi(s), with Gaussian exploration noise unless `deterministic`."""
+    network = actor_network(config, networks.output_size(state.actor.params))
+    action = network.apply(state.actor.params, observation)
+    if not deterministic:
+        noise = config.exploration_noise * jax.random.normal(key, action.shape)
+        action = jnp.clip(action + noise, -1.0, 1.0)
+    return action, policy_state
+
+
+# Pieces, which TD3's descendants compose with their own policy loss.
+
+
+def actor_network(config: Config, action_size: int) -> networks.DeterministicPolicy:
+    """pi(s)."""
+    return networks.DeterministicPolicy(config.hidden_sizes, action_size)
+
+
+def critic_network(config: Config) -> networks.ActionValue:
+    """The ensemble of Q_i(s, a)."""
+    return networks.ActionValue(config.hidden_sizes, config.num_critics, config.layer_norm)
+
+
+def critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
+    """Targets (B,) with target policy smoothing and the minimum over the ensemble (eq. 14)."""
+    policy = actor_network(config, batch.actions.shape[-1])
+    next_actions = policy.apply(state.actor_target_params, batch.next_observations)
+    noise = config.target_noise * jax.random.normal(key, next_actions.shape)
+    noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
+    next_actions = jnp.clip(next_actions + noise, -1.0, 1.0)
+    next_values = critic_network(config).apply(
+        state.critic_target_params, batch.next_observations, next_actions
+    )
+    return ops.td_target(
+        batch.rewards, config.discount, batch.terminations, jnp.min(next_values, axis=0)
+    )
+
+
+def critic_steps(config: Config, state: State, batch: Batch, key: PRNGKey) -> tuple[State, Metrics]:
+    """`policy_delay` critic steps, each on its share of the batch's rows."""
+    targets = critic_targets(config, state, batch, key)
+    optimizer = optax.adam(config.critic_learning_rate)
+    network = critic_network(config)
+
+    def critic_loss(
+        params: Any, observations: jax.Array, actions: jax.Array, targets: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        values = network.apply(params, observations, actions)
+        loss = ops.squared_td_error(values, targets)
+        return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
+
+    critic, metrics = state.critic, {}
+    rows = (batch.observations, batch.actions, targets)
+    for share in zip(*(jnp.split(each, config.policy_delay) for each in rows), strict=True):
+        critic, metrics = networks.minimize(
+            lambda params, share=share: critic_loss(params, *share), critic, optimizer
+        )
+    return state.replace(critic=critic, step=state.step + config.policy_delay), metrics
+
+
+def last_minibatch(config: Config, batch: Batch) -> Batch:
+    """The rows of the period's last critic step, on which the policy is improved."""
+    return jax.tree.map(lambda rows: jnp.split(rows, config.policy_delay)[-1], batch)
+
+
+def first_critic(
+    config: Config, state: State, observations: jax.Array, actions: jax.Array
+) -> jax.Array:
+    """Q_1(s, a), shape (B,): the policy gradient needs no other member."""
+    params = jax.tree.map(lambda leaf: leaf[:1], state.critic.params)
+    single = networks.ActionValue(config.hidden_sizes, 1, config.layer_norm)
+    return single.apply(params, observations, actions)[0]
+
+
+def actor_step(config: Config, state: State, actor_loss: networks.LossFn) -> tuple[State, Metrics]:
+    """One policy step and one step of both targets."""
+    actor, metrics = networks.minimize(
+        actor_loss, state.actor, optax.adam(config.actor_learning_rate)
+    )
+    state = state.replace(
+        actor=actor,
+        actor_target_params=ops.polyak(state.actor_target_params, actor.params, config.target_rate),
+        critic_target_params=ops.polyak(
+            state.critic_target_params, state.critic.params, config.target_rate
+        ),
+    )
+    return state, metrics

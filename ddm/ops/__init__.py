@@ -1,0 +1,20 @@
+"""Pure maths on arrays: no networks, no state."""
+
+from ddm.ops.penalties import logsumexp_gap
+from ddm.ops.updates import cosine_decay, polyak
+from ddm.ops.value_learning import (
+    expectile_loss,
+    exponential_weights,
+    squared_td_error,
+    td_target,
+)
+
+__all__ = [
+    "cosine_decay",
+    "expectile_loss",
+    "exponential_weights",
+    "logsumexp_gap",
+    "polyak",
+    "squared_td_error",
+    "td_target",
+]

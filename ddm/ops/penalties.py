@@ -1,0 +1,39 @@
+"""Penalties on action values: soft maxima over sampled actions."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def logsumexp_gap(
+    sampled_values: jax.Array,
+    log_densities: jax.Array,
+    data_values: jax.Array,
+    temperature: jax.Array | float = 1.0,
+) -> jax.Array:
+    """Soft maximum of Q over all actions minus Q of the logged action, by importance sampling.
+
+    Estimates ``temperature * log integral exp(Q(s, a) / temperature) da - Q(s, a_data)``, the
+    penalty of CQL(H) (Kumar et al. 2020, eq. 4 and appendix F). The integral is the mean over
+    samples of exp(Q / temperature) / density. The authors' code sums instead, which shifts the
+    gap by temperature * log(samples) and changes no gradient; with the mean, the gap (and a
+    Lagrange threshold on it) means the same for any number of samples.
+
+    Args:
+      sampled_values: (..., B, M) values of M sampled actions a state.
+      log_densities: (B, M) log-density that each action was drawn with.
+      data_values: (..., B) values of the logged actions.
+      temperature: scalar above 0.
+
+    Returns:
+      (..., B) gaps.
+    """
+    chex.assert_rank(log_densities, 2)
+    chex.assert_equal_shape_suffix([sampled_values, log_densities], 2)
+    chex.assert_equal_shape([sampled_values[..., 0], data_values])
+    num_samples = log_densities.shape[-1]
+    exponents = sampled_values / temperature - jax.lax.stop_gradient(log_densities)
+    soft_maximum = jax.nn.logsumexp(exponents, axis=-1) - jnp.log(num_samples)
+    return temperature * soft_maximum - data_values

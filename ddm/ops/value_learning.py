@@ -1,0 +1,83 @@
+"""Targets and losses of value learning, on batches.
+
+Ranks are asserted, because (B,) minus (B, 1) broadcasts to (B, B) without a word.
+"""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def td_target(
+    rewards: jax.Array,
+    discount: jax.Array | float,
+    terminations: jax.Array,
+    next_values: jax.Array,
+) -> jax.Array:
+    """One-step bootstrap target r + discount * (1 - termination) * v(s').
+
+    Args:
+      rewards: (B,) rewards.
+      discount: scalar in [0, 1].
+      terminations: (B,) bool, True where no value follows. Truncations do not belong here.
+      next_values: (B,) values of the next observations.
+
+    Returns:
+      (B,) targets, without gradient.
+    """
+    chex.assert_rank([rewards, terminations, next_values], 1)
+    chex.assert_equal_shape([rewards, terminations, next_values])
+    target = rewards + discount * jnp.where(terminations, 0.0, next_values)
+    return jax.lax.stop_gradient(target)
+
+
+def squared_td_error(values: jax.Array, targets: jax.Array) -> jax.Array:
+    """Squared error of an ensemble: the sum over members of the mean over the batch.
+
+    Args:
+      values: (E, B) values of E members.
+      targets: (B,) shared targets.
+
+    Returns:
+      Scalar.
+    """
+    chex.assert_rank([values, targets], [2, 1])
+    chex.assert_axis_dimension(values, 1, targets.shape[0])
+    return jnp.sum(jnp.mean(jnp.square(values - targets), axis=1))
+
+
+def expectile_loss(residuals: jax.Array, expectile: jax.Array | float) -> jax.Array:
+    """Asymmetric squared error |expectile - 1{u < 0}| u^2 (Kostrikov et al. 2021, eq. 4).
+
+    Args:
+      residuals: (B,) target minus prediction.
+      expectile: scalar in (0, 1); 0.5 is half the squared error.
+
+    Returns:
+      (B,) losses.
+    """
+    chex.assert_rank(residuals, 1)
+    weights = jnp.where(residuals < 0.0, 1.0 - expectile, expectile)
+    return weights * jnp.square(residuals)
+
+
+def exponential_weights(
+    advantages: jax.Array, inverse_temperature: jax.Array | float, maximum: jax.Array | float
+) -> jax.Array:
+    """Regression weights min(exp(inverse_temperature * advantage), maximum).
+
+    The exponent is bounded, not the result, so that neither the value nor a gradient overflows.
+
+    Args:
+      advantages: (B,).
+      inverse_temperature: scalar; 0 weighs all rows alike.
+      maximum: scalar above 0, the largest weight.
+
+    Returns:
+      (B,) weights, without gradient.
+    """
+    chex.assert_rank(advantages, 1)
+    exponents = jnp.minimum(inverse_temperature * advantages, jnp.log(maximum))
+    return jax.lax.stop_gradient(jnp.exp(exponents))

@@ -1,0 +1,1 @@
+"""Offline RL that keeps the policy near the data: one module per algorithm."""

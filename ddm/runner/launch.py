@@ -1,0 +1,62 @@
+"""The frame around an experiment's `main`: flags, errors and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from ddm.errors import DdmError, MissingDependencyError
+from ddm.runner.lanes import join_processes
+from ddm.runner.options import Options
+
+
+def launch(main: Callable[[Sequence[str]], Any]) -> None:
+    """Parses the flags and runs `main`; does not return.
+
+    An error that the user can mend is printed as one sentence, and the exit code is 1.
+    """
+
+    def guarded(arguments: Sequence[str]) -> None:
+        # absl prints the notes of every library, unless it is told otherwise.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        try:
+            if len(arguments) > 1:
+                raise app.UsageError(f"'{arguments[1]}' is not a flag; flags start with --")
+            values = flags.FLAGS
+            if "num_processes" in values:
+                join_processes(values.coordinator_address, values.num_processes, values.process_id)
+            main(arguments)
+        except DdmError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(guarded)
+
+
+def find_environment(options: Options, dataset: Any) -> Any:
+    """The environment that gives the score; None when there is none.
+
+    `--environment` decides; without it, the environment that the dataset names.
+
+    Raises:
+      InputError: an unknown environment.
+      MissingDependencyError: the environment needs a package that is not installed.
+    """
+    from ddm import evaluation
+
+    spec = options.environment or dataset.info.environment_id
+    if not spec or spec == "none":
+        return None
+    try:
+        return evaluation.make_environment(spec)
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"{error}; or train without a score: --environment=none"
+        ) from error

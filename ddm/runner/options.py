@@ -1,0 +1,103 @@
+"""The options of a run: everything that is not a hyper-parameter of the algorithm."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from ddm.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is done. The comment of each field is the help text of its flag."""
+
+    # Minari id or folder, D4RL .hdf5 file or .npz file with the logged data.
+    dataset: str = ""
+    # Environment that gives the score; empty: the one named in the dataset; "none": no score.
+    environment: str = ""
+    # Named transform of observations: "none" or "standardize".
+    normalize_observations: str = "none"
+    # Named transform of rewards, for example "none", "iql_locomotion" or "minus_one".
+    reward_transform: str = "none"
+
+    # Number of seeds; they run side by side as lanes of one program.
+    seeds: int = 1
+    # First seed; the others count up from it.
+    seed: int = 0
+    # Values of numeric hyper-parameters to try, "alpha=1,5,10"; give the flag once for each
+    # hyper-parameter (or separate them by ";") to run all combinations.
+    sweep: tuple[str, ...] = ()
+
+    # Gradient steps of each lane.
+    num_updates: int = 50_000
+    # Transitions (or windows) in the batch of one gradient step.
+    batch_size: int = 256
+    # Gradient steps between two rows of metrics; one call of the device runs that many, and a
+    # run that is asked to stop does so after the call.
+    log_every: int = 1_000
+    # Gradient steps between two evaluations; 0: only at the end.
+    eval_every: int = 5_000
+    # Episodes of each lane in one evaluation.
+    eval_episodes: int = 10
+    # Evaluate the mode of the policy; otherwise its samples.
+    deterministic_eval: bool = True
+    # Seed of the evaluation episodes, the same for all lanes.
+    eval_seed: int = 1_000
+
+    # How lanes run on one device: all at once ("vmap") or one after the other ("sequential");
+    # "auto" takes vmap on an accelerator and sequential on a CPU.
+    lanes: Literal["auto", "vmap", "sequential"] = "auto"
+    # Local devices to spread the lanes over; 0: all of them.
+    devices: int = 0
+    # Address "host:port" of process 0 when several processes share the lanes.
+    coordinator_address: str = ""
+    # Number of processes that share the lanes.
+    num_processes: int = 1
+    # Index of this process, from 0.
+    process_id: int = 0
+
+    # Folder of the run's files; empty: a new one under "runs".
+    run_dir: str = ""
+    # Go on from the newest checkpoint in run_dir.
+    resume: bool = False
+    # Gradient steps between two checkpoints; 0: only at the end.
+    checkpoint_every: int = 10_000
+    # Checkpoints that are kept; older ones are deleted.
+    keep: int = 2
+
+    # Write TensorBoard events beside the CSV.
+    tensorboard: bool = False
+    # Draw learning curves at the end.
+    plots: bool = True
+    # Progress on the terminal: a bar, plain lines, or none; "auto" takes the bar on a terminal.
+    progress: Literal["auto", "bar", "plain", "none"] = "auto"
+
+    def __post_init__(self):
+        for name, least in _AT_LEAST.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        if self.lanes not in ("auto", "vmap", "sequential"):
+            raise InputError(f"lanes is '{self.lanes}', expected auto, vmap or sequential")
+        if self.process_id >= self.num_processes:
+            raise InputError(
+                f"process_id is {self.process_id}, expected less than the {self.num_processes} "
+                "of num_processes"
+            )
+
+
+_AT_LEAST = {
+    "seeds": 1, "seed": 0, "num_updates": 1, "batch_size": 1, "log_every": 1, "eval_every": 0,
+    "eval_episodes": 1, "eval_seed": 0, "devices": 0, "num_processes": 1, "process_id": 0,
+    "checkpoint_every": 0, "keep": 1,
+}  # fmt: skip
+
+# Options that describe how a run is watched, stored or spread, not what it computes: they may
+# differ between a run and its continuation. So may `num_updates`, which may grow.
+RUN_ONLY = frozenset(
+    {
+        "num_updates", "log_every", "eval_every", "lanes", "devices", "coordinator_address",
+        "num_processes", "process_id", "run_dir", "resume", "checkpoint_every", "keep",
+        "tensorboard", "plots", "progress",
+    }
+)  # fmt: skip

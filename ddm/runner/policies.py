@@ -1,0 +1,90 @@
+"""Trained policies, read back from a run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ddm.data import Normalization
+from ddm.errors import InputError
+from ddm.evaluation import Policy
+from ddm.runner import records, sweep
+from ddm.runner.checkpoints import Store
+from ddm.runner.files import read_json
+from ddm.runner.flags import algorithm_name, flag_fields
+from ddm.runner.lanes import unwrap_keys, wrap_keys
+from ddm.types import Algorithm, Batch
+
+
+def load_policy(
+    run_dir: str | Path, algorithm: Algorithm, *, lane: int | None = 0, step: int | None = None
+) -> Policy:
+    """The trained policy of a run, without its dataset.
+
+    Args:
+      run_dir: the folder of the run.
+      algorithm: the algorithm module that was trained.
+      lane: which lane, seeds varying fastest; None for all, with a leading axis.
+      step: of the checkpoint; None for the newest.
+
+    Returns:
+      The policy; its fields of `Config` that cannot be given by flags have their defaults.
+
+    Raises:
+      InputError: the folder holds no such checkpoint or lane, or another algorithm.
+    """
+    run_dir = Path(run_dir)
+    record = read_json(run_dir / records.CONFIG)
+    configs, lanes = _saved_lanes(run_dir, record, algorithm)
+    if lane is not None and not 0 <= lane < len(lanes):
+        raise InputError(f"{run_dir} has lanes 0 to {len(lanes) - 1}, not {lane}")
+    store = Store(run_dir)
+    try:
+        steps = store.steps()
+        if not steps or step not in (None, *steps):
+            wanted = "" if step is None else f" of step {step}"
+            raise InputError(f"{run_dir} has no checkpoint{wanted}")
+        step = steps[0] if step is None else step
+        info = store.header(step)
+        batch, statistics = (
+            _abstract(Batch, info["batch"]),
+            _abstract(Normalization, info["normalization"]),
+        )
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(lanes)))
+        states = jax.eval_shape(jax.vmap(algorithm.init, (0, 0, None)), configs, keys, batch)
+        like = {"state": states, "sampling_keys": keys, "normalization": statistics}
+        tree = store.restore(step, jax.eval_shape(unwrap_keys, like))
+    finally:
+        store.close()
+    state = wrap_keys(jax.device_put(tree["state"]), states)
+    configs, statistics = jax.device_put((configs, tree["normalization"]))
+    if lane is not None:
+        configs, state = jax.tree.map(lambda x: x[lane], (configs, state))
+    return Policy(algorithm=algorithm, config=configs, state=state, normalization=statistics)
+
+
+def _saved_lanes(
+    run_dir: Path, record: dict[str, Any], algorithm: Algorithm
+) -> tuple[Any, list[sweep.Lane]]:
+    name = algorithm_name(algorithm)
+    if record["algorithm"] != name:
+        raise InputError(f"{run_dir} is a run of {record['algorithm']}, not of {name}")
+    values = {
+        field.name: tuple(value) if isinstance(value, list) else value
+        for field in flag_fields(algorithm.Config)
+        for value in [record["config"].get(field.name, field.default)]
+    }
+    options = record["options"]
+    config = algorithm.Config(**values)
+    return sweep.expand(config, options["sweep"], options["seeds"], options["seed"])
+
+
+def _abstract(cls: type, shapes: dict[str, Any]) -> Any:
+    return cls(
+        **{
+            name: None if entry is None else jax.ShapeDtypeStruct(tuple(entry[0]), entry[1])
+            for name, entry in shapes.items()
+        }
+    )

@@ -1,0 +1,248 @@
+"""What is said about a run: scores, a summary and learning curves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddm import data, evaluation
+from ddm.evaluation import statistics
+from ddm.runner.metrics import History
+from ddm.runner.sweep import Lane
+
+RETURN = "evaluation/return"
+NORMALIZED = "evaluation/normalized_score"
+
+
+class Clock:
+    """Times the calls of the device; the first one contains the compilation."""
+
+    def __init__(self):
+        self._seconds: list[float] = []
+        self._steps = 0
+
+    @contextlib.contextmanager
+    def interval(self, steps: int) -> Iterator[None]:
+        """Times one call that makes `steps` gradient steps in every lane."""
+        started = time.perf_counter()
+        yield
+        self._seconds.append(time.perf_counter() - started)
+        self._steps = steps
+
+    def figures(self, num_lanes: int) -> dict[str, float | None]:
+        """Gradient steps per second (of each lane, and of all together), compile seconds.
+
+        They are None until there is a second call to compare the first one with.
+        """
+        if len(self._seconds) < 2:
+            return dict.fromkeys(
+                ("updates_per_second", "updates_per_second_all_lanes", "compile_seconds")
+            )
+        each = float(np.median(self._seconds[1:]))
+        return {
+            "updates_per_second": self._steps / each,
+            "updates_per_second_all_lanes": self._steps * num_lanes / each,
+            "compile_seconds": max(self._seconds[0] - each, 0.0),
+        }
+
+
+def score_metrics(
+    result: evaluation.EvaluationResult, references: tuple[float, float] | None
+) -> dict[str, np.ndarray]:
+    """Means over the episodes, shape (L,), of one evaluation.
+
+    Args:
+      result: of the evaluation.
+      references: returns that count as 0 and 100 percent; None: there is no normalised score.
+    """
+    metrics = {
+        RETURN: result.returns.mean(axis=1),
+        "evaluation/length": result.lengths.mean(axis=1),
+    }
+    if references is not None:
+        metrics[NORMALIZED] = np.asarray(data.normalized_score(metrics[RETURN], references))
+    if result.successes is not None:
+        metrics["evaluation/success_rate"] = result.successes.mean(axis=1)
+    return metrics
+
+
+def score_name(metrics: Mapping[str, Any]) -> str | None:
+    """The metric that is the run's score: the normalised score, else the return, else None."""
+    return next((name for name in (NORMALIZED, RETURN) if name in metrics), None)
+
+
+def summarize_scores(history: History, lanes: Sequence[Lane]) -> dict[str, Any] | None:
+    """Last and best score of every lane, and for each sweep point the seeds together.
+
+    The headline is the last score; the best one is chosen by looking at the evaluation, and so
+    says less about what a user would get.
+
+    Returns:
+      None when there was no evaluation.
+    """
+    name = score_name(history)
+    if name is None:
+        return None
+    steps = sorted(history[name])
+    curve = np.stack([history[name][step] for step in steps])  # (evaluations, L)
+    best = curve.argmax(axis=0)
+    rows = [
+        {
+            **_label(lane),
+            "last": float(curve[-1, i]),
+            "best": float(curve[best[i], i]),
+            "best_step": steps[best[i]],
+        }
+        for i, lane in enumerate(lanes)
+    ]
+    return {
+        "metric": name.partition("/")[2],
+        "unit": "percent" if name == NORMALIZED else "raw return",
+        "headline": "last",
+        "last_step": steps[-1],
+        "points": [_summarize_point(point, lanes, curve[-1]) for point in _points(lanes)],
+        "lanes": rows,
+    }
+
+
+def _summarize_point(point: tuple, lanes: Sequence[Lane], scores: np.ndarray) -> dict[str, Any]:
+    chosen = scores[[lane.point == point for lane in lanes]]
+    return {
+        **dict(point),
+        "seeds": len(chosen),
+        "mean": float(statistics.mean(chosen)),
+        "mean_interval": _interval(chosen, statistics.mean),
+        "iqm": float(statistics.interquartile_mean(chosen)),
+        "iqm_interval": _interval(chosen, statistics.interquartile_mean),
+    }
+
+
+def _interval(scores: np.ndarray, statistic: Any, repetitions: int = 2000) -> list[float] | None:
+    """95 % bootstrap interval; None for a single seed, which says nothing of the spread."""
+    if len(scores) < 2 or not np.all(np.isfinite(scores)):
+        return None
+    ends = statistics.bootstrap_interval(scores, statistic, repetitions=repetitions)
+    return [float(end) for end in ends]
+
+
+def _points(lanes: Sequence[Lane]) -> list[tuple]:
+    return list(dict.fromkeys(lane.point for lane in lanes))
+
+
+def _label(lane: Lane) -> dict[str, float]:
+    return {"seed": lane.seed, **dict(lane.point)}
+
+
+def describe_score(score: Mapping[str, Any] | None) -> list[str]:
+    """The scores of a summary as lines to print; none for a run without a score."""
+    if score is None:
+        return []
+    lines = []
+    for point in score["points"]:
+        keys = [key for key in point if key not in _POINT_STATISTICS]
+        label = " ".join(f"{key}={point[key]:g}" for key in keys)
+        ends = point["mean_interval"]
+        spread = f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else ""
+        text = f"last {score['metric']} {point['mean']:.1f}{spread} ({point['seeds']} seed(s))"
+        lines.append(f"{label}: {text}" if label else text)
+    return lines
+
+
+_POINT_STATISTICS = ("seeds", "mean", "mean_interval", "iqm", "iqm_interval")
+
+
+def device_record() -> dict[str, Any]:
+    """The machine that ran it."""
+    devices = jax.devices()
+    return {
+        "platform": jax.default_backend(),
+        "device": devices[0].device_kind,
+        "device_count": len(devices),
+        "process_count": jax.process_count(),
+        "peak_bytes": _peak_bytes(),
+    }
+
+
+def _peak_bytes() -> int | None:
+    """The most memory used so far: of the first device, or of the process on a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def plot_curves(path: Path, history: History, lanes: Sequence[Lane], title: str) -> None:
+    """Draws the score and the main losses against gradient steps, one line a sweep point.
+
+    Lines are means over the seeds, bands their 95 % bootstrap intervals.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = _panels(history)
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, name in zip(axes, names, strict=False):
+        _plot_metric(axis, history[name], lanes)
+        label = name.replace("evaluation/", "").replace("_", " ")
+        axis.set_title(f"{label} (%)" if name == NORMALIZED else label, fontsize=10)
+    for axis in list(axes)[len(names) :]:
+        axis.set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if labels and any(labels):
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False
+        )
+    seeds = len({lane.seed for lane in lanes})
+    figure.suptitle(f"{title} ({seeds} seed{'s' if seeds > 1 else ''})", fontsize=11)
+    # A file that is being written is not a picture: draw beside it and rename.
+    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
+    figure.savefig(temporary, dpi=130)
+    os.replace(temporary, path)
+
+
+_MAX_PANELS = 6
+
+
+def _panels(history: History) -> list[str]:
+    """The score first, then losses, then the other metrics of training, up to six."""
+    training = [name for name in history if not name.startswith("evaluation/")]
+    losses = sorted(name for name in training if "loss" in name)
+    others = sorted(name for name in training if "loss" not in name)
+    score = score_name(history)
+    return [*([score] if score else []), *losses, *others][:_MAX_PANELS]
+
+
+def _plot_metric(axis: Any, by_step: Mapping[int, np.ndarray], lanes: Sequence[Lane]) -> None:
+    steps = sorted(by_step)
+    curve = np.stack([by_step[step] for step in steps])
+    marker = "o" if len(steps) < 30 else None
+    for i, point in enumerate(_points(lanes)):
+        values = curve[:, [lane.point == point for lane in lanes]]
+        label = " ".join(f"{key}={value:g}" for key, value in point)
+        axis.plot(
+            steps, values.mean(axis=1), color=f"C{i}", label=label, lw=1.6, marker=marker, ms=3
+        )
+        if values.shape[1] > 1:
+            ends = [_interval(row, statistics.mean, 500) or [np.nan, np.nan] for row in values]
+            axis.fill_between(steps, *np.transpose(ends), color=f"C{i}", alpha=0.2, lw=0)
+    axis.set_xlabel("gradient steps", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,70 @@
+"""When a run logs, evaluates and saves: intervals that fit together, in gradient steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from ddm.runner.options import Options
+
+# Below this share of `log_every`, a common divisor of the intervals is no useful interval.
+_SMALLEST_SHARE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Intervals in gradient steps; `log_every` divides all others, so one program runs them all."""
+
+    num_updates: int
+    log_every: int
+    eval_every: int  # 0: only at the end
+    checkpoint_every: int  # 0: only at the end
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether the policies are evaluated after gradient step `step`."""
+        return _is_due(step, self.eval_every, self.num_updates)
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint is written after gradient step `step`."""
+        return _is_due(step, self.checkpoint_every, self.num_updates)
+
+
+def _is_due(step: int, every: int, last: int) -> bool:
+    return step == last or (every > 0 and step % every == 0)
+
+
+def make_schedule(options: Options, minibatches: int = 1) -> tuple[Schedule, list[str]]:
+    """Fits the intervals of the options together.
+
+    The device runs `log_every` gradient steps in one call, so `log_every` becomes the greatest
+    common divisor of all intervals. Where that would be a small fraction of it (or not a multiple
+    of `minibatches`), `log_every` stands and the others are rounded up to its multiples.
+
+    Args:
+      options: what was asked for.
+      minibatches: gradient steps of one update of the algorithm.
+
+    Returns:
+      The schedule, and a sentence for each interval that is not the one asked for.
+    """
+    asked = {"num_updates": options.num_updates, "log_every": options.log_every}
+    asked |= {"eval_every": options.eval_every, "checkpoint_every": options.checkpoint_every}
+    # An interval longer than the run means "only at the end".
+    fitted = {name: value if value <= asked["num_updates"] else 0 for name, value in asked.items()}
+    fitted["log_every"] = min(asked["log_every"], asked["num_updates"])
+    common = math.gcd(*fitted.values())
+    if common % minibatches == 0 and common >= _SMALLEST_SHARE * fitted["log_every"]:
+        fitted["log_every"] = common
+    else:
+        unit = _round_up(fitted["log_every"], minibatches)
+        fitted = {name: _round_up(value, unit) for name, value in fitted.items()}
+    notices = [
+        f"{name} is {fitted[name]} instead of {asked[name]}, so that the intervals fit together"
+        for name in asked
+        if fitted[name] and fitted[name] != asked[name]
+    ]
+    return Schedule(**fitted), notices
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit

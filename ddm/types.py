@@ -1,0 +1,160 @@
+"""The contract of an algorithm, and the values that travel between data, algorithm and runner.
+
+An algorithm is a module; the module itself is the value that is passed around. See
+:class:`Algorithm` for the names that it must have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+from flax import struct
+
+from ddm.errors import InputError
+
+PRNGKey = jax.Array  # a typed key, from `jax.random.key`
+Metrics = Mapping[str, jax.Array]  # name -> scalar float
+PyTree = Any
+
+
+def static(default: Any) -> Any:
+    """A structural field of a Config: hashable, part of the compiled program, not swept."""
+    return struct.field(pytree_node=False, default=default)
+
+
+ABSENT: Any = None  # a field that was not declared; typed as an array, which it is after the check
+
+
+class Batch(struct.PyTreeNode):
+    """What one update sees; B rows, or B windows of T steps where a window is declared.
+
+    Only the fields that the algorithm declares in its :class:`BatchSpec` are filled, all others
+    are None (an empty pytree). Observations and actions are normalised: see
+    ``ddm.data.Normalization``.
+    """
+
+    observations: jax.Array = ABSENT  # (B, *O) float32, or uint8 images
+    actions: jax.Array = ABSENT  # (B, A) float32 in [-1, 1], or (B,) int32
+    rewards: jax.Array = ABSENT  # (B,) float32
+    next_observations: jax.Array = ABSENT  # (B, *O)
+    terminations: jax.Array = ABSENT  # (B,) bool: the bootstrap stops here
+    truncations: jax.Array = ABSENT  # (B,) bool: the episode was cut here, values go on
+    next_actions: jax.Array = ABSENT  # (B, A); never taken from another episode
+    returns_to_go: jax.Array = ABSENT  # (B,) undiscounted sum of rewards to the episode's end
+    mask: jax.Array = ABSENT  # (B, T) bool: True where the window lies inside its episode
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSpec:
+    """What an algorithm needs in a batch, declared as a value; the data's sampler provides it."""
+
+    fields: tuple[str, ...]  # names of Batch fields
+    minibatches: int = 1  # gradient steps in one `update`: B = minibatches * batch_size rows
+    window: int | None = None  # steps T of each window; None for single transitions
+
+
+TRANSITION_FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """Real vectors (or images) inside bounds; `low` and `high` are flat tuples of floats."""
+
+    shape: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """The integers 0 .. n - 1."""
+
+    n: int
+
+
+Space = Box | Discrete
+
+
+class Algorithm(Protocol):
+    """The names that an algorithm module has.
+
+    ``Config``: frozen `flax.struct` dataclass; numeric hyper-parameters are leaves and may be
+    traced or vmapped, structural ones are static fields.
+    ``State``: one immutable pytree of arrays with at least `step` (int32 scalar, gradient steps
+    done) and `key` (PRNG key).
+    """
+
+    Config: Any
+    State: Any
+
+    def batch_spec(self, config: Any) -> BatchSpec:
+        """What `update` needs in its batch."""
+        ...
+
+    def init(self, config: Any, key: PRNGKey, batch: Batch) -> Any:
+        """A fresh state; `batch` is an example, used for shapes and dtypes only."""
+        ...
+
+    def update(self, config: Any, state: Any, batch: Batch) -> tuple[Any, Metrics]:
+        """One pure update (`batch_spec(config).minibatches` gradient steps)."""
+        ...
+
+    def act(
+        self,
+        config: Any,
+        state: Any,
+        observation: jax.Array,
+        key: PRNGKey,
+        policy_state: PyTree = (),
+        *,
+        deterministic: bool = False,
+    ) -> tuple[jax.Array, PyTree]:
+        """Action for one observation, and the policy state for the next call.
+
+        A policy with memory or a plan also has `initial_policy_state(config, state)`; for all
+        others the policy state is the empty tuple.
+        """
+        ...
+
+
+def initial_policy_state(algorithm: Algorithm, config: Any, state: Any) -> PyTree:
+    """The policy state at the start of an episode; empty for a policy without memory."""
+    make = getattr(algorithm, "initial_policy_state", None)
+    return () if make is None else make(config, state)
+
+
+def check_batch(batch: Batch, spec: BatchSpec, name: str) -> None:
+    """Refuses, by name, a batch that lacks a declared field or whose rows do not line up.
+
+    Args:
+      batch: the batch that was handed to algorithm.
+      spec: what the algorithm declared.
+      name: the algorithm, for the message.
+
+    Raises:
+      InputError: a field is missing, has the wrong rank or another number of rows.
+    """
+    rows = None
+    leading = 1 if spec.window is None else 2
+    for field in spec.fields:
+        value = getattr(batch, field)
+        if value is None:
+            raise InputError(
+                f"{name}: batch.{field} is missing; the algorithm needs {', '.join(spec.fields)}"
+            )
+        scalar = field in ("rewards", "terminations", "truncations", "returns_to_go", "mask")
+        if value.ndim < leading or (scalar and value.ndim != leading):
+            expected = "(B,)" if leading == 1 else "(B, T)"
+            raise InputError(
+                f"{name}: batch.{field} has shape {value.shape}, expected {expected}"
+                f"{'' if scalar else ' and the feature axes'}"
+            )
+        rows = value.shape[0] if rows is None else rows
+        if value.shape[0] != rows:
+            raise InputError(f"{name}: batch.{field} has {value.shape[0]} rows, expected {rows}")
+    if rows is not None and rows % spec.minibatches:
+        raise InputError(f"{name}: {rows} rows do not divide into {spec.minibatches} mini-batches")

@@ -1,0 +1,33 @@
+"""Behaviour cloning of logged data: maximum likelihood of the logged actions.
+
+    python experiments/bc.py --dataset=mujoco/hopper/medium-v0 --seeds=3
+
+Writes metrics, checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.imitation import bc
+from ddm.types import Discrete
+
+runner.define_flags(bc, normalize_observations="standardize")
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(bc)
+    dataset = data.load(options.dataset)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    if isinstance(dataset.info.action_space, Discrete):
+        config = config.replace(head="categorical", num_actions=dataset.info.action_space.n)
+    environment = runner.find_environment(options, dataset)
+    runner.train(bc, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)

@@ -1,0 +1,30 @@
+"""Conservative Q-learning on logged data (Kumar et al. 2020): values that bound the truth.
+
+    python experiments/cql.py --dataset=mujoco/hopper/medium-v0 --seeds=3
+
+Writes metrics, checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.lower_bound import cql
+
+runner.define_flags(cql)
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(cql)
+    dataset = data.load(options.dataset)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    environment = runner.find_environment(options, dataset)
+    runner.train(cql, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)

@@ -1,0 +1,30 @@
+"""Implicit Q-learning on logged data (Kostrikov et al. 2021): no action outside the data is asked.
+
+    python experiments/iql.py --dataset=mujoco/hopper/medium-v0 --seeds=3
+
+Writes metrics, checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.policy_constraint import iql
+
+runner.define_flags(iql)
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(iql)
+    dataset = data.load(options.dataset)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    environment = runner.find_environment(options, dataset)
+    runner.train(iql, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)

@@ -1,0 +1,30 @@
+"""Soft actor-critic on logged data: the baseline that offline methods mend.
+
+    python experiments/sac.py --dataset=mujoco/hopper/medium-v0 --seeds=3
+
+Writes metrics, checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.off_policy import sac
+
+runner.define_flags(sac)
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(sac)
+    dataset = data.load(options.dataset)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    environment = runner.find_environment(options, dataset)
+    runner.train(sac, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)

@@ -1,0 +1,151 @@
+"""What the contract test needs: the algorithms it finds, small configurations, and batches.
+
+Run as a script it checks, on 8 fake devices, that sharded updates equal unsharded ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import os
+import pkgutil
+import sys
+from typing import Any
+
+FAMILIES = ("imitation", "off_policy", "policy_constraint", "lower_bound")
+SMALL = {"hidden_sizes": (8, 8), "num_samples": 2}
+OBSERVATION_SIZE, ACTION_SIZE, NUM_ACTIONS = 4, 2, 3
+
+# Variants beside the default configuration, by the module's last name.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "bc": [
+        {"head": "mse"},
+        {"head": "tanh_gaussian"},
+        {"head": "categorical", "num_actions": NUM_ACTIONS},
+    ],
+    "cql": [{"lagrange": True}, {"max_target_backup": True}],
+    "iql": [{"dropout_rate": 0.5}],
+}
+
+
+def algorithms() -> list[Any]:
+    """Every module of the algorithm folders that has an `update`."""
+    found = []
+    for family in FAMILIES:
+        package = importlib.import_module(f"ddm.{family}")
+        for info in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"ddm.{family}.{info.name}")
+            if hasattr(module, "update"):
+                found.append(module)
+    return found
+
+
+def short_name(algorithm: Any) -> str:
+    return algorithm.__name__.rpartition(".")[2]
+
+
+def small_config(algorithm: Any, **overrides: Any) -> Any:
+    """The default configuration with networks that compile fast."""
+    names = {field.name for field in dataclasses.fields(algorithm.Config)}
+    small = {name: value for name, value in SMALL.items() if name in names}
+    return algorithm.Config().replace(**small | overrides)
+
+
+def cases() -> list[Any]:
+    """(algorithm, config) for the default and each variant, as pytest parameters."""
+    import pytest
+
+    parameters = []
+    for algorithm in algorithms():
+        name = short_name(algorithm)
+        for overrides in [{}, *VARIANTS.get(name, [])]:
+            label = "-".join([name, *(f"{k}={v}" for k, v in overrides.items())])
+            config = small_config(algorithm, **overrides)
+            marks = one_worker(algorithm)
+            parameters.append(pytest.param(algorithm, config, id=label, marks=marks))
+    return parameters
+
+
+def one_worker(algorithm: Any) -> Any:
+    """Runs all tests of an algorithm in one process, so that they share compiled functions."""
+    import pytest
+
+    return pytest.mark.xdist_group(algorithm.__name__)
+
+
+def make_batch(algorithm: Any, config: Any, rows: int = 8, seed: int = 0) -> Any:
+    """A batch of random rows; `rows` for each mini-batch that the algorithm declares."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from ddm.types import Batch
+
+    spec = algorithm.batch_spec(config)
+    rows *= spec.minibatches
+    random = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> Any:
+        return random.normal(size=shape).astype(np.float32)
+
+    if getattr(config, "head", "") == "categorical":
+        actions = random.integers(NUM_ACTIONS, size=rows, dtype=np.int32)
+    else:
+        actions = np.tanh(normal(rows, ACTION_SIZE))
+    every_field = {
+        "observations": normal(rows, OBSERVATION_SIZE),
+        "actions": actions,
+        "rewards": normal(rows),
+        "next_observations": normal(rows, OBSERVATION_SIZE),
+        "terminations": random.random(rows) < 0.3,
+        "truncations": np.zeros(rows, bool),
+        "next_actions": actions,
+        "returns_to_go": normal(rows),
+    }
+    return Batch(**{name: jnp.asarray(every_field[name]) for name in spec.fields})
+
+
+@functools.cache
+def jitted_update(algorithm: Any) -> Any:
+    """One compiled `update` for all tests of an algorithm; the config's leaves are arguments."""
+    import jax
+
+    return jax.jit(algorithm.update)
+
+
+@functools.cache
+def jitted_init(algorithm: Any) -> Any:
+    import jax
+
+    return jax.jit(algorithm.init)
+
+
+def check_sharded(algorithm: Any) -> None:
+    """Eight lanes on eight devices give what each gives alone."""
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    config = small_config(algorithm)
+    batch = make_batch(algorithm, config)
+    keys = jax.random.split(jax.random.key(0), 8)
+    states = jax.vmap(algorithm.init, (None, 0, None))(config, keys, batch)
+    update = jax.jit(jax.vmap(algorithm.update, (None, 0, None)))
+    mesh = Mesh(np.array(jax.devices()), ("lanes",))
+    sharded_states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("lanes")))
+    sharded, _ = update(config, sharded_states, batch)
+    assert len(sharded.step.sharding.device_set) == 8, "the update gathered the lanes"
+    expected, _ = update(config, states, batch)
+    for got, want in zip(jax.tree.leaves(sharded), jax.tree.leaves(expected), strict=True):
+        if jax.dtypes.issubdtype(got.dtype, jax.dtypes.prng_key):
+            got, want = jax.random.key_data(got), jax.random.key_data(want)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+if __name__ == "__main__":
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    for each in algorithms():
+        check_sharded(each)
+        print(f"{short_name(each)} sharded")
+    sys.exit(0)

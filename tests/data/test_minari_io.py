@@ -1,0 +1,290 @@
+"""Minari round trips, and damaged files that are refused by name."""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium
+import h5py
+import jax
+import numpy as np
+import pytest
+
+from ddm import data
+from ddm.data import minari_io
+from ddm.errors import InputError
+
+ID = "test/tiny-v0"
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("DDM_CACHE", str(tmp_path / "cache"))
+
+
+def episodes(lengths=(3, 1, 2)):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "observations": rng.normal(size=(steps + 1, 2)),
+            "actions": rng.uniform(-1.9, 1.9, (steps, 1)),
+            "rewards": rng.normal(size=steps),
+            "terminations": e == 0,
+        }
+        for e, steps in enumerate(lengths)
+    ]
+
+
+def write(**changes):
+    options = {"action_space": ([-2.0], [2.0]), "environment_id": "Pendulum-v1"}
+    return data.write_minari(ID, episodes(), **(options | changes))
+
+
+def hdf5(mode="r+"):
+    return h5py.File(minari_io.datasets_root() / ID / "data" / "main_data.hdf5", mode)
+
+
+def change_metadata(**changes):
+    path = minari_io.datasets_root() / ID / "data" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def assert_equal(first, second):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        # Rewards are summed from float64 on one side and from the file's float32 on the other.
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_round_trip():
+    folder = write(reference_scores=(-10.0, 90.0))
+    expected = data.from_episodes(episodes(), action_space=([-2.0], [2.0]))
+    for source in (ID, folder, folder / "data", str(folder / "data" / "main_data.hdf5")):
+        dataset = data.load(source)
+        assert_equal(dataset, expected)
+    assert dataset.info.name == ID
+    assert dataset.info.environment_id == "Pendulum-v1"
+    assert dataset.info.reference_scores == (-10.0, 90.0)
+    assert dataset.info.data_cuts == 0  # the writer says that episodes 1 and 2 were truncated
+    assert data.load(ID, environment_id="Other-v0").info.environment_id == "Other-v0"
+
+
+def test_minari_reads_what_we_write():
+    import minari
+
+    write()
+    dataset = minari.load_dataset(ID)
+    assert (dataset.total_episodes, dataset.total_steps) == (3, 6)
+    assert dataset.spec.env_spec.id == "Pendulum-v1"
+    np.testing.assert_allclose(dataset[0].observations, episodes()[0]["observations"], rtol=1e-6)
+    assert ID in minari.list_local_datasets()
+
+
+def test_a_dataset_is_written_in_the_environments_units():
+    write()
+    dataset = data.load(ID)
+    transformed = data.normalize(dataset, "standardize", "times_100")
+    data.write_minari("test/again-v0", transformed)
+    again = data.load("test/again-v0")
+    for name in ("observations", "actions", "rewards", "returns_to_go"):
+        np.testing.assert_allclose(
+            getattr(again, name), getattr(dataset, name), rtol=1e-4, atol=1e-5
+        )
+    assert again.info.action_space == dataset.info.action_space
+    assert again.info.environment_id == "Pendulum-v1"
+
+
+def test_dict_observations_and_integer_actions():
+    space = gymnasium.spaces.Dict(
+        {"b": gymnasium.spaces.Discrete(3), "a": gymnasium.spaces.Box(-1, 1, (2,))}
+    )
+    observations = {"a": np.array([[0.1, 0.2], [0.3, 0.4]]), "b": np.array([2, 0])}
+    given = {"observations": observations, "actions": [6], "rewards": [1.0], "terminations": True}
+    actions = gymnasium.spaces.Discrete(2, start=5)
+    data.write_minari(ID, [given], observation_space=space, action_space=actions)
+    dataset = data.load(ID)
+    expected = [
+        gymnasium.spaces.flatten(space, {key: observations[key][i] for key in observations})
+        for i in range(2)
+    ]
+    np.testing.assert_allclose(dataset.observations, expected)
+    assert dataset.actions.tolist() == [1]
+    assert dataset.normalization.denormalize_actions(dataset.actions).tolist() == [6]
+    data.write_minari("test/again-v0", dataset)
+    again = data.load("test/again-v0")
+    assert again.normalization.denormalize_actions(again.actions).tolist() == [6]
+
+
+def test_existing_id_is_refused_unless_overwritten():
+    write()
+    with pytest.raises(InputError, match=r"test/tiny-v0 exists .* use overwrite"):
+        write()
+    data.write_minari(ID, episodes((2,)), action_space=([-2.0], [2.0]), overwrite=True)
+    assert data.load(ID).num_transitions == 2
+
+
+def test_nothing_is_left_of_a_failed_write(monkeypatch):
+    import minari
+
+    write()
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(minari, "create_dataset_from_buffers", fail)
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        write(overwrite=True)
+    assert data.load(ID).num_transitions == 6
+    assert not list(minari_io.datasets_root().glob(".writing-*"))
+
+
+def test_bad_ids_and_bad_episodes_are_not_written():
+    with pytest.raises(InputError, match="no Minari id"):
+        data.write_minari("no version", episodes())
+    with pytest.raises(InputError, match="outside the box"):
+        data.write_minari(ID, episodes())
+    assert not (minari_io.datasets_root() / ID).exists()
+
+
+def delete(name):
+    def damage():
+        with hdf5() as file:
+            del file[name]
+
+    return damage
+
+
+def replace(name, array):
+    def damage():
+        with hdf5() as file:
+            del file[name]
+            file[name] = array
+
+    return damage
+
+
+def truncate_file():
+    path = minari_io.datasets_root() / ID / "data" / "main_data.hdf5"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (delete("episode_1"), "main_data.hdf5: episode_1/rewards is missing"),
+        (delete("episode_2/actions"), "main_data.hdf5: episode_2/actions is missing"),
+        (
+            replace("episode_0/observations", np.zeros((3, 2))),
+            r"episode_0/observations has shape \(3, 2\), expected \(4, 2\)",
+        ),
+        (
+            replace("episode_0/terminations", np.zeros(2, bool)),
+            r"episode_0/terminations has shape \(2,\), expected \(3,\)",
+        ),
+        (replace("episode_1/rewards", np.zeros(0)), "episode_1/rewards is empty"),
+        (replace("episode_2/rewards", np.zeros(9)), "episode_2/rewards exceeds the total_steps"),
+        (
+            replace("episode_2/rewards", np.array([0.0, np.nan])),
+            "test/tiny-v0: rewards of episode 2, step 1 is NaN or infinite",
+        ),
+        (
+            replace("episode_2/actions", np.array([[0.0], [3.0]])),
+            "test/tiny-v0: 1 actions are outside the box .* episode 2, step 1",
+        ),
+        (
+            replace("episode_0/truncations", np.array([True, False, False])),
+            "truncations is set at episode 0, step 0",
+        ),
+        (lambda: change_metadata(total_steps=7), "holds 6 steps, its metadata.json says 7"),
+        (lambda: change_metadata(total_steps=None), "field total_steps is missing"),
+        (truncate_file, "is not a readable HDF5 file"),
+    ],
+)
+def test_damaged_files_are_refused_by_name(damage, message):
+    write()
+    damage()
+    with pytest.raises(InputError, match=message):
+        data.load(ID)
+
+
+def test_missing_files_are_named():
+    folder = write()
+    (folder / "data" / "main_data.hdf5").unlink()
+    with pytest.raises(InputError, match=r"main_data.hdf5 is missing"):
+        data.load(ID)
+    (folder / "data" / "metadata.json").write_text("{")
+    with pytest.raises(InputError, match=r"metadata.json cannot be read"):
+        data.load(ID)
+    (folder / "data" / "metadata.json").unlink()
+    with pytest.raises(InputError, match=r"metadata.json is missing"):
+        data.load(folder)
+
+
+def test_unknown_id_without_network_fails_in_one_sentence(monkeypatch):
+    with pytest.raises(InputError, match="fetch it with `minari download no/such-v0`"):
+        data.load("no/such-v0", download=False)
+    monkeypatch.setattr(minari_io, "_is_reachable", lambda host: False)
+    with pytest.raises(InputError, match="cannot be reached: download it elsewhere"):
+        data.load("no/such-v0")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE forbids"):
+        data.load("no/such-v0")
+
+
+def test_download_errors_become_one_sentence(monkeypatch):
+    import minari
+
+    def fail(dataset_id):
+        raise ValueError("no such version\nand a long story")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(minari_io, "_is_reachable", lambda host: True)
+    monkeypatch.setattr(minari, "download_dataset", fail)
+    with pytest.raises(InputError, match=r"downloading it failed: no such version$"):
+        data.load("no/such-v0")
+
+
+def test_cache_gives_the_same_and_follows_the_file():
+    write()
+    direct = data.load(ID)
+    for _ in range(2):  # written, then mapped
+        assert_equal(data.load(ID, cache=True), direct)
+    assert len(list((minari_io.datasets_root().parent / "cache").iterdir())) == 1
+    replace("episode_0/rewards", np.array([5.0, 6, 7]))()
+    assert data.load(ID, cache=True).rewards[:3].tolist() == [5, 6, 7]
+
+
+def write_images():
+    """A dataset that minari itself encodes as JPEG, which only minari can decode."""
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    image = np.full((3, 8, 8, 3), 128, np.uint8)
+    flags = {"terminations": [False, True], "truncations": [False, False]}
+    buffer = EpisodeBuffer(observations=image, actions=np.zeros((2, 1)), rewards=[1.0, 2], **flags)
+    spaces = {
+        "observation_space": gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        "action_space": gymnasium.spaces.Box(-1, 1, (1,)),
+    }
+    minari.create_dataset_from_buffers(ID, [buffer], **spaces)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_jpeg_images_are_read_through_minari():
+    pytest.importorskip("PIL")
+    write_images()
+    dataset = data.load(ID)
+    assert dataset.observations.shape == (3, 8, 8, 3)
+    assert dataset.observations.dtype == np.uint8
+    assert np.all(np.abs(np.asarray(dataset.observations, int) - 128) < 8)
+    assert dataset.rewards.tolist() == [1, 2]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_episodes_cut_by_minaris_reader_are_refused():
+    pytest.importorskip("PIL")
+    write_images()
+    with hdf5() as file:
+        file["episode_0"].attrs["total_steps"] = 40_000
+    with pytest.raises(InputError, match="has 2 steps, its metadata says 40000: the file was"):
+        data.load(ID)

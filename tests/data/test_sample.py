@@ -1,0 +1,136 @@
+"""Sampling: hand-made datasets in which every number tells where it is from."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddm import data
+from ddm.errors import InputError
+from ddm.types import BatchSpec
+
+draw = jax.jit(data.sample, static_argnums=(2, 3))
+
+LENGTHS = (4, 1, 3, 2, 6)
+TERMINAL = (True, False, False, True, False)
+ALL_FIELDS = (
+    "observations",
+    "actions",
+    "rewards",
+    "next_observations",
+    "terminations",
+    "truncations",
+    "next_actions",
+    "returns_to_go",
+)
+
+
+def numbered_dataset(lengths=LENGTHS, terminal=TERMINAL):
+    """Observation (e, t), action 0.1 e + 0.01 t, reward 100 e + t in episode e at step t."""
+    episodes = []
+    for e, (steps, ends) in enumerate(zip(lengths, terminal, strict=True)):
+        t = np.arange(steps + 1.0)
+        episodes.append(
+            {
+                "observations": np.stack([np.full_like(t, e), t], axis=1),
+                "actions": (0.1 * e + 0.01 * t[:-1])[:, None],
+                "rewards": 100 * e + t[:-1],
+                "terminations": ends,
+            }
+        )
+    return data.from_episodes(episodes)
+
+
+def test_transitions_match_the_dataset():
+    dataset = numbered_dataset()
+    batch = draw(dataset, jax.random.key(0), 64, BatchSpec(ALL_FIELDS, minibatches=4))
+    e, t = np.asarray(batch.observations).T
+    lengths, terminal = np.array(LENGTHS)[e.astype(int)], np.array(TERMINAL)[e.astype(int)]
+    last = t == lengths - 1
+    assert batch.rewards.shape == (256,)
+    assert batch.mask is None
+    np.testing.assert_allclose(batch.rewards, 100 * e + t)
+    np.testing.assert_allclose(batch.actions[:, 0], 0.1 * e + 0.01 * t, atol=1e-6)
+    np.testing.assert_array_equal(batch.next_observations, np.stack([e, t + 1], axis=1))
+    np.testing.assert_array_equal(batch.terminations, last & terminal)
+    expected = 100 * e + (lengths - 1 + t) / 2  # mean reward of what is left
+    np.testing.assert_allclose(batch.returns_to_go, expected * (lengths - t), rtol=1e-6)
+    # The last step of a truncated episode has an unknown next action and is never drawn; a
+    # terminal one repeats its own.
+    assert not np.any(last & ~terminal)
+    assert np.any(last & terminal)
+    next_t = np.where(last, t, t + 1)
+    np.testing.assert_allclose(batch.next_actions[:, 0], 0.1 * e + 0.01 * next_t, atol=1e-6)
+
+
+def test_only_declared_fields_are_filled():
+    batch = draw(numbered_dataset(), jax.random.key(0), 2, BatchSpec(("rewards",)))
+    assert [x.shape for x in jax.tree.leaves(batch)] == [(2,)]
+
+
+@pytest.mark.parametrize("window", [1, 3, 10])
+@pytest.mark.parametrize("next_actions", [False, True])
+def test_windows_never_cross_an_episodes_end(window, next_actions):
+    dataset = numbered_dataset()
+    fields = ("observations", "next_observations", "actions", "rewards", "mask")
+    spec = BatchSpec(fields + ("next_actions",) * next_actions, window=window)
+    batch = draw(dataset, jax.random.key(1), 200, spec)
+    e, t = np.moveaxis(np.asarray(batch.observations), -1, 0)
+    lengths, terminal = np.array(LENGTHS)[e.astype(int)], np.array(TERMINAL)[e.astype(int)]
+    limits = lengths - 1 - (next_actions & ~terminal)
+    assert batch.mask.shape == (200, window)
+    assert np.all(e == e[:, :1])
+    assert np.all(t <= limits)
+    steps = t[:, :1] + np.arange(window)
+    np.testing.assert_array_equal(t, np.minimum(steps, limits))  # padded with the last valid step
+    np.testing.assert_array_equal(batch.mask, steps <= limits)
+    assert np.all(batch.mask[:, 0])
+    np.testing.assert_array_equal(batch.next_observations[..., 1], t + 1)
+    np.testing.assert_allclose(batch.rewards, 100 * e + t)
+    if next_actions:
+        next_t = np.minimum(t + 1, lengths - 1)
+        np.testing.assert_allclose(batch.next_actions[..., 0], 0.1 * e + 0.01 * next_t, atol=1e-6)
+
+
+def test_draws_are_uniform():
+    dataset = numbered_dataset()
+    draws = 16_000
+    batch = draw(dataset, jax.random.key(2), draws, BatchSpec(("observations",)))
+    rows, counts = np.unique(np.asarray(batch.observations), axis=0, return_counts=True)
+    assert len(rows) == dataset.num_transitions == 16
+    assert np.all(np.abs(counts - 1000) < 5 * np.sqrt(1000))
+
+
+def test_same_key_same_batch_and_no_second_trace():
+    dataset = numbered_dataset()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def run(dataset, key):
+        def body(total, step):
+            batch = data.sample(dataset, jax.random.fold_in(key, step), 8, BatchSpec(("rewards",)))
+            return total + jnp.sum(batch.rewards), batch.rewards
+
+        return jax.lax.scan(body, 0.0, jnp.arange(3))
+
+    first, second = run(dataset, jax.random.key(0)), run(dataset, jax.random.key(0))
+    np.testing.assert_array_equal(first[1], second[1])
+    spec = BatchSpec(("rewards",))
+    alone = draw(dataset, jax.random.fold_in(jax.random.key(0), 2), 8, spec)
+    np.testing.assert_array_equal(first[1][2], alone.rewards)
+
+
+def test_impossible_specs_are_refused():
+    dataset, key = numbered_dataset(), jax.random.key(0)
+    with pytest.raises(InputError, match="unknown batch field 'obs'; known: observations"):
+        data.sample(dataset, key, 2, BatchSpec(("obs",)))
+    with pytest.raises(InputError, match="'mask' belongs to windows"):
+        data.sample(dataset, key, 2, BatchSpec(("mask",)))
+    with pytest.raises(InputError, match="window has 0 steps"):
+        data.sample(dataset, key, 2, BatchSpec(("rewards",), window=0))
+    one_step = numbered_dataset((1, 1), (False, False))
+    with pytest.raises(InputError, match="no transition has a known next action"):
+        data.sample(one_step, key, 2, BatchSpec(("next_actions",)))

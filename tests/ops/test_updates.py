@@ -1,0 +1,28 @@
+"""Parameter arithmetic against hand-worked numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddm import ops
+
+
+def test_polyak_moves_by_the_rate():
+    moved = ops.polyak({"w": jnp.array([0.0, 1.0])}, {"w": jnp.array([1.0, 3.0])}, 0.25)
+    np.testing.assert_allclose(moved["w"], [0.25, 1.5])
+
+
+def test_cosine_decay_at_its_landmarks():
+    steps = jnp.array([0, 50, 100, 1000])
+    rates = jax.vmap(lambda step: ops.cosine_decay(0.4, step, 100))(steps)
+    np.testing.assert_allclose(rates, [0.4, 0.2, 0.0, 0.0], atol=1e-7)
+
+
+def test_zero_decay_steps_keep_the_rate():
+    assert ops.cosine_decay(0.4, jnp.array(10**6), 0) == pytest.approx(0.4)
+
+
+def test_decay_steps_may_be_swept():
+    rates = jax.vmap(lambda length: ops.cosine_decay(1.0, 5, length))(jnp.array([0, 10]))
+    np.testing.assert_allclose(rates, [1.0, 0.5], atol=1e-6)

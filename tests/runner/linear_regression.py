@@ -1,0 +1,70 @@
+"""The smallest algorithm that obeys the contract: a linear policy fitted by noisy descent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ddm.types import Batch, BatchSpec
+
+
+@struct.dataclass
+class Config:
+    """Hyper-parameters."""
+
+    learning_rate: float = 0.1  # step size
+    noise: float = 0.01  # standard deviation that is added to the weights
+    explode_at: int = -1  # update from which the loss is NaN; -1: never
+    minibatches: int = struct.field(pytree_node=False, default=1)  # gradient steps of an update
+
+
+@struct.dataclass
+class State:
+    """Everything that training changes."""
+
+    weights: jax.Array  # (O, A)
+    step: jax.Array
+    key: jax.Array
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """Observations and actions."""
+    return BatchSpec(fields=("observations", "actions"), minibatches=config.minibatches)
+
+
+def init(config: Config, key: jax.Array, batch: Batch) -> State:
+    """Random weights."""
+    key, weights_key = jax.random.split(key)
+    shape = (batch.observations.shape[-1], batch.actions.shape[-1])
+    return State(jax.random.normal(weights_key, shape), jnp.zeros((), jnp.int32), key)
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+    """One step on the squared error."""
+    key, noise_key = jax.random.split(state.key)
+
+    def loss_fn(weights):
+        return jnp.mean(jnp.square(batch.observations @ weights - batch.actions))
+
+    loss, gradient = jax.value_and_grad(loss_fn)(state.weights)
+    weights = state.weights - config.learning_rate * gradient
+    weights += config.noise * jax.random.normal(noise_key, weights.shape)
+    loss = jnp.where(state.step == config.explode_at, jnp.nan, loss)
+    metrics = {"loss": loss, "weight_norm": jnp.linalg.norm(weights)}
+    return State(weights, state.step + config.minibatches, key), metrics
+
+
+def act(
+    config: Config,
+    state: State,
+    observation: jax.Array,
+    key: jax.Array,
+    policy_state: Any = (),
+    *,
+    deterministic: bool = False,
+) -> tuple[jax.Array, Any]:
+    """The linear map."""
+    return jnp.clip(observation @ state.weights, -1.0, 1.0), policy_state

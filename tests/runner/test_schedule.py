@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from ddm.runner import Options
+from ddm.runner.schedule import Schedule, make_schedule
+
+
+def schedule(num_updates, log_every, eval_every, checkpoint_every, minibatches=1):
+    options = Options(
+        num_updates=num_updates,
+        log_every=log_every,
+        eval_every=eval_every,
+        checkpoint_every=checkpoint_every,
+    )
+    return make_schedule(options, minibatches)
+
+
+@pytest.mark.parametrize(
+    ("asked", "fitted"),
+    [
+        ((50_000, 1_000, 5_000, 10_000), (50_000, 1_000, 5_000, 10_000)),
+        ((50_000, 1_000, 2_500, 0), (50_000, 500, 2_500, 0)),  # the common divisor
+        ((500, 1_000, 5_000, 10_000), (500, 500, 0, 0)),  # shorter than its intervals
+        ((10_007, 1_000, 5_000, 0), (11_000, 1_000, 5_000, 0)),  # no useful common divisor
+    ],
+)
+def test_intervals_are_fitted_together(asked, fitted):
+    result, notices = schedule(*asked)
+    assert result == Schedule(*fitted)
+    changed = [(a, f) for a, f in zip(asked, fitted, strict=True) if f not in (0, a)]
+    assert len(notices) == len(changed)
+    assert all(
+        f"is {f} instead of {a}" in text for (a, f), text in zip(changed, notices, strict=True)
+    )
+
+
+def test_intervals_are_multiples_of_the_minibatches():
+    result, _ = schedule(9, 3, 3, 9, minibatches=2)
+    assert result == Schedule(12, 4, 4, 12)
+
+
+def test_what_is_due_when():
+    result, _ = schedule(10, 2, 4, 0)
+    assert [step for step in range(1, 11) if result.evaluates_at(step)] == [4, 8, 10]
+    assert [step for step in range(1, 11) if result.saves_at(step)] == [10]

@@ -1,0 +1,303 @@
+"""One contract for all algorithms; modules are found, not listed."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import chex
+import contract
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddm.errors import InputError
+
+CASES = contract.cases()
+ALGORITHMS = [
+    pytest.param(each, id=contract.short_name(each), marks=contract.one_worker(each))
+    for each in contract.algorithms()
+]
+every_case = pytest.mark.parametrize(("algorithm", "config"), CASES)
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+
+def _start(algorithm, config, seed=0):
+    batch = contract.make_batch(algorithm, config)
+    return contract.jitted_init(algorithm)(config, jax.random.key(seed), batch), batch
+
+
+def _update(algorithm, config, state, batch):
+    return contract.jitted_update(algorithm)(config, state, batch)
+
+
+def _plain(tree):
+    return [
+        jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        for leaf in jax.tree.leaves(tree)
+    ]
+
+
+def test_all_algorithm_folders_are_searched():
+    names = {contract.short_name(each) for each in contract.algorithms()}
+    assert names >= {"bc", "td3", "sac", "td3_bc", "iql", "cql"}
+
+
+@every_algorithm
+def test_config_is_frozen_and_numeric_leaves_are_numbers(algorithm):
+    config = algorithm.Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.learning_rate = 1.0
+    assert all(isinstance(leaf, int | float) for leaf in jax.tree.leaves(config))
+    hash(jax.tree.structure(config))  # static fields are part of a jit key
+
+
+@every_case
+def test_state_holds_arrays_only(algorithm, config):
+    state, _ = _start(algorithm, config)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+    assert state.step.dtype == jnp.int32
+    assert state.step == 0
+    assert jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
+
+
+@every_case
+def test_update_is_deterministic_and_keeps_structure(algorithm, config):
+    state, batch = _start(algorithm, config)
+    first, metrics = _update(algorithm, config, state, batch)
+    again, metrics_again = _update(algorithm, config, state, batch)
+    chex.assert_trees_all_equal(_plain(first), _plain(again))
+    chex.assert_trees_all_equal(metrics, metrics_again)
+    chex.assert_trees_all_equal_structs(first, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(_plain(first), _plain(state))
+    assert first.step == algorithm.batch_spec(config).minibatches
+    for name, value in metrics.items():
+        assert value.shape == (), name
+        assert jnp.issubdtype(value.dtype, jnp.floating), name
+        assert np.isfinite(value), name
+
+
+@every_case
+def test_weak_types_are_kept_so_that_scan_accepts_update(algorithm, config):
+    state, batch = _start(algorithm, config)
+    after, _ = jax.eval_shape(algorithm.update, config, state, batch)
+    before = jax.eval_shape(lambda state: state, state)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
+
+
+@every_case
+def test_second_call_does_not_compile_again(algorithm, config):
+    state, batch = _start(algorithm, config)
+    state, _ = _update(algorithm, config, state, batch)
+    compiled = contract.jitted_update(algorithm)._cache_size()
+    other = config.replace(**dict.fromkeys(_numeric_floats(config), 0.5))
+    _update(algorithm, other, state, contract.make_batch(algorithm, config, seed=1))
+    assert contract.jitted_update(algorithm)._cache_size() == compiled
+
+
+def _numeric_floats(config):
+    return [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.metadata.get("pytree_node", True)
+        and isinstance(getattr(config, field.name), float)
+    ]
+
+
+@every_case
+def test_vmapped_scans_over_seeds_and_hyper_parameters_equal_single_runs(algorithm, config):
+    batch = contract.make_batch(algorithm, config)
+    configs = jax.tree.map(
+        lambda leaf: jnp.asarray(np.array([leaf, leaf / 2], np.asarray(leaf).dtype)), config
+    )
+    keys = jnp.stack([jax.random.key(seed) for seed in (0, 1)])
+
+    def train(config, key):
+        state = algorithm.init(config, key, batch)
+        return jax.lax.scan(
+            lambda state, _: algorithm.update(config, state, batch), state, None, length=2
+        )
+
+    states, metrics = jax.jit(jax.vmap(train))(configs, keys)
+    for lane in range(2):
+        single = jax.tree.map(lambda leaf, lane=lane: leaf[lane], configs)
+        state = contract.jitted_init(algorithm)(single, keys[lane], batch)
+        for step in range(2):
+            state, alone = _update(algorithm, single, state, batch)
+            for name, value in alone.items():
+                np.testing.assert_allclose(
+                    metrics[name][lane, step], value, rtol=1e-3, atol=1e-5, err_msg=name
+                )
+        for got, want in zip(_plain(states), _plain(state), strict=True):
+            np.testing.assert_allclose(got[lane], want, rtol=1e-3, atol=2e-5)
+
+
+def test_updates_sharded_over_eight_devices_equal_unsharded_ones():
+    script = pathlib.Path(__file__).with_name("contract.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("sharded") == len(ALGORITHMS)
+
+
+def _saturated_actions(batch):
+    if jnp.issubdtype(batch.actions.dtype, jnp.integer):
+        return batch
+    return batch.replace(actions=jnp.sign(batch.actions))
+
+
+def _only_where_present(field, change):
+    def edited(batch):
+        value = getattr(batch, field)
+        return batch if value is None else batch.replace(**{field: change(value)})
+
+    return edited
+
+
+BOUNDARIES = {
+    "saturated actions": _saturated_actions,
+    "constant observations": _only_where_present("observations", lambda x: jnp.full_like(x, 3.0)),
+    "huge observations": _only_where_present("observations", lambda x: 1e4 * x),
+    "all terminal": _only_where_present("terminations", jnp.ones_like),
+    "zero rewards": _only_where_present("rewards", jnp.zeros_like),
+    "huge rewards": _only_where_present("rewards", lambda x: 1e6 * x),
+}
+
+
+@every_case
+def test_losses_and_gradients_are_finite_at_the_boundaries(algorithm, config):
+    state, batch = _start(algorithm, config)
+    for name, edit in BOUNDARIES.items():
+        edited, after = edit(batch), state
+        for _ in range(3):
+            after, metrics = _update(algorithm, config, after, edited)
+        # A gradient that is not finite leaves Adam's moments and parameters not finite.
+        assert all(np.isfinite(leaf).all() for leaf in [*_plain(after), *metrics.values()]), name
+
+
+@every_case
+def test_a_batch_of_one(algorithm, config):
+    state, _ = _start(algorithm, config)
+    batch = contract.make_batch(algorithm, config, rows=1)
+    after, metrics = _update(algorithm, config, state, batch)
+    chex.assert_tree_all_finite((_plain(after), metrics))
+
+
+# Values that make a field bind, where halving its default would not show; and the other fields
+# that must be set for it to matter.
+OTHER_VALUE = {
+    "log_std_min": 1.5, "log_std_max": -4.0, "max_weight": 0.1, "target_noise_clip": 0.01,
+    "decay_steps": 4, "actor_decay_steps": 4, "weight_decay": 1.0, "label_smoothing": 0.3,
+    "inverse_temperature": 0.1, "backup_entropy": 0.5, "bc_steps": 10,
+}  # fmt: skip
+CONTEXT = {
+    "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
+    "num_actions": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
+    "target_gap": {"lagrange": True},
+    "alpha_learning_rate": {"lagrange": True},
+}
+OTHER_STATIC = {
+    "head": "mse", "num_actions": 5, "hidden_sizes": (8,), "policy_delay": 3, "num_critics": 3,
+    "dropout_rate": 0.5, "num_samples": 3,
+}  # fmt: skip
+
+
+def _fields():
+    for parameter in ALGORITHMS:
+        [algorithm] = parameter.values
+        for field in dataclasses.fields(algorithm.Config):
+            label = f"{parameter.id}-{field.name}"
+            yield pytest.param(algorithm, field, id=label, marks=contract.one_worker(algorithm))
+
+
+@pytest.mark.parametrize(("algorithm", "field"), list(_fields()))
+def test_each_config_field_changes_the_computation(algorithm, field):
+    base = contract.small_config(algorithm, **CONTEXT.get(field.name, {}))
+    default = getattr(base, field.name)
+    if not field.metadata.get("pytree_node", True):
+        other = OTHER_STATIC.get(field.name, not default)
+        changed = base.replace(**{field.name: other})
+        assert _program(algorithm, base) != _program(algorithm, changed)
+        return
+    other = OTHER_VALUE.get(field.name, 0.5 * default)
+    changed = base.replace(**{field.name: other})
+    assert other != default
+    assert any(
+        not np.allclose(one, two, rtol=1e-4, atol=1e-7)
+        for one, two in zip(_outcome(algorithm, base), _outcome(algorithm, changed), strict=True)
+    )
+
+
+def _program(algorithm, config):
+    batch = contract.make_batch(algorithm, config)
+
+    def first_steps(key):
+        state = algorithm.init(config, key, batch)
+        return algorithm.update(config, state, batch)
+
+    return str(jax.make_jaxpr(first_steps)(jax.random.key(0)))
+
+
+def _outcome(algorithm, config):
+    """Three updates and one sampled action."""
+    state, batch = _start(algorithm, config)
+    for _ in range(3):
+        state, metrics = _update(algorithm, config, state, batch)
+    action, _ = algorithm.act(config, state, batch.observations[0], jax.random.key(3))
+    return [*_plain(state), *_plain(dict(metrics)), action]
+
+
+@every_case
+def test_act_gives_one_action_in_the_box(algorithm, config):
+    state, batch = _start(algorithm, config)
+    for deterministic in (True, False):
+        action, policy_state = algorithm.act(
+            config, state, batch.observations[0], jax.random.key(0), deterministic=deterministic
+        )
+        assert action.shape == batch.actions.shape[1:]
+        assert action.dtype == batch.actions.dtype
+        assert np.isfinite(action).all()
+        assert policy_state == ()
+        if jnp.issubdtype(action.dtype, jnp.integer):
+            assert 0 <= action < contract.NUM_ACTIONS
+
+
+@every_algorithm
+def test_deterministic_actions_do_not_depend_on_the_key(algorithm):
+    config = contract.small_config(algorithm)
+    state, batch = _start(algorithm, config)
+    actions = [
+        algorithm.act(
+            config, state, batch.observations[0], jax.random.key(seed), deterministic=True
+        )[0]
+        for seed in (0, 1)
+    ]
+    np.testing.assert_array_equal(*actions)
+
+
+@every_algorithm
+def test_wrong_batches_are_refused_by_name(algorithm):
+    config = contract.small_config(algorithm)
+    state, batch = _start(algorithm, config)
+    spec = algorithm.batch_spec(config)
+    for field in spec.fields:
+        with pytest.raises(InputError, match=f"batch.{field} is missing"):
+            algorithm.update(config, state, batch.replace(**{field: None}))
+        shorter = getattr(batch, field)[: -spec.minibatches]
+        with pytest.raises(InputError, match="rows"):
+            algorithm.update(config, state, batch.replace(**{field: shorter}))
+    if batch.rewards is not None:
+        with pytest.raises(InputError, match=r"batch.rewards has shape \(\d+, 1\)"):
+            algorithm.update(config, state, batch.replace(rewards=batch.rewards[:, None]))
+
+
+@every_algorithm
+def test_wrong_feature_sizes_are_refused(algorithm):
+    config = contract.small_config(algorithm)
+    state, batch = _start(algorithm, config)
+    wide = jnp.concatenate([batch.observations, batch.observations], axis=-1)
+    with pytest.raises(Exception, match="shape"):
+        algorithm.update(config, state, batch.replace(observations=wide))
