@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import time
 from typing import Any, cast
 
 import jax
@@ -27,7 +28,7 @@ from ddm.lower_bound import cql
 from ddm.policy_constraint import iql
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each algorithm.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "runs/demo", "Folder of the pictures and of the runs.")
+_OUT = flags.DEFINE_string("out", "", "Folder of pictures and runs; empty: a new one in runs.")
 
 ENVIRONMENT = cast(envs.PointMaze, envs.make("PointMaze-Stitch-v0"))
 SHARE_TO_GOAL = 0.3  # of the logged walks end at G; the others at D
@@ -57,7 +58,7 @@ CONTESTANTS: dict[str, tuple[Any, Any, int]] = {
 
 def main(_):
     """Collect, train each algorithm, evaluate, report."""
-    out = pathlib.Path(_OUT.value)
+    out = pathlib.Path(_OUT.value or time.strftime("runs/demo-%Y%m%d-%H%M%S"))
     log = collect_log(jax.random.key(0))
     print(data.describe(log))
     # A reward of -1 until the goal: CQL raises the values of logged actions, and with rewards

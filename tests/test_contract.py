@@ -64,6 +64,16 @@ def test_state_holds_arrays_only(algorithm, config):
     assert jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
 
 
+@every_algorithm
+def test_no_two_leaves_of_a_fresh_state_share_a_buffer(algorithm):
+    # A buffer that appears twice cannot be donated.
+    config = contract.small_config(algorithm)
+    batch = contract.make_batch(algorithm, config)
+    state = algorithm.init(config, jax.random.key(0), batch)
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in _plain(state)]
+    assert len(set(pointers)) == len(pointers)
+
+
 @every_case
 def test_update_is_deterministic_and_keeps_structure(algorithm, config):
     state, batch = _start(algorithm, config)

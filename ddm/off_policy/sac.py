@@ -79,7 +79,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     return State(
         actor=networks.trainable(actor_params, optax.adam(config.actor_learning_rate)),
         critic=networks.trainable(critic_params, optax.adam(config.critic_learning_rate)),
-        critic_target_params=critic_params,
+        critic_target_params=jax.tree.map(jnp.copy, critic_params),
         temperature=networks.trainable(
             log_temperature, optax.adam(config.temperature_learning_rate)
         ),

@@ -73,9 +73,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     critic_params = critic_network(config).init(critic_key, observations, actions)
     return State(
         actor=networks.trainable(actor_params, optax.adam(config.actor_learning_rate)),
-        actor_target_params=actor_params,
+        actor_target_params=jax.tree.map(jnp.copy, actor_params),  # own buffers: may be donated
         critic=networks.trainable(critic_params, optax.adam(config.critic_learning_rate)),
-        critic_target_params=critic_params,
+        critic_target_params=jax.tree.map(jnp.copy, critic_params),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )

@@ -83,7 +83,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
         actor=networks.trainable(actor_params, optax.adam(config.actor_learning_rate)),
         value=networks.trainable(value_params, optax.adam(config.value_learning_rate)),
         critic=networks.trainable(critic_params, optax.adam(config.value_learning_rate)),
-        critic_target_params=critic_params,
+        critic_target_params=jax.tree.map(jnp.copy, critic_params),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )

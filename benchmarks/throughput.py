@@ -1,0 +1,288 @@
+"""Updates per second of every algorithm, beside the floor that its matrix products set.
+
+    python benchmarks/throughput.py
+
+The floor counts the products of an update from its layers, and times each at its own shape, in
+the same process, in turns with the update. The fraction of the floor says how much of an update
+is matrix products; the rest is element-wise work, optimisers, random numbers and gathers.
+Batches are drawn from a dataset inside the compiled loop, as in a run.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import itertools
+import pathlib
+import resource
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from ddm import data
+from ddm.imitation import bc
+from ddm.lower_bound import cql
+from ddm.off_policy import sac, td3
+from ddm.policy_constraint import iql, td3_bc
+
+_BATCH = flags.DEFINE_integer("batch_size", 256, "Rows of one gradient step.")
+_ONLY = flags.DEFINE_list("only", [], "Names of algorithms; empty: all.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Measurements; the median counts.")
+_SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of one measurement.")
+_CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
+
+OBSERVATION_SIZE, ACTION_SIZE, TRANSITIONS = 17, 6, 100_000
+HIDDEN = (256, 256)
+
+# One product: (members, rows, inner, columns). A forward pass takes one product a layer, its
+# gradient one more for the kernel, and one more for the inputs of every layer but the first.
+Product = tuple[int, int, int, int]
+
+
+def forward(
+    rows: int, inputs: int, outputs: int, members: int = 1, times: float = 1.0
+) -> Iterator[tuple[Product, float]]:
+    """Products of a forward pass through a perceptron."""
+    sizes = (inputs, *HIDDEN, outputs)
+    for inner, columns in itertools.pairwise(sizes):
+        yield (members, rows, inner, columns), times
+
+
+def backward(
+    rows: int,
+    inputs: int,
+    outputs: int,
+    members: int = 1,
+    times: float = 1.0,
+    *,
+    kernels: bool = True,
+    to_inputs: bool = False,
+) -> Iterator[tuple[Product, float]]:
+    """Products of its gradient, for the kernels and where asked for the inputs."""
+    sizes = (inputs, *HIDDEN, outputs)
+    for layer, (inner, columns) in enumerate(itertools.pairwise(sizes)):
+        if kernels:
+            yield (members, inner, rows, columns), times
+        if layer > 0 or to_inputs:
+            yield (members, rows, columns, inner), times
+
+
+def trained(*args: Any, **kwargs: Any) -> Iterator[tuple[Product, float]]:
+    """A forward pass and its gradient for the kernels."""
+    yield from forward(*args, **kwargs)
+    yield from backward(*args, **kwargs)
+
+
+def _policy_through(rows: int, width: int, members: int, times: float = 1.0):
+    """A policy step: the policy, and the critics above it differentiated for the action."""
+    yield from trained(rows, OBSERVATION_SIZE, width, times=times)
+    pair = OBSERVATION_SIZE + ACTION_SIZE
+    yield from forward(rows, pair, 1, members, times)
+    yield from backward(rows, pair, 1, members, times, kernels=False, to_inputs=True)
+
+
+def products_bc(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """One policy with mean and width, trained."""
+    del config
+    yield from trained(rows, OBSERVATION_SIZE, 2 * ACTION_SIZE)
+
+
+def products_td3(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """Per gradient step: targets of a period at once, critics, a share of a policy step."""
+    delay, members, pair = config.policy_delay, config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    yield from forward(delay * rows, OBSERVATION_SIZE, ACTION_SIZE, times=1 / delay)
+    yield from forward(delay * rows, pair, 1, members, 1 / delay)
+    yield from trained(rows, pair, 1, members)
+    yield from _policy_through(rows, ACTION_SIZE, 1, 1 / delay)
+
+
+def products_sac(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """Targets, critics, policy."""
+    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    yield from forward(rows, OBSERVATION_SIZE, 2 * ACTION_SIZE)
+    yield from forward(rows, pair, 1, members)
+    yield from trained(rows, pair, 1, members)
+    yield from _policy_through(rows, 2 * ACTION_SIZE, members)
+
+
+def products_iql(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """Target values, V, V of both observations, policy, critics."""
+    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    yield from forward(rows, pair, 1, members)
+    yield from trained(rows, OBSERVATION_SIZE, 1)
+    yield from forward(2 * rows, OBSERVATION_SIZE, 1)
+    yield from trained(rows, OBSERVATION_SIZE, ACTION_SIZE)
+    yield from trained(rows, pair, 1, members)
+
+
+def products_cql(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """SAC with critics at the logged and 3 n sampled actions; pi(s), pi(s') serve twice."""
+    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    yield from forward(rows, OBSERVATION_SIZE, 2 * ACTION_SIZE)
+    yield from forward(rows, pair, 1, members)
+    yield from trained((3 * config.num_samples + 1) * rows, pair, 1, members)
+    yield from _policy_through(rows, 2 * ACTION_SIZE, members)
+
+
+ALGORITHMS: dict[str, tuple[Any, Callable[[int, Any], Iterator[tuple[Product, float]]]]] = {
+    "bc": (bc, products_bc),
+    "td3": (td3, products_td3),
+    "td3_bc": (td3_bc, products_td3),
+    "sac": (sac, products_sac),
+    "iql": (iql, products_iql),
+    "cql": (cql, products_cql),
+}
+
+
+def main(_):
+    """One row an algorithm."""
+    dataset = make_dataset()
+    names = _ONLY.value or list(ALGORITHMS)
+    rows = []
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {_BATCH.value}")
+    header = ("algorithm", "updates/s", "ms", "floor ms", "fraction", "compile s", "GFLOP/s", "MiB")
+    print("{:10}{:>11}{:>9}{:>10}{:>10}{:>11}{:>9}{:>7}".format(*header))
+    for name in names:
+        row = measure(name, dataset)
+        rows.append(row)
+        print(
+            "{algorithm:10}{updates_per_second:11.0f}{milliseconds:9.3f}{floor_milliseconds:10.3f}"
+            "{fraction_of_floor:10.2f}{compile_seconds:11.1f}{gflops:9.0f}{peak_mib:7.0f}".format(
+                **row
+            ),
+            flush=True,
+        )
+    if _CSV.value:
+        with pathlib.Path(_CSV.value).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def make_dataset() -> data.Dataset:
+    """Random transitions in episodes of 1,000."""
+    random = np.random.default_rng(0)
+    truncations = np.arange(1, TRANSITIONS + 1) % 1_000 == 0
+    observations = random.normal(size=(TRANSITIONS, OBSERVATION_SIZE)).astype(np.float32)
+    return data.from_arrays(
+        observations,
+        np.tanh(random.normal(size=(TRANSITIONS, ACTION_SIZE))).astype(np.float32),
+        random.normal(size=TRANSITIONS).astype(np.float32),
+        np.zeros(TRANSITIONS, bool),
+        truncations,
+        next_observations=np.roll(observations, -1, axis=0),
+    )
+
+
+def measure(name: str, dataset: data.Dataset) -> dict[str, Any]:
+    """Times updates and their products in turns."""
+    algorithm, products = ALGORITHMS[name]
+    config = algorithm.Config(hidden_sizes=HIDDEN)
+    counted = collections.Counter()
+    for product, times in products(_BATCH.value, config):
+        counted[product] += times
+    run, compile_seconds, steps = compile_updates(algorithm, config, dataset)
+    timers = {product: product_timer(product) for product in counted}
+    updates, floors = [], []
+    for _ in range(_REPEATS.value):
+        updates.append(run() / steps)
+        floors.append(sum(timers[each]() * times for each, times in counted.items()))
+    seconds, floor = float(np.median(updates)), float(np.median(floors))
+    operations = sum(2 * np.prod(each, dtype=float) * times for each, times in counted.items())
+    return {
+        "algorithm": name,
+        "updates_per_second": 1 / seconds,
+        "milliseconds": 1e3 * seconds,
+        "floor_milliseconds": 1e3 * floor,
+        "fraction_of_floor": float(np.median(np.array(floors) / np.array(updates))),
+        "compile_seconds": compile_seconds,
+        "gflops": operations / seconds / 1e9,
+        "peak_mib": peak_mib(),
+    }
+
+
+def compile_updates(algorithm: Any, config: Any, dataset: data.Dataset):
+    """A function that runs a scan of updates and returns its seconds; compile seconds; steps."""
+    spec = algorithm.batch_spec(config)
+
+    def scan(config: Any, state: Any, key: jax.Array, dataset: data.Dataset, length: int) -> Any:
+        def one(state: Any, _: None) -> tuple[Any, Any]:
+            batch_key = jax.random.fold_in(key, state.step)
+            return algorithm.update(
+                config, state, data.sample(dataset, batch_key, _BATCH.value, spec)
+            )
+
+        return jax.lax.scan(one, state, None, length=length)
+
+    compiled = jax.jit(scan, static_argnames="length", donate_argnums=1)
+    key = jax.random.key(0)
+    state = algorithm.init(config, key, data.sample(dataset, key, spec.minibatches, spec))
+
+    def call(state: Any, length: int) -> tuple[Any, float]:
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled(config, state, key, dataset, length=length))
+        return state, time.perf_counter() - start
+
+    state, first = call(state, 4)
+    state, again = call(state, 4)
+    length = max(4, int(4 * _SECONDS.value / again))
+    state, _ = call(state, length)
+    box = [state]
+
+    def run() -> float:
+        box[0], seconds = call(box[0], length)
+        return seconds
+
+    run()
+    return run, first - again, length * spec.minibatches
+
+
+def product_timer(product: Product) -> Callable[[], float]:
+    """A function that returns the seconds of one product of this shape.
+
+    The products run in one compiled loop and overwrite one buffer, so that neither dispatch nor
+    fresh memory counts. The smaller operand is another one each time, or the loop would be empty.
+    """
+    members, rows, inner, columns = product
+    left = jax.random.normal(jax.random.key(0), (members, rows, inner))
+    right = jax.random.normal(jax.random.key(1), (members, inner, columns))
+    if members == 1:
+        left, right = left[0], right[0]
+    swap = rows < columns
+    smaller, larger = (left, right) if swap else (right, left)
+
+    def loop(several: jax.Array, larger: jax.Array, repeats: int) -> jax.Array:
+        def body(i: jax.Array, _: jax.Array) -> jax.Array:
+            other = several[i % len(several)]
+            return other @ larger if swap else larger @ other
+
+        return jax.lax.fori_loop(0, repeats, body, jnp.zeros_like(left @ right))
+
+    repeats = max(2, int(5e8 / (2 * np.prod(product, dtype=float))))
+    several = jnp.stack([smaller, -smaller])
+    compiled = jax.jit(loop, static_argnames="repeats")
+    jax.block_until_ready(compiled(several, larger, repeats=repeats))
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(several, larger, repeats=repeats))
+        return (time.perf_counter() - start) / repeats
+
+    return seconds
+
+
+def peak_mib() -> float:
+    """Peak memory of the device, or of this process so far on a CPU."""
+    statistics = jax.devices()[0].memory_stats()
+    if statistics:
+        return statistics["peak_bytes_in_use"] / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+if __name__ == "__main__":
+    app.run(main)

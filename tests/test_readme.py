@@ -1,0 +1,77 @@
+"""The README's example, and every experiment script, as a new user would run them."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SCRIPTS = ("bc", "cql", "iql", "sac", "td3", "td3_bc")
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """Forty random transitions in four episodes."""
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("logs") / "logs.npz"
+    ends = np.arange(1, 41) % 10 == 0
+    np.savez(
+        path,
+        observations=random.normal(size=(40, 3)).astype(np.float32),
+        actions=random.uniform(-1.0, 1.0, (40, 2)).astype(np.float32),
+        rewards=random.normal(size=40).astype(np.float32),
+        terminations=ends,
+        truncations=np.zeros(40, bool),
+    )
+    return path
+
+
+def _run(*arguments, folder):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_example_of_the_readme_runs(logs):
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    example = example.replace("1000", "2").replace("256", "4")
+    done = _run("-c", f"{example}\nprint(action.shape, int(state.step))", folder=logs.parent)
+    assert done.stdout.split() == ["(2,)", "2"], done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_experiment_trains_without_an_environment(name, logs, tmp_path):
+    done = _run(
+        ROOT / "experiments" / f"{name}.py", f"--dataset={logs}", "--num_updates=4",
+        "--log_every=2", "--batch_size=4", "--hidden_sizes=8", "--run_dir=run", "--noplots",
+        folder=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "no score" in done.stdout + done.stderr
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def test_help_shows_hyper_parameters_with_their_meaning(tmp_path):
+    done = _run(ROOT / "experiments" / "iql.py", "--help", folder=tmp_path)
+    text = " ".join((done.stdout + done.stderr).split())
+    assert "--expectile: [iql] 0.5 evaluates the behaviour policy" in text
+    assert "--seeds: Number of seeds" in text
+
+
+def test_mistakes_get_one_sentence_and_no_traceback(logs, tmp_path):
+    for arguments, message in (
+        (["--datset=x"], "Unknown command line flag 'datset'. Did you mean: dataset"),
+        (["--dataset=nowhere.npz"], "nowhere.npz"),
+        ([f"--dataset={logs}", "--sweep=colour=1,2"], "colour"),
+    ):
+        done = _run(ROOT / "experiments" / "bc.py", *arguments, folder=tmp_path)
+        assert done.returncode != 0
+        assert message in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
