@@ -81,7 +81,7 @@ def _register_robotics() -> bool:
     try:
         with quiet():
             import gymnasium
-            import gymnasium_robotics
+            import gymnasium_robotics  # pyright: ignore[reportMissingImports]
 
             gymnasium.register_envs(gymnasium_robotics)
     except ImportError:
