@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from ddm.errors import InputError
+from ddm.runner.checkpoints import Store
+from ddm.runner.lanes import unwrap_keys, wrap_keys
 
 CASES = contract.cases()
 ALGORITHMS = [
@@ -144,6 +146,24 @@ def test_vmapped_scans_over_seeds_and_hyper_parameters_equal_single_runs(algorit
                 )
         for got, want in zip(_plain(states), _plain(state), strict=True):
             np.testing.assert_allclose(got[lane], want, rtol=1e-3, atol=2e-5)
+
+
+@every_algorithm
+def test_a_saved_state_comes_back_identical(algorithm, tmp_path):
+    config = contract.small_config(algorithm)
+    state, batch = _start(algorithm, config)
+    state, _ = _update(algorithm, config, state, batch)
+    store = Store(tmp_path)
+    store.save(1, unwrap_keys(state), {})
+    step, arrays, notices = store.restore_newest(unwrap_keys(state))
+    store.close()
+    assert (step, notices) == (1, [])
+    restored = jax.tree.map(jnp.asarray, wrap_keys(arrays, state))
+    chex.assert_trees_all_equal_structs(restored, state)
+    chex.assert_trees_all_equal(_plain(restored), _plain(state))
+    one, _ = _update(algorithm, config, restored, batch)
+    other, _ = _update(algorithm, config, state, batch)
+    chex.assert_trees_all_equal(_plain(one), _plain(other))
 
 
 def test_updates_sharded_over_eight_devices_equal_unsharded_ones():

@@ -73,18 +73,9 @@ def from_arrays(
     Raises:
       InputError: names the field, the episode or index, and what was expected.
     """
-    tree, fields = _read_transitions(
-        {
-            "observations": observations,
-            "actions": actions,
-            "rewards": rewards,
-            "terminations": terminations,
-            "truncations": truncations,
-            "next_observations": next_observations,
-        },
-        observation_space,
-        name,
-    )
+    given = (observations, actions, rewards, terminations, truncations, next_observations)
+    arrays = dict(zip(FIELD_NAMES, given, strict=True))
+    tree, fields = _read_transitions(arrays, observation_space, name)
     columns = Columns(
         source=name,
         **_split_episodes(fields, name),

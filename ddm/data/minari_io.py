@@ -271,8 +271,7 @@ def write_minari(
 ) -> Path:
     """Writes a Minari dataset (HDF5, images exact) under $MINARI_DATASETS_PATH.
 
-    It appears whole or not at all. The episodes are validated as by `from_episodes` before
-    anything is written.
+    It appears whole or not at all; episodes are validated as by `from_episodes` before.
 
     Args:
       dataset_id: (namespace/)name-v(number).
@@ -313,10 +312,9 @@ def write_minari(
         environment_id or dataset.info.environment_id,
         reference_scores or dataset.info.reference_scores,
     )
+    observation_space = observation_space or dataset.info.observation_space
     trees = {
-        "observation_space": spaces.parse_space(
-            observation_space or dataset.info.observation_space
-        ),
+        "observation_space": spaces.parse_space(observation_space),
         "action_space": spaces.parse_space(action_space or dataset.info.action_space),
     }
     _write_whole(dataset_id, target, episodes, trees, extra, metadata)
