@@ -275,12 +275,11 @@ def write_minari(
 
     Args:
       dataset_id: (namespace/)name-v(number).
-      episodes: a dataset, written in the environment's units, or episodes as `from_episodes` takes
-        them, with `infos` and `seed` if they have them.
+      episodes: a dataset, written in the environment's units, or what `from_episodes` takes, with
+        `infos` and `seed` if present.
       observation_space: a gymnasium space or `ddm.types.Box` / `Discrete`; needed for dict and
         tuple observations, otherwise guessed from the arrays.
-      action_space: likewise; if None, integers are taken to run from 0 to the largest one, and
-        floats to lie in [-1, 1].
+      action_space: likewise; if None, it is guessed as in `from_arrays`.
       environment_id: where a policy can be evaluated.
       reference_scores: returns of a random and of an expert policy.
       overwrite: replaces a dataset of this id instead of refusing it.
