@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterator
+
+import pytest
 
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 
@@ -12,3 +15,16 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Double precision inside the test, for answers that are known to many digits."""
+    import jax
+
+    if hasattr(jax, "enable_x64"):
+        enable = jax.enable_x64
+    else:  # before jax 0.8
+        from jax.experimental import enable_x64 as enable
+    with enable(True):
+        yield

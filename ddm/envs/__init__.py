@@ -1,10 +1,12 @@
 """Simulators as pure JAX functions, their gymnasium face, and data collection."""
 
+from ddm.envs import tabular
 from ddm.envs.base import Environment, EnvParams, EnvState, EpisodeKeys, episode_keys
 from ddm.envs.collect import collect
 from ddm.envs.pendulum import Pendulum
 from ddm.envs.point_maze import PointMaze, dense_reward, sparse_reward, waypoint_policy
 from ddm.envs.registry import ids, make, register
+from ddm.envs.tabular import TabularEnvironment
 
 __all__ = [
     "EnvParams",
@@ -13,6 +15,7 @@ __all__ = [
     "EpisodeKeys",
     "Pendulum",
     "PointMaze",
+    "TabularEnvironment",
     "collect",
     "dense_reward",
     "episode_keys",
@@ -20,5 +23,6 @@ __all__ = [
     "make",
     "register",
     "sparse_reward",
+    "tabular",
     "waypoint_policy",
 ]

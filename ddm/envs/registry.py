@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from ddm.envs.base import Environment
 from ddm.envs.pendulum import Pendulum
 from ddm.envs.point_maze import MAPS, TIME_LIMITS, PointMaze, dense_reward
+from ddm.envs.tabular import (
+    TabularEnvironment,
+    combination_lock,
+    discount_grid,
+    line_world,
+    tightrope,
+)
 from ddm.errors import InputError, MissingDependencyError
 
 NAMESPACE = "ddm/"  # prefix of the ids in gymnasium's registry
@@ -31,7 +39,19 @@ def _point_mazes() -> list[PointMaze]:
     ]
 
 
-_ENVIRONMENTS = {environment.name: environment for environment in (*_point_mazes(), Pendulum())}
+# The step limit of the tightrope is its horizon: nothing terminates there.
+_TABULAR = (
+    TabularEnvironment(discount_grid, name="GridWorld-Discount-v0", max_steps=200),
+    TabularEnvironment(functools.partial(line_world, 5), name="LineWorld-5-v0", max_steps=100),
+    TabularEnvironment(tightrope, name="Tightrope-v0", max_steps=100),
+    TabularEnvironment(
+        functools.partial(combination_lock, 10), name="CombinationLock-10-v0", max_steps=10
+    ),
+)
+
+_ENVIRONMENTS = {
+    environment.name: environment for environment in (*_point_mazes(), Pendulum(), *_TABULAR)
+}
 
 
 def ids() -> tuple[str, ...]:

@@ -32,7 +32,16 @@ def test_gymnasium_missing_is_one_sentence(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["PointMaze-Stitch-v0", "PointMaze-UMaze-Discrete-v0", "Pendulum-v1"]
+    "name",
+    [
+        "PointMaze-Stitch-v0",
+        "PointMaze-UMaze-Discrete-v0",
+        "Pendulum-v1",
+        "GridWorld-Discount-v0",
+        "LineWorld-5-v0",
+        "Tightrope-v0",
+        "CombinationLock-10-v0",
+    ],
 )
 def test_every_environment_keeps_the_interface(name):
     environment = envs.make(name)

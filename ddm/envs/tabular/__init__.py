@@ -1,0 +1,67 @@
+"""Finite MDPs: exact solvers, small worlds, and the same worlds as simulators."""
+
+from ddm.envs.tabular.environment import TabularEnvironment, make_params
+from ddm.envs.tabular.icu_sepsis import icu_sepsis
+from ddm.envs.tabular.importance import ImportanceMoments, importance_moments
+from ddm.envs.tabular.mdp import (
+    MDP,
+    SparseTabularMDP,
+    TabularMDP,
+    check_policy,
+    make_mdp,
+)
+from ddm.envs.tabular.solvers import (
+    Solution,
+    backup,
+    evaluate_policy,
+    expected_return,
+    expected_visits,
+    occupancy,
+    policy_iteration,
+    reach_probability,
+    reach_within,
+    value_iteration,
+)
+from ddm.envs.tabular.worlds import (
+    DISCOUNT_GRID,
+    combination_lock,
+    discount_grid,
+    grid_cells,
+    grid_world,
+    line_behavior,
+    line_world,
+    random_mdp,
+    tightrope,
+)
+
+__all__ = [
+    "DISCOUNT_GRID",
+    "MDP",
+    "ImportanceMoments",
+    "Solution",
+    "SparseTabularMDP",
+    "TabularEnvironment",
+    "TabularMDP",
+    "backup",
+    "check_policy",
+    "combination_lock",
+    "discount_grid",
+    "evaluate_policy",
+    "expected_return",
+    "expected_visits",
+    "grid_cells",
+    "grid_world",
+    "icu_sepsis",
+    "importance_moments",
+    "line_behavior",
+    "line_world",
+    "make_mdp",
+    "make_params",
+    "occupancy",
+    "policy_iteration",
+    "random_mdp",
+    "reach_probability",
+    "reach_within",
+    "tightrope",
+    "value_iteration",
+]
