@@ -54,6 +54,7 @@ class BatchSpec:
     fields: tuple[str, ...]  # names of Batch fields
     minibatches: int = 1  # gradient steps in one `update`: B = minibatches * batch_size rows
     window: int | None = None  # steps T of each window; None for single transitions
+    whole_dataset: bool = False  # all transitions, in order, whatever the batch size: exact sweeps
 
 
 TRANSITION_FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations")

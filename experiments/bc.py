@@ -24,7 +24,8 @@ def main(_):
         rewards=options.reward_transform,
     )
     if isinstance(dataset.info.action_space, Discrete):
-        config = config.replace(head="categorical", num_actions=dataset.info.action_space.n)
+        head = "categorical" if config.head == bc.Config().head else config.head
+        config = config.replace(head=head, num_actions=dataset.info.action_space.n)
     environment = runner.find_environment(options, dataset)
     runner.train(bc, config, dataset, environment, options)
 

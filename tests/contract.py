@@ -13,9 +13,22 @@ import pkgutil
 import sys
 from typing import Any
 
-FAMILIES = ("imitation", "off_policy", "policy_constraint", "lower_bound")
+FAMILIES = ("imitation", "off_policy", "on_policy", "policy_constraint", "lower_bound")
 SMALL = {"hidden_sizes": (8, 8), "num_samples": 2}
 OBSERVATION_SIZE, ACTION_SIZE, NUM_ACTIONS = 4, 2, 3
+
+# What a default configuration lacks, by the module's last name.
+TABLES = ("tabular_bc", "q_learning", "fitted_q", "constrained_iteration", "spibb", "tabular_cql")
+REQUIRED: dict[str, dict[str, Any]] = {name: {"num_actions": NUM_ACTIONS} for name in TABLES}
+
+
+def pair_features(observations: Any) -> Any:
+    """Features (..., A, A * O) of every action: the observation in the action's own columns."""
+    import jax.numpy as jnp
+
+    pairs = jnp.eye(NUM_ACTIONS)[:, :, None] * observations[..., None, None, :]
+    return pairs.reshape(*pairs.shape[:-2], -1)
+
 
 # Variants beside the default configuration, by the module's last name.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -23,9 +36,20 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"head": "mse"},
         {"head": "tanh_gaussian"},
         {"head": "categorical", "num_actions": NUM_ACTIONS},
+        {"head": "linear_gaussian"},
+        {"head": "tabular", "num_actions": NUM_ACTIONS},
+        {"head": "linear_softmax", "num_actions": NUM_ACTIONS, "features": pair_features},
+    ],
+    "constrained_iteration": [
+        {"constraint": "none"},
+        {"constraint": "kl"},
+        {"constraint": "kl_penalty"},
+        {"constraint": "total_variation"},
     ],
     "cql": [{"lagrange": True}, {"max_target_backup": True}],
     "iql": [{"dropout_rate": 0.5}],
+    "policy_gradient": [{"head": "tabular", "num_actions": NUM_ACTIONS, "entropy_weight": 0.1}],
+    "spibb": [{"bounded": True}],
 }
 
 
@@ -46,10 +70,10 @@ def short_name(algorithm: Any) -> str:
 
 
 def small_config(algorithm: Any, **overrides: Any) -> Any:
-    """The default configuration with networks that compile fast."""
+    """The default configuration with networks that compile fast, and with what it lacks."""
     names = {field.name for field in dataclasses.fields(algorithm.Config)}
     small = {name: value for name, value in SMALL.items() if name in names}
-    return algorithm.Config().replace(**small | overrides)
+    return algorithm.Config().replace(**small | REQUIRED.get(short_name(algorithm), {}) | overrides)
 
 
 def cases() -> list[Any]:
@@ -60,7 +84,9 @@ def cases() -> list[Any]:
     for algorithm in algorithms():
         name = short_name(algorithm)
         for overrides in [{}, *VARIANTS.get(name, [])]:
-            label = "-".join([name, *(f"{k}={v}" for k, v in overrides.items())])
+            label = "-".join(
+                [name, *(f"{k}={getattr(v, '__name__', v)}" for k, v in overrides.items())]
+            )
             config = small_config(algorithm, **overrides)
             marks = one_worker(algorithm)
             parameters.append(pytest.param(algorithm, config, id=label, marks=marks))
@@ -88,7 +114,7 @@ def make_batch(algorithm: Any, config: Any, rows: int = 8, seed: int = 0) -> Any
     def normal(*shape: int) -> Any:
         return random.normal(size=shape).astype(np.float32)
 
-    if getattr(config, "head", "") == "categorical":
+    if getattr(config, "num_actions", 0) > 0:
         actions = random.integers(NUM_ACTIONS, size=rows, dtype=np.int32)
     else:
         actions = np.tanh(normal(rows, ACTION_SIZE))

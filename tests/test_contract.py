@@ -45,7 +45,7 @@ def _plain(tree):
 
 def test_all_algorithm_folders_are_searched():
     names = {contract.short_name(each) for each in contract.algorithms()}
-    assert names >= {"bc", "td3", "sac", "td3_bc", "iql", "cql"}
+    assert names >= {"bc", "td3", "sac", "td3_bc", "iql", "cql", *contract.REQUIRED}
 
 
 @every_algorithm
@@ -221,17 +221,28 @@ def test_a_batch_of_one(algorithm, config):
 OTHER_VALUE = {
     "log_std_min": 1.5, "log_std_max": -4.0, "max_weight": 0.1, "target_noise_clip": 0.01,
     "decay_steps": 4, "actor_decay_steps": 4, "weight_decay": 1.0, "label_smoothing": 0.3,
-    "inverse_temperature": 0.1, "backup_entropy": 0.5, "bc_steps": 10,
+    "inverse_temperature": 0.1, "backup_entropy": 0.5, "bc_steps": 10, "pseudo_count": 1.0,
+    "exploration": 1.0, "initial_value": 2.0, "ridge": 1.0, "min_count": 0.5, "threshold": 0.7,
+    "smoothing": 0.5, "entropy_weight": 0.5,
 }  # fmt: skip
 CONTEXT = {
     "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
     "num_actions": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
     "target_gap": {"lagrange": True},
     "alpha_learning_rate": {"lagrange": True},
+    "features": {
+        "head": "linear_softmax",
+        "num_actions": contract.NUM_ACTIONS,
+        "features": contract.pair_features,
+    },
+    "epsilon": {"constraint": "kl"},
+    "weight": {"constraint": "kl_penalty"},
+    "smoothing": {"constraint": "kl_penalty"},
 }
 OTHER_STATIC = {
-    "head": "mse", "num_actions": 5, "hidden_sizes": (8,), "policy_delay": 3, "num_critics": 3,
-    "dropout_rate": 0.5, "num_samples": 3,
+    "head": "tanh_gaussian", "num_actions": 5, "hidden_sizes": (8,), "policy_delay": 3,
+    "num_critics": 3, "dropout_rate": 0.5, "num_samples": 3, "constraint": "kl",
+    "features": lambda observations: 2.0 * contract.pair_features(observations),
 }  # fmt: skip
 
 
@@ -245,7 +256,9 @@ def _fields():
 
 @pytest.mark.parametrize(("algorithm", "field"), list(_fields()))
 def test_each_config_field_changes_the_computation(algorithm, field):
-    base = contract.small_config(algorithm, **CONTEXT.get(field.name, {}))
+    names = {each.name for each in dataclasses.fields(algorithm.Config)}
+    context = CONTEXT.get(field.name, {})
+    base = contract.small_config(algorithm, **{n: v for n, v in context.items() if n in names})
     default = getattr(base, field.name)
     if not field.metadata.get("pytree_node", True):
         other = OTHER_STATIC.get(field.name, not default)
@@ -262,22 +275,26 @@ def test_each_config_field_changes_the_computation(algorithm, field):
 
 
 def _program(algorithm, config):
+    """The batch that is asked for, and what is done with it."""
     batch = contract.make_batch(algorithm, config)
 
     def first_steps(key):
         state = algorithm.init(config, key, batch)
         return algorithm.update(config, state, batch)
 
-    return str(jax.make_jaxpr(first_steps)(jax.random.key(0)))
+    return algorithm.batch_spec(config), str(jax.make_jaxpr(first_steps)(jax.random.key(0)))
 
 
 def _outcome(algorithm, config):
-    """Three updates and one sampled action."""
+    """Three updates and four sampled actions: a single discrete one may agree by chance."""
     state, batch = _start(algorithm, config)
     for _ in range(3):
         state, metrics = _update(algorithm, config, state, batch)
-    action, _ = algorithm.act(config, state, batch.observations[0], jax.random.key(3))
-    return [*_plain(state), *_plain(dict(metrics)), action]
+    actions = [
+        algorithm.act(config, state, batch.observations[0], jax.random.key(seed))[0]
+        for seed in range(3, 7)
+    ]
+    return [*_plain(state), *_plain(dict(metrics)), *actions]
 
 
 @every_case

@@ -25,6 +25,9 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
     transition no action follows; its `next_actions` row repeats its own action, which the
     stopped bootstrap makes irrelevant.
 
+    A spec with `whole_dataset` gets every transition once, in order, and `key` and `batch_size`
+    are not used.
+
     Args:
       dataset: an argument of the jitted caller, not closed over.
       key: used once.
@@ -38,6 +41,10 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
       InputError: the spec names an unknown field, or nothing can be drawn.
     """
     check_spec(dataset, spec)
+    if spec.whole_dataset:
+        return gather(
+            dataset, jnp.arange(dataset.num_transitions), dataset.episode_ids, spec.fields
+        )
     rows = batch_size * spec.minibatches
     transitions = draw_transitions(dataset, key, rows, "next_actions" in spec.fields)
     if spec.window is None and "next_actions" not in spec.fields:
@@ -67,6 +74,12 @@ def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
         raise InputError(f"unknown batch field {unknown[0]!r}; known: {', '.join(_KNOWN_FIELDS)}")
     if spec.window is None and "mask" in spec.fields:
         raise InputError("batch field 'mask' belongs to windows: declare a window in the spec")
+    if spec.whole_dataset and (
+        spec.minibatches > 1 or spec.window is not None or "next_actions" in spec.fields
+    ):
+        raise InputError(
+            "a spec of the whole dataset has no mini-batches, no window and no next_actions"
+        )
     if spec.window is not None and spec.window < 1:
         raise InputError(f"a window has {spec.window} steps, expected at least 1")
     if "next_actions" in spec.fields and dataset.next_action_ids.shape[0] == 0:

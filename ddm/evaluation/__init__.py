@@ -1,7 +1,8 @@
-"""Scores of policies: rollouts in pure and gymnasium environments, and aggregate statistics."""
+"""Scores of policies: rollouts, exact returns in finite MDPs, and aggregate statistics."""
 
 from ddm.evaluation.environments import make_environment
 from ddm.evaluation.evaluate import evaluate, make_evaluator
+from ddm.evaluation.exact import exact_return, policy_table
 from ddm.evaluation.policy import Policy
 from ddm.evaluation.results import EvaluationResult, episode_seeds
 from ddm.evaluation.statistics import (
@@ -21,6 +22,7 @@ __all__ = [
     "bootstrap_interval",
     "episode_seeds",
     "evaluate",
+    "exact_return",
     "interquartile_mean",
     "make_environment",
     "make_evaluator",
@@ -28,6 +30,7 @@ __all__ = [
     "median",
     "optimality_gap",
     "performance_profile",
+    "policy_table",
     "probability_of_improvement",
     "wilson_interval",
 ]

@@ -2,10 +2,21 @@
 
     L(theta) = - E_D [ log pi_theta(a | s) ]
 
-which is the forward KL divergence from the demonstrator to the policy, up to a constant. Four
-heads: ``mse`` (a deterministic policy; the likelihood of a Gaussian of fixed width),
-``gaussian`` and ``tanh_gaussian`` (state-dependent widths), ``categorical`` (discrete actions).
-Log-densities are summed over action dimensions and averaged over the batch.
+which is the forward KL divergence from the demonstrator to the policy, up to a constant.
+Log-densities are summed over action dimensions and averaged over the batch. The heads are
+policy classes. Of networks: ``mse`` (a deterministic policy; the likelihood of a Gaussian of fixed
+width), ``gaussian`` and ``tanh_gaussian`` (state-dependent widths), ``categorical`` (discrete
+actions). Without a network, so that the problem has one optimum that is known otherwise:
+
+- ``tabular``: pi(a | s) ~ exp(W[s, a]) on one-hot observations. The optimum is the share of each
+  action in each state.
+- ``linear_softmax``: pi(a | s) ~ exp <phi(s, a), w>, one weight vector for all actions. Convex; at
+  the optimum the mean features under the policy are those of the data.
+- ``linear_gaussian``: N(W phi(s) + b, diag(sigma^2)), not squashed, one sigma for all states. The
+  optimum is ordinary least squares and its mean squared residual.
+
+They start at zero weights: uniform, or a standard normal. ``hidden_sizes`` and ``layer_norm`` do
+not concern them.
 
 A head that is unimodal averages the modes of a multimodal demonstrator.
 """
@@ -32,15 +43,20 @@ class Config(struct.PyTreeNode):
     learning_rate: float = 1e-3  # Adam's step size
     decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
     weight_decay: float = 0.0  # decoupled weight decay (AdamW), per unit of learning rate
-    label_smoothing: float = 0.0  # probability spread over all actions; categorical head only
+    label_smoothing: float = 0.0  # probability spread over all actions; discrete heads only
     log_std_min: float = (
         -5.0
     )  # floor of log std; without it a constant action sends the loss to -inf
     log_std_max: float = 2.0  # ceiling of the Gaussian heads' log standard deviation
-    head: str = static("gaussian")  # mse, gaussian, tanh_gaussian or categorical
+    # mse, gaussian, tanh_gaussian or linear_gaussian; for discrete actions categorical, tabular or
+    # linear_softmax
+    head: str = static("gaussian")
     num_actions: int = static(0)  # size of a discrete action space
     hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
     layer_norm: bool = static(False)  # before each activation
+    # Feature map of the linear heads, a function that is hashable. linear_softmax: (..., O) to
+    # (..., num_actions, F), required. linear_gaussian: (..., O) to (..., F); None: the observation.
+    features: Callable[[jax.Array], jax.Array] | None = static(None)
 
 
 class State(struct.PyTreeNode):
@@ -60,6 +76,7 @@ class Head(NamedTuple):
     sample: Callable[[Any, PRNGKey], jax.Array]
     mode: Callable[[Any], jax.Array]
     width_per_action: int = 1  # network outputs for one action dimension
+    discrete: bool = False  # actions are indices
 
 
 def batch_spec(config: Config) -> BatchSpec:
@@ -72,19 +89,14 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A fresh policy for observations and actions of the shapes in `batch`.
 
     Raises:
-      InputError: an unknown head, or a head for the other kind of actions.
+      InputError: an unknown head, a head for the other kind of actions, or features that do not
+        fit the head.
     """
     check_batch(batch, batch_spec(config), "bc")
     head = _head(config)
-    discrete = jnp.issubdtype(batch.actions.dtype, jnp.integer)
-    if discrete != (config.head == "categorical"):
-        kind = "discrete" if discrete else "continuous"
-        raise InputError(
-            f"bc: head={config.head} does not fit {kind} actions of dtype {batch.actions.dtype}"
-        )
-    if discrete and config.num_actions < 1:
-        raise InputError("bc: head=categorical needs num_actions, the number of discrete actions")
-    action_size = config.num_actions if discrete else batch.actions.shape[-1]
+    _check_actions(config, head, batch)
+    _check_features(config, batch)
+    action_size = config.num_actions if head.discrete else batch.actions.shape[-1]
     key, params_key = jax.random.split(key)
     bounds = _log_std_bounds(config) if "gaussian" in config.head else ()
     params = head.network(config, action_size).init(params_key, batch.observations[:1], *bounds)
@@ -142,10 +154,39 @@ def _head(config: Config) -> Head:
     return HEADS[config.head]
 
 
+def _check_actions(config: Config, head: Head, batch: Batch) -> None:
+    discrete = jnp.issubdtype(batch.actions.dtype, jnp.integer)
+    if discrete != head.discrete:
+        kind = "discrete" if discrete else "continuous"
+        raise InputError(
+            f"bc: head={config.head} does not fit {kind} actions of dtype {batch.actions.dtype}"
+        )
+    if discrete and config.num_actions < 1:
+        raise InputError(
+            f"bc: head={config.head} needs num_actions, the number of discrete actions"
+        )
+
+
+def _check_features(config: Config, batch: Batch) -> None:
+    if config.features is None or not config.head.startswith("linear"):
+        return
+    shape = jax.eval_shape(config.features, batch.observations).shape
+    rows = batch.observations.shape[:1]
+    expected = (*rows, config.num_actions) if config.head == "linear_softmax" else rows
+    if len(shape) != len(expected) + 1 or shape[:-1] != expected:
+        raise InputError(
+            f"bc: features of observations {batch.observations.shape} have shape {shape}, "
+            f"expected ({', '.join(map(str, expected))}, features)"
+        )
+
+
 def _outputs(config: Config, params: Any, observations: jax.Array) -> Any:
     head = _head(config)
-    network = head.network(config, networks.output_size(params) // head.width_per_action)
-    return head.outputs(config, network, params, observations)
+    if head.discrete:
+        action_size = config.num_actions
+    else:
+        action_size = networks.output_size(params) // head.width_per_action
+    return head.outputs(config, head.network(config, action_size), params, observations)
 
 
 def _optimizer(config: Config, step: jax.Array | int) -> optax.GradientTransformation:
@@ -182,6 +223,22 @@ def _tanh_gaussian_network(config: Config, action_size: int) -> nn.Module:
 
 def _categorical_network(config: Config, num_actions: int) -> nn.Module:
     return networks.CategoricalPolicy(config.hidden_sizes, num_actions, config.layer_norm)
+
+
+def _tabular_network(config: Config, num_actions: int) -> nn.Module:
+    del config
+    return networks.TabularPolicy(num_actions)
+
+
+def _linear_softmax_network(config: Config, num_actions: int) -> nn.Module:
+    del num_actions  # the features know it
+    if config.features is None:
+        raise InputError("bc: head=linear_softmax needs features, a function of observations")
+    return networks.LinearSoftmaxPolicy(config.features)
+
+
+def _linear_gaussian_network(config: Config, action_size: int) -> nn.Module:
+    return networks.LinearGaussianPolicy(action_size, config.features)
 
 
 def _plain_outputs(config: Config, network: nn.Module, params: Any, observations: jax.Array) -> Any:
@@ -241,7 +298,26 @@ HEADS: dict[str, Head] = {
         _mode,
         width_per_action=2,
     ),
+    "linear_gaussian": Head(
+        _linear_gaussian_network, _bounded_outputs, _negative_log_prob, _sample, _mode
+    ),
     "categorical": Head(
-        _categorical_network, _plain_outputs, _smoothed_cross_entropy, _sample, _mode
+        _categorical_network,
+        _plain_outputs,
+        _smoothed_cross_entropy,
+        _sample,
+        _mode,
+        discrete=True,
+    ),
+    "tabular": Head(
+        _tabular_network, _plain_outputs, _smoothed_cross_entropy, _sample, _mode, discrete=True
+    ),
+    "linear_softmax": Head(
+        _linear_softmax_network,
+        _plain_outputs,
+        _smoothed_cross_entropy,
+        _sample,
+        _mode,
+        discrete=True,
     ),
 }

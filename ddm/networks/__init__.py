@@ -14,6 +14,9 @@ from ddm.networks.policies import (
     CategoricalPolicy,
     DeterministicPolicy,
     GaussianPolicy,
+    LinearGaussianPolicy,
+    LinearSoftmaxPolicy,
+    TabularPolicy,
     TanhGaussianPolicy,
 )
 from ddm.networks.trainable import LossFn, Trainable, descend, minimize, trainable
@@ -24,8 +27,11 @@ __all__ = [
     "CategoricalPolicy",
     "DeterministicPolicy",
     "GaussianPolicy",
+    "LinearGaussianPolicy",
+    "LinearSoftmaxPolicy",
     "LossFn",
     "StateValue",
+    "TabularPolicy",
     "TanhGaussian",
     "TanhGaussianPolicy",
     "Trainable",

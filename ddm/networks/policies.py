@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -103,3 +104,58 @@ class CategoricalPolicy(Network):
             observations
         )
         return distributions.categorical(logits)
+
+
+class TabularPolicy(Network):
+    """Softmax of one row of a table of logits for each state, all zero at first.
+
+    Observations (..., S) are one-hot; the table (S, K) is a linear layer without bias.
+    """
+
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, observations: jax.Array) -> Any:
+        logits = nn.Dense(
+            self.num_actions, use_bias=False, kernel_init=nn.initializers.zeros, name="output"
+        )(observations)
+        return distributions.categorical(logits)
+
+
+class LinearSoftmaxPolicy(Network):
+    """Softmax over K actions of <phi(s, a), w>, one weight vector (F,), zero at first.
+
+    `features` maps observations (..., O) to (..., K, F).
+    """
+
+    features: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, observations: jax.Array) -> Any:
+        features = self.features(observations)
+        weights = self.param("weights", nn.initializers.zeros, features.shape[-1:])
+        return distributions.categorical(features @ weights)
+
+
+class LinearGaussianPolicy(Network):
+    """N(W phi(s) + b, diag(std)^2) with one learned vector of log std; all zero at first.
+
+    `features` maps observations (..., O) to (..., F); None: the observations.
+    """
+
+    action_size: int
+    features: Callable[[jax.Array], jax.Array] | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        observations: jax.Array,
+        log_std_min: jax.Array | float,
+        log_std_max: jax.Array | float,
+    ) -> Any:
+        features = observations if self.features is None else self.features(observations)
+        mean = nn.Dense(self.action_size, kernel_init=nn.initializers.zeros, name="output")(
+            features
+        )
+        log_std = self.param("log_std", nn.initializers.zeros, (self.action_size,))
+        return distributions.diagonal_gaussian(mean, jnp.clip(log_std, log_std_min, log_std_max))

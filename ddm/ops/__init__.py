@@ -1,5 +1,6 @@
 """Pure maths on arrays: no networks, no state."""
 
+from ddm.ops import improvement, tables
 from ddm.ops.penalties import logsumexp_gap
 from ddm.ops.updates import cosine_decay, polyak
 from ddm.ops.value_learning import (
@@ -13,8 +14,10 @@ __all__ = [
     "cosine_decay",
     "expectile_loss",
     "exponential_weights",
+    "improvement",
     "logsumexp_gap",
     "polyak",
     "squared_td_error",
+    "tables",
     "td_target",
 ]

@@ -134,3 +134,26 @@ def test_impossible_specs_are_refused():
     one_step = numbered_dataset((1, 1), (False, False))
     with pytest.raises(InputError, match="no transition has a known next action"):
         data.sample(one_step, key, 2, BatchSpec(("next_actions",)))
+
+
+def test_whole_dataset_is_every_transition_once_in_order():
+    dataset = numbered_dataset()
+    fields = ("observations", "actions", "rewards", "next_observations")
+    spec = BatchSpec(fields, whole_dataset=True)
+    batch = data.sample(dataset, jax.random.key(0), 2, spec)
+    np.testing.assert_array_equal(batch.actions, dataset.actions)
+    np.testing.assert_array_equal(batch.rewards, dataset.rewards)
+    starts = np.arange(dataset.num_transitions) + np.asarray(dataset.episode_ids)
+    np.testing.assert_array_equal(batch.observations, np.asarray(dataset.observations)[starts])
+    np.testing.assert_array_equal(
+        batch.next_observations, np.asarray(dataset.observations)[starts + 1]
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"minibatches": 2}, {"window": 3}, {"fields": ("next_actions",)}]
+)
+def test_whole_dataset_excludes_draws(options):
+    spec = BatchSpec(**({"fields": ("rewards",), "whole_dataset": True} | options))
+    with pytest.raises(InputError, match="whole dataset"):
+        data.sample(numbered_dataset(), jax.random.key(0), 2, spec)

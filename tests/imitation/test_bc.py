@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+import scipy.optimize
 
+from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.imitation import bc
 from ddm.types import Batch
@@ -115,9 +117,168 @@ def test_weight_decay_shrinks_the_policy():
         ("categorical", jnp.zeros((4, 1)), "head=categorical does not fit continuous actions"),
         ("categorical", jnp.zeros(4, jnp.int32), "needs num_actions"),
         ("mixture", jnp.zeros((4, 1)), "head=mixture is unknown; choose one of mse, gaussian"),
+        ("tabular", jnp.zeros((4, 1)), "head=tabular does not fit continuous actions"),
+        ("linear_softmax", jnp.zeros((4, 1)), "head=linear_softmax does not fit continuous"),
+        ("tabular", jnp.zeros(4, jnp.int32), "head=tabular needs num_actions"),
     ],
 )
 def test_wrong_heads_are_refused_by_name(head, actions, message):
     batch = Batch(observations=jnp.zeros((4, 1)), actions=actions)
     with pytest.raises(InputError, match=message):
         bc.init(CONFIG.replace(head=head), jax.random.key(0), batch)
+
+
+# The classes without a network, fitted by full-batch descent.
+
+COUNTS = np.array(
+    [[5, 3, 2], [0, 4, 0], [0, 0, 0], [1, 1, 6]]
+)  # rows of each state and action; state 2 is unseen
+
+
+def _counted():
+    states, actions = np.nonzero(COUNTS)
+    rows = np.repeat(np.arange(len(states)), COUNTS[states, actions])
+    return Batch(
+        observations=jnp.eye(4)[states[rows]], actions=jnp.asarray(actions[rows], jnp.int32)
+    )
+
+
+def _fit(config, data, steps=1000, learning_rate=0.1):
+    config = config.replace(learning_rate=learning_rate, decay_steps=steps)
+    state = bc.init(config, jax.random.key(0), data)
+    state, metrics = jax.jit(
+        lambda state: jax.lax.scan(
+            lambda state, _: bc.update(config, state, data), state, length=steps
+        )
+    )(state)
+    return state, float(metrics["loss"][-1])
+
+
+def _probabilities(config, state, observations, num_actions):
+    rows = jnp.repeat(observations, num_actions, axis=0)
+    actions = jnp.tile(jnp.arange(num_actions, dtype=jnp.int32), len(observations))
+    return np.exp(bc.log_prob(config, state, rows, actions)).reshape(-1, num_actions)
+
+
+def _pairs(observations):
+    """One-hot features (..., 3, 12) of each pair of the four states and three actions."""
+    blocks = observations[..., None, None, :] * jnp.eye(3)[..., None]
+    return blocks.reshape(*observations.shape[:-1], 3, -1)
+
+
+@pytest.mark.parametrize(("head", "features"), [("tabular", None), ("linear_softmax", _pairs)])
+def test_tables_and_one_hot_pairs_become_the_share_of_each_action(head, features):
+    config = bc.Config(head=head, num_actions=3, features=features)
+    state, loss = _fit(config, _counted(), steps=2000)
+    totals = COUNTS.sum(axis=1, keepdims=True)
+    shares = np.where(totals > 0, COUNTS / np.maximum(totals, 1), 1 / 3)  # unseen: as it started
+    np.testing.assert_allclose(_probabilities(config, state, jnp.eye(4), 3), shares, atol=2e-3)
+    log_shares = np.log(np.where(COUNTS > 0, shares, 1.0))
+    assert loss == pytest.approx(-np.sum(COUNTS * log_shares) / COUNTS.sum(), abs=1e-3)
+    action, _ = bc.act(config, state, jnp.eye(4)[3], jax.random.key(0), deterministic=True)
+    assert action == 2
+    assert action.dtype == jnp.int32
+
+
+# (row, column, 1) of each state of the grid, in the block of each of the four moves.
+_PLACES = np.c_[tabular.grid_cells(tabular.DISCOUNT_GRID), np.ones(22)]
+_PLACES = np.concatenate([_PLACES, np.zeros((1, 3))])  # the end
+
+
+def _places(observations):
+    blocks = (observations @ jnp.asarray(_PLACES))[..., None, None, :] * jnp.eye(4)[..., None]
+    return blocks.reshape(*observations.shape[:-1], 4, -1)
+
+
+def _grid_demonstrations(wrong):
+    """30 rows of each cell of the discount grid but exits, `wrong` of each but the best move."""
+    policy = np.asarray(tabular.value_iteration(tabular.discount_grid()).policy)
+    free = [state for state in range(22) if _is_free(state)]
+    counts = np.full((len(free), 4), wrong)
+    counts[np.arange(len(free)), policy[free].argmax(axis=1)] = 30 - 3 * wrong
+    states, actions = np.nonzero(counts)
+    rows = np.repeat(np.arange(len(states)), counts[states, actions])
+    data = Batch(
+        observations=jnp.eye(23)[np.array(free)[states[rows]]],
+        actions=jnp.asarray(actions[rows], jnp.int32),
+    )
+    return data, counts, _PLACES[free]
+
+
+def _is_free(state):
+    row, column = tabular.grid_cells(tabular.DISCOUNT_GRID)[state]
+    return row < 4 and (row, column) not in ((2, 2), (2, 4))
+
+
+def test_three_numbers_a_move_do_not_hold_a_soft_policy_of_the_grid():
+    data, counts, places = _grid_demonstrations(wrong=1)  # 0.1-soft around the optimal policy
+
+    def loss(weights):
+        logits = places @ weights.reshape(4, 3).T
+        log_probs = logits - scipy.special.logsumexp(logits, axis=1, keepdims=True)
+        return -np.sum(counts * log_probs) / counts.sum()
+
+    best = scipy.optimize.minimize(loss, np.zeros(12)).fun
+    entropy = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1 / 3))
+    assert entropy == pytest.approx(0.4349, abs=1e-4)
+    assert best == pytest.approx(0.6302, abs=1e-4)
+    config = bc.Config(head="linear_softmax", num_actions=4, features=_places)
+    state, fitted = _fit(config, data, steps=3000)
+    assert fitted == pytest.approx(best, abs=1e-3)
+    # At the optimum the mean features of the policy are those of the data.
+    features = _places(data.observations)
+    probabilities = _probabilities(config, state, data.observations, 4)
+    logged = np.take_along_axis(np.asarray(features), np.asarray(data.actions)[:, None, None], 1)
+    np.testing.assert_allclose(
+        np.einsum("ba,baf->f", probabilities, features) / len(probabilities),
+        logged[:, 0].mean(axis=0),
+        atol=5e-3,
+    )
+
+
+def test_three_numbers_a_move_do_hold_the_optimal_policy_of_the_grid():
+    # Its moves are linearly separable, so the loss has the infimum 0 at infinite weights.
+    data, _, _ = _grid_demonstrations(wrong=0)
+    config = bc.Config(head="linear_softmax", num_actions=4, features=_places)
+    _, loss = _fit(config, data, steps=3000, learning_rate=1.0)
+    assert loss < 0.02
+
+
+def _and_squares(observations):
+    return jnp.concatenate([observations, jnp.square(observations)], axis=-1)
+
+
+@pytest.mark.parametrize("features", [None, _and_squares])
+def test_linear_gaussian_is_least_squares_and_its_residual(features):
+    random = np.random.default_rng(0)
+    states = random.normal(size=(300, 2))
+    actions = states @ np.array([[0.5, -1.0], [0.3, 2.0]]) + [0.2, -0.4] + 0.3 * states**2
+    actions += np.array([0.1, 0.5]) * random.normal(size=(300, 2))
+    data = Batch(
+        observations=jnp.asarray(states, jnp.float32), actions=jnp.asarray(actions, jnp.float32)
+    )
+    design = np.c_[states, states**2, np.ones(300)] if features else np.c_[states, np.ones(300)]
+    solution = np.linalg.lstsq(design, actions, rcond=None)[0]
+    std = np.sqrt(np.mean((design @ solution - actions) ** 2, axis=0))
+    config = bc.Config(head="linear_gaussian", features=features)
+    state, loss = _fit(config, data, steps=2000, learning_rate=0.02)
+    params = state.policy.params["params"]
+    np.testing.assert_allclose(params["output"]["kernel"], solution[:-1], atol=2e-3)
+    np.testing.assert_allclose(params["output"]["bias"], solution[-1], atol=2e-3)
+    np.testing.assert_allclose(np.exp(params["log_std"]), std, rtol=2e-3)
+    assert loss == pytest.approx(np.sum(np.log(std) + 0.5 * np.log(2 * np.pi) + 0.5), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("head", "features", "actions", "message"),
+    [
+        ("linear_softmax", None, jnp.zeros(5, jnp.int32), "needs features, a function"),
+        ("linear_softmax", _pairs, jnp.zeros(5, jnp.int32), r"shape \(5, 3, 12\), expected \(5, 2"),
+        ("linear_gaussian", _pairs, jnp.zeros((5, 1)), r"shape \(5, 3, 12\), expected \(5, feat"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused(head, features, actions, message):
+    batch = Batch(observations=jnp.zeros((5, 4)), actions=actions)
+    config = bc.Config(head=head, num_actions=2, features=features)
+    with pytest.raises(InputError, match=message):
+        bc.init(config, jax.random.key(0), batch)

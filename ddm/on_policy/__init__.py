@@ -1,0 +1,1 @@
+"""Policy gradients from episodes of the policy itself."""

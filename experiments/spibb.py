@@ -1,0 +1,34 @@
+"""SPIBB on logged data (Laroche et al. 2019): the baseline's actions wherever data is scarce.
+
+    python experiments/spibb.py --dataset=logs.npz --seeds=3
+
+Takes discrete actions; the observation's largest feature names the state. Writes metrics,
+checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.policy_constraint import spibb
+from ddm.types import Discrete
+
+runner.define_flags(spibb, num_updates=1_000)
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(spibb)
+    dataset = data.load(options.dataset)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    if isinstance(dataset.info.action_space, Discrete):
+        config = config.replace(num_actions=dataset.info.action_space.n)
+    environment = runner.find_environment(options, dataset)
+    runner.train(spibb, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)
