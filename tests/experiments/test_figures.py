@@ -1,0 +1,264 @@
+"""The numbers behind the figures, against published tables and closed forms."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddm.envs import tabular
+
+FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "figures"
+
+
+@pytest.fixture(scope="module")
+def figures():
+    """Imports a figure as its script does: with its own folder on the path."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield importlib.import_module
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+def _is_printed(value, text):
+    """Whether a number rounds to a printed one; a hair more than half a unit of its last digit."""
+    mantissa, _, power = text.partition("e")
+    decimals = len(mantissa.partition(".")[2]) - int(power or 0)
+    return abs(float(value) - float(text)) <= 0.51 * 10.0**-decimals
+
+
+# The grid world.
+
+
+def test_the_grid_agrees_with_every_published_value(figures, float64):
+    grid_world = figures("grid_world")
+    rows = grid_world.solve(0.99, 0.5)
+    assert len(rows) == 22
+    for row in rows:
+        assert round(row["value"], 2) == row["published"]
+    assert 0.0049 < max(row["difference"] for row in rows) < 0.005
+    policy = {(row["row"], row["column"]): row["action"] for row in rows}
+    assert "".join(policy[0, j] for j in range(5)) == "EEEES"
+    assert "".join(policy[3, j] for j in range(5)) == "NNNNN"
+    assert {policy[4, j] for j in range(5)} | {policy[2, 2], policy[2, 4]} == {"exit"}
+
+
+@pytest.mark.parametrize(
+    ("discount", "noise", "first_row"),
+    [
+        (0.99, 0.0, [9.41, 9.51, 9.61, 9.70, 9.80]),
+        (0.1, 0.5, [0.00, 0.00, 0.00, 0.00, 0.03]),
+        (0.1, 0.0, [0.00, 0.00, 0.01, 0.01, 0.10]),
+    ],
+)
+def test_the_grids_other_answers(figures, float64, discount, noise, first_row):
+    rows = figures("grid_world").solve(discount, noise)
+    assert [round(row["value"], 2) for row in rows if row["row"] == 0] == first_row
+    assert {row["published"] for row in rows} == {None}
+
+
+# The line world: (learner, setting, initial value) -> probability of reaching a goal at 3, 5, 10.
+
+REACH = {
+    ("kl_constraint", 0.01): (".0040", "1.16e-4", "1.6e-8"),
+    ("kl_constraint", 0.1): (".0274", "3.2e-3", "1.6e-5"),
+    ("kl_constraint", 0.5): (".243", ".159", ".082"),
+    ("kl_constraint", 1.0): (".573", ".554", ".549"),
+    ("kl_constraint", 2.0): (".949", ".949", ".949"),
+    ("kl_constraint", np.log(10.0)): ("1", "1", "1"),
+    ("kl_penalty", 1.0): (None, "4e-5", None),
+    ("kl_penalty", 0.3): (None, "3.8e-4", None),
+    ("kl_penalty", 0.1): (".93", ".116", "2.2e-6"),
+    ("kl_penalty", 0.03): (None, "1", ".94"),
+    ("total_variation", 0.3): (None, ".048", None),
+    ("total_variation", 0.5): (None, ".365", None),
+    ("total_variation", 0.8): (None, ".889", None),
+    ("smoothed_kl_penalty", 1.0): (None, "6e-5", None),
+    ("smoothed_kl_penalty", 0.3): (None, "5.85e-4", None),
+    ("smoothed_kl_penalty", 0.1): (None, ".161", None),
+    ("iql", "0.5 100"): (".24", ".003", "6e-8"),
+    ("iql", "0.7 10"): (".089", ".001", "2e-8"),
+    ("iql", "0.9 100"): ("1", "1", ".843"),
+    ("iql", "0.99 10"): (".991", ".772", "3e-4"),
+    ("iql", "0.999 3"): (".031", "5e-4", "1e-8"),
+}
+
+
+@pytest.fixture(scope="module")
+def line(figures):
+    """All rows of the three lines."""
+    line_world = figures("line_world")
+    enable = getattr(jax, "enable_x64", None)
+    if enable is None:
+        from jax.experimental import enable_x64 as enable
+    with enable(True):
+        rows = [row for length in (3, 5, 10) for row in line_world.solve(length)]
+    return lambda **wanted: line_world.find(rows, **wanted)
+
+
+@pytest.mark.parametrize(("learner", "setting"), REACH)
+def test_reaching_the_goal_of_the_line(line, learner, setting):
+    initial_value = None if learner == "iql" else 0.0
+    for length, expected in zip((3, 5, 10), REACH[learner, setting], strict=True):
+        if expected is not None:
+            [row] = [
+                row
+                for row in line(length=length, learner=learner, initial_value=initial_value)
+                if row["setting"] == setting
+                or (learner != "iql" and abs(row["setting"] - setting) < 1e-12)
+            ]
+            assert _is_printed(row["reach"], expected), (length, row["reach"])
+
+
+def test_a_kl_constraint_moves_as_much_as_its_equation_allows(line):
+    for row in line(learner="kl_constraint"):
+        if row["setting"] < 2.3:
+            x = row["right_at_start"]
+            divergence = x * np.log(x / 0.1) + (1 - x) * np.log((1 - x) / 0.9)
+            assert divergence == pytest.approx(row["setting"], abs=1e-6)
+        assert row["off_support"] == 0.0
+
+
+def test_only_the_support_constraint_resists_optimism_at_any_length(line):
+    for length in (3, 5, 10):
+        for initial_value in (0.0, 2.0):
+            [row] = line(length=length, learner="support", initial_value=initial_value)
+            assert row["reach"] == pytest.approx(1.0)
+            assert row["return"] == pytest.approx(0.95 ** (length - 1))
+            assert row["value_right"] == pytest.approx(0.95 ** (length - 1))
+        for learner in ("unconstrained", "total_variation"):
+            for row in line(length=length, learner=learner, initial_value=2.0):
+                assert row["reach"] == 0.0
+                assert row["value_left"] > row["value_right"]
+        [row] = line(length=length, learner="behavior")
+        assert row["reach"] == pytest.approx(8.0 / (9.0 ** (length + 1) - 1.0), rel=1e-6)
+
+
+def test_a_smoothed_kl_penalty_leaks_the_more_the_weaker_it_is(line):
+    """Values at the start and reach within 200 steps, for unseen actions valued 2."""
+    expected = {
+        0.3: ("1.08", ".951", "1.2e-5"),
+        0.1: ("1.52", "1.35", "2e-7"),
+        0.03: ("1.77", "1.59", "0.00000000"),
+    }
+    leaks = []
+    for weight, (left, right, reached) in expected.items():
+        [row] = line(length=5, learner="smoothed_kl_penalty", setting=weight, initial_value=2.0)
+        assert _is_printed(row["value_left"], left)
+        assert _is_printed(row["value_right"], right)
+        assert _is_printed(row["reach_within"], reached)
+        leaks.append(row["off_support"])
+    assert leaks == sorted(leaks)
+
+
+# Compounding errors.
+
+
+def test_exact_costs_agree_with_the_closed_form_and_the_solver(figures, float64):
+    compounding_error = figures("compounding_error")
+    for error, printed in (
+        (0.001, "0.0548 0.2087 1.2544 4.8874 18.830 106.77 368.33"),
+        (0.01, "0.5338 1.9728 10.896 37.237 114.26 401.65 901.00"),
+        (0.1, "4.1381 12.094 41.046 91.000 191.00 491.00 991.00"),
+    ):
+        policy = compounding_error.make_policy(3, error, 0.0)
+        costs = np.asarray(compounding_error.exact_costs(tabular.tightrope(3), policy, 1_000))
+        steps = np.arange(1, 1_001)
+        closed = steps - (1 - error) * (1 - (1 - error) ** steps) / error
+        np.testing.assert_allclose(costs, closed, rtol=1e-9)
+        found = [costs[horizon - 1] for horizon in compounding_error.PRINTED]
+        for cost, text in zip(found, printed.split(), strict=True):
+            assert _is_printed(cost, text)
+    mdp, policy = tabular.tightrope(5), compounding_error.make_policy(5, 0.01, 0.5)
+    costs = compounding_error.exact_costs(mdp, policy, 100)
+    assert costs[-1] == pytest.approx(-float(tabular.expected_return(mdp, policy, 100)))
+
+
+def test_costs_with_recovery_and_exponents(figures, float64):
+    compounding_error = figures("compounding_error")
+    rows = compounding_error.exact_rows(160)
+
+    def costs(k):
+        names = ("bc", "bc_coin", "dagger")
+        return [compounding_error.curve(rows, name, k, 0.01)[100]["cost"] for name in names]
+
+    assert [round(x, 3) for x in costs(1)] == [37.237, 2.903, 1.980]
+    assert [round(x, 3) for x in costs(3)] == [37.237, 11.817, 3.882]
+    assert [round(x, 3) for x in costs(5)] == [37.237, 25.964, 5.707]
+    for error, slope in ((1e-4, 1.967), (1e-3, 1.952), (1e-2, 1.817)):
+        assert round(compounding_error.exponent(rows, "bc", 1, error), 3) == slope
+        assert compounding_error.exponent(rows, "dagger", 1, error) < 1.05
+
+
+def test_sampled_costs_lie_about_the_exact_ones(figures):
+    compounding_error = figures("compounding_error")
+    episodes, longest = 4_000, 20
+    for k, off_rope in ((1, 0.0), (3, 0.9)):
+        mdp, policy = tabular.tightrope(k), compounding_error.make_policy(k, 0.1, off_rope)
+        params = tabular.make_params(mdp, max_steps=longest + 1)
+        sampled = compounding_error.rollout_costs(
+            params, policy, jax.random.key(0), episodes, longest
+        )
+        totals = np.asarray(sampled).sum(axis=1)
+        exact = float(compounding_error.exact_costs(mdp, policy, longest)[-1])
+        assert abs(totals.mean() - exact) < 4.0 * totals.std() / np.sqrt(episodes)
+
+
+# Data regimes.
+
+
+def test_exact_returns_of_the_regimes(figures):
+    data_regimes = figures("data_regimes")
+    mdp = tabular.discount_grid(data_regimes.NOISE, data_regimes.DISCOUNT)
+    found = {
+        name: [row["return"] for row in data_regimes.exact_rows(mdp, name, behavior)]
+        for name, behavior in data_regimes.behaviors().items()
+    }
+    best = float(mdp.initial @ tabular.value_iteration(mdp).values)
+    np.testing.assert_allclose(found["expert"], [best, best], rtol=1e-5)
+    assert found["broad"][1] == pytest.approx(best, rel=1e-5)
+    assert abs(found["narrow"][0] - found["broad"][0]) < 0.06  # cloning cannot tell them apart
+    assert found["narrow"][1] - found["narrow"][0] < 0.3 * (found["broad"][1] - found["broad"][0])
+
+
+def test_learners_on_a_broad_log(figures):
+    """Cloning gives the empirical policy; offline RL on the same log far more."""
+    data_regimes = figures("data_regimes")
+    mdp = tabular.discount_grid(data_regimes.NOISE, data_regimes.DISCOUNT)
+    broad = data_regimes.behaviors()["broad"]
+    batches = data_regimes.sample_logs(broad, jax.random.key(0), 2, 2_000)
+    assert batches.observations.shape == (2, 2_000, mdp.num_states)
+    states, actions = np.argmax(batches.observations, axis=-1), np.asarray(batches.actions)
+    assert np.all(np.asarray(broad)[states, actions] > 0.0)
+    cloned = data_regimes.learned_returns("BC", mdp, batches)
+    counts = np.zeros((mdp.num_states, 4))
+    np.add.at(counts, (states[0], actions[0]), 1.0)
+    visits = counts.sum(axis=1, keepdims=True)
+    policy = np.where(visits > 0, counts / np.maximum(visits, 1.0), 0.25)
+    expected = tabular.expected_return(mdp, jnp.asarray(policy, jnp.float32))
+    assert cloned[0] == pytest.approx(float(expected), abs=1e-3)
+    improved = data_regimes.learned_returns("support", mdp, batches)
+    assert np.all(improved > cloned + 3.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("grid_world", []), ("compounding_error", ["--sampled_episodes=20", "--longest=200"])],
+)
+def test_scripts_write_a_table_and_a_picture(name, arguments, tmp_path):
+    done = subprocess.run(
+        [sys.executable, FOLDER / f"{name}.py", f"--output_dir={tmp_path}", *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv", f"{name}.png"}
+    lines = (tmp_path / f"{name}.csv").read_text().splitlines()
+    assert len(lines) > 80
+    assert {line.count(",") for line in lines} == {lines[0].count(",")}
