@@ -91,18 +91,23 @@ REACH = {
 }
 
 
+one_line = pytest.mark.xdist_group("line")  # the fixture is most of their time
+
+
 @pytest.fixture(scope="module")
 def line(figures):
     """All rows of the three lines."""
     line_world = figures("line_world")
-    enable = getattr(jax, "enable_x64", None)
-    if enable is None:
+    if hasattr(jax, "enable_x64"):
+        enable = jax.enable_x64
+    else:  # before jax 0.8
         from jax.experimental import enable_x64 as enable
     with enable(True):
         rows = [row for length in (3, 5, 10) for row in line_world.solve(length)]
     return lambda **wanted: line_world.find(rows, **wanted)
 
 
+@one_line
 @pytest.mark.parametrize(("learner", "setting"), REACH)
 def test_reaching_the_goal_of_the_line(line, learner, setting):
     initial_value = None if learner == "iql" else 0.0
@@ -117,6 +122,7 @@ def test_reaching_the_goal_of_the_line(line, learner, setting):
             assert _is_printed(row["reach"], expected), (length, row["reach"])
 
 
+@one_line
 def test_a_kl_constraint_moves_as_much_as_its_equation_allows(line):
     for row in line(learner="kl_constraint"):
         if row["setting"] < 2.3:
@@ -126,6 +132,7 @@ def test_a_kl_constraint_moves_as_much_as_its_equation_allows(line):
         assert row["off_support"] == 0.0
 
 
+@one_line
 def test_only_the_support_constraint_resists_optimism_at_any_length(line):
     for length in (3, 5, 10):
         for initial_value in (0.0, 2.0):
@@ -141,6 +148,7 @@ def test_only_the_support_constraint_resists_optimism_at_any_length(line):
         assert row["reach"] == pytest.approx(8.0 / (9.0 ** (length + 1) - 1.0), rel=1e-6)
 
 
+@one_line
 def test_a_smoothed_kl_penalty_leaks_the_more_the_weaker_it_is(line):
     """Values at the start and reach within 200 steps, for unseen actions valued 2."""
     expected = {
