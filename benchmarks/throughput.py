@@ -2,9 +2,9 @@
 
     python benchmarks/throughput.py
 
-The floor counts the products of an update from its layers, and times each at its own shape, in
-the same process, in turns with the update. The fraction of the floor says how much of an update
-is matrix products; the rest is element-wise work, optimisers, random numbers and gathers.
+The floor counts the products of an update from its layers, and times exactly these, at their
+shapes, in the same process, in turns with the update. The fraction of the floor says how much of
+an update is matrix products; the rest is element-wise work, optimisers, random numbers, gathers.
 Batches are drawn from a dataset inside the compiled loop, as in a run.
 """
 
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import collections
 import csv
+import functools
 import itertools
 import pathlib
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -183,22 +184,22 @@ def measure(name: str, dataset: data.Dataset) -> dict[str, Any]:
     """Times updates and their products in turns."""
     algorithm, products = ALGORITHMS[name]
     config = algorithm.Config(hidden_sizes=HIDDEN)
-    counted = collections.Counter()
+    counted: dict[Product, float] = collections.defaultdict(float)
     for product, times in products(_BATCH.value, config):
         counted[product] += times
     run, compile_seconds, steps = compile_updates(algorithm, config, dataset)
-    timers = {product: product_timer(product) for product in counted}
+    floor = floor_timer(counted, algorithm.batch_spec(config).minibatches)
     updates, floors = [], []
     for _ in range(_REPEATS.value):
         updates.append(run() / steps)
-        floors.append(sum(timers[each]() * times for each, times in counted.items()))
-    seconds, floor = float(np.median(updates)), float(np.median(floors))
+        floors.append(floor())
+    seconds = float(np.median(updates))
     operations = sum(2 * np.prod(each, dtype=float) * times for each, times in counted.items())
     return {
         "algorithm": name,
         "updates_per_second": 1 / seconds,
         "milliseconds": 1e3 * seconds,
-        "floor_milliseconds": 1e3 * floor,
+        "floor_milliseconds": 1e3 * float(np.median(floors)),
         "fraction_of_floor": float(np.median(np.array(floors) / np.array(updates))),
         "compile_seconds": compile_seconds,
         "gflops": operations / seconds / 1e9,
@@ -242,36 +243,47 @@ def compile_updates(algorithm: Any, config: Any, dataset: data.Dataset):
     return run, first - again, length * spec.minibatches
 
 
-def product_timer(product: Product) -> Callable[[], float]:
-    """A function that returns the seconds of one product of this shape.
+def floor_timer(counted: Mapping[Product, float], minibatches: int) -> Callable[[], float]:
+    """A function that returns the seconds of all products of one update, and of nothing else.
 
-    The products run in one compiled loop and overwrite one buffer, so that neither dispatch nor
-    fresh memory counts. The smaller operand is another one each time, or the loop would be empty.
+    They run in one compiled loop, each with operands and a result buffer of its own and none
+    waiting for another, so that the compiler may overlap them as it likes: timed one by one, they
+    are slower than inside an update, whose independent products share the cores. One operand of
+    each changes from turn to turn, or the loop would be empty.
     """
-    members, rows, inner, columns = product
-    left = jax.random.normal(jax.random.key(0), (members, rows, inner))
-    right = jax.random.normal(jax.random.key(1), (members, inner, columns))
-    if members == 1:
-        left, right = left[0], right[0]
-    swap = rows < columns
-    smaller, larger = (left, right) if swap else (right, left)
+    keys = iter(jax.random.split(jax.random.key(0), 1_000))
+    operands, left_changes = [], []
+    for (members, rows, inner, columns), times in counted.items():
+        shapes = ((members, rows, inner), (members, inner, columns))
+        if members == 1:
+            shapes = (shapes[0][1:], shapes[1][1:])
+        for _ in range(round(times * minibatches)):
+            left, right = (jax.random.normal(next(keys), shape) for shape in shapes)
+            left_changes.append(rows < columns)  # the smaller one
+            changing, fixed = (left, right) if left_changes[-1] else (right, left)
+            operands.append((jnp.stack([changing, -changing]), fixed))
 
-    def loop(several: jax.Array, larger: jax.Array, repeats: int) -> jax.Array:
-        def body(i: jax.Array, _: jax.Array) -> jax.Array:
-            other = several[i % len(several)]
-            return other @ larger if swap else larger @ other
+    def products(operands: Any, turn: jax.Array | int) -> list[jax.Array]:
+        return [
+            several[turn % 2] @ fixed if is_left else fixed @ several[turn % 2]
+            for is_left, (several, fixed) in zip(left_changes, operands, strict=True)
+        ]
 
-        return jax.lax.fori_loop(0, repeats, body, jnp.zeros_like(left @ right))
+    @functools.partial(jax.jit, static_argnames="repeats")
+    def loop(operands: Any, repeats: int) -> Any:
+        empty = jax.tree.map(jnp.zeros_like, products(operands, 0))
+        return jax.lax.fori_loop(0, repeats, lambda turn, _: products(operands, turn), empty)
 
-    repeats = max(2, int(5e8 / (2 * np.prod(product, dtype=float))))
-    several = jnp.stack([smaller, -smaller])
-    compiled = jax.jit(loop, static_argnames="repeats")
-    jax.block_until_ready(compiled(several, larger, repeats=repeats))
+    operations = minibatches * sum(
+        2 * np.prod(each, dtype=float) * times for each, times in counted.items()
+    )
+    repeats = max(2, int(_SECONDS.value * 5e10 / operations))
+    jax.block_until_ready(loop(operands, repeats=repeats))
 
     def seconds() -> float:
         start = time.perf_counter()
-        jax.block_until_ready(compiled(several, larger, repeats=repeats))
-        return (time.perf_counter() - start) / repeats
+        jax.block_until_ready(loop(operands, repeats=repeats))
+        return (time.perf_counter() - start) / (repeats * minibatches)
 
     return seconds
 

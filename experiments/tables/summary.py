@@ -1,0 +1,119 @@
+"""One table from the folders of finished runs, on the screen and as CSV.
+
+    python experiments/tables/summary.py --runs=runs/bc-hopper,runs/iql-hopper --csv=table.csv
+
+The score is the last evaluation's, with a bootstrap interval over seeds; the best one of each run
+stands beside it, apart. Each row holds the command, with the flags that are not defaults, and the
+versions that the run was made with, so that it can be repeated.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from ddm import runner
+from ddm.errors import InputError
+
+_RUNS = flags.DEFINE_list("runs", [], "Folders of finished runs, with commas between them.")
+_CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
+
+FAMILIES = ("imitation", "off_policy", "on_policy", "policy_constraint", "lower_bound")
+NOT_PART_OF_THE_RESULT = ("run_dir", "resume", "progress", "plots", "tensorboard", "lanes")
+
+
+def main(_):
+    """Reads every folder, prints, writes."""
+    if not _RUNS.value:
+        raise InputError("--runs is missing: name at least one folder of a finished run")
+    rows = [row for folder in _RUNS.value for row in read_rows(pathlib.Path(folder))]
+    print(f"{'dataset':34}{'algorithm':12}{'seeds':>6}{'updates':>9}{'last score':>22}{'best':>8}")
+    for row in rows:
+        score = f"{row['last']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+        name, size = row["algorithm"], f"{row['seeds']:6}{row['updates']:9}"
+        print(f"{row['dataset']:34}{name:12}{size}{score:>22}{row['best']:8.1f}")
+    if _CSV.value:
+        with pathlib.Path(_CSV.value).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """One row for each point of the run's sweep."""
+    path = folder / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read; expected the folder of a finished run") from error
+    if not summary.get("score"):
+        raise InputError(f"{path} holds no score: the run had no environment")
+    lanes = summary["score"]["lanes"]
+    rows = []
+    for number, point in enumerate(summary["score"]["points"]):
+        own = lanes[number * point["seeds"] : (number + 1) * point["seeds"]]
+        low, high = point["mean_interval"]
+        rows.append(
+            {
+                "dataset": summary["dataset"]["name"],
+                "algorithm": summary["algorithm"],
+                **{name: value for name, value in point.items() if not _is_statistic(name)},
+                "seeds": point["seeds"],
+                "updates": summary["gradient_steps"],
+                "episodes": summary["options"]["eval_episodes"],
+                "metric": summary["score"]["metric"],
+                "last": round(point["mean"], 2),
+                "low": round(low, 2),
+                "high": round(high, 2),
+                "best": round(sum(lane["best"] for lane in own) / len(own), 2),
+                "last_of_each_seed": " ".join(f"{lane['last']:.1f}" for lane in own),
+                "environment": summary["environment"],
+                "command": " ".join(command_of(summary)),
+                "versions": " ".join(f"{k}={v}" for k, v in summary["versions"].items()),
+                "device": summary["device"],
+            }
+        )
+    return rows
+
+
+def command_of(summary: dict[str, Any]) -> list[str]:
+    """The command of a run: flags that are not the defaults of `Options` and of its `Config`."""
+    options = {
+        name: value
+        for name, value in summary["options"].items()
+        if name not in NOT_PART_OF_THE_RESULT
+    }
+    found = ["python", f"experiments/{summary['algorithm']}.py"]
+    for values, defaults in (
+        (options, runner.Options()),
+        (summary["config"], find_algorithm(summary["algorithm"]).Config()),
+    ):
+        for name, value in values.items():
+            default = getattr(defaults, name, None)
+            if value != (list(default) if isinstance(default, tuple) else default):
+                text = ",".join(map(str, value)) if isinstance(value, list) else value
+                found.append(f"--{name}={text}")
+    return found
+
+
+def find_algorithm(name: str) -> Any:
+    """The algorithm module of this name, in whichever family."""
+    for family in FAMILIES:
+        try:
+            return importlib.import_module(f"ddm.{family}.{name}")
+        except ModuleNotFoundError:
+            continue
+    raise InputError(f"there is no algorithm {name}")
+
+
+def _is_statistic(name: str) -> bool:
+    return name == "seeds" or name.split("_")[0] in ("mean", "iqm")
+
+
+if __name__ == "__main__":
+    runner.launch(main)

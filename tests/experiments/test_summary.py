@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "tables" / "summary.py"
+
+
+def _write_run(folder, **score):
+    lanes = [{"seed": s, "last": 10.0 + s, "best": 20.0 + s, "best_step": 1} for s in (0, 1)]
+    point = {"seeds": 2, "mean": 10.5, "mean_interval": [10.0, 11.0], "iqm": 10.5}
+    summary = {
+        "algorithm": "iql",
+        "config": {"expectile": 0.9, "discount": 0.99, "hidden_sizes": [256, 256]},
+        "options": {"dataset": "logs.npz", "seeds": 2, "eval_episodes": 10, "run_dir": "x"},
+        "dataset": {"name": "logs.npz"},
+        "environment": "Hopper-v4",
+        "versions": {"jax": "0.10.2", "numpy": "2.4.6"},
+        "gradient_steps": 1_000,
+        "score": {"metric": "normalized_score", "points": [point], "lanes": lanes} | score,
+        "device": "cpu",
+    }
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
+def _run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def test_rows_hold_scores_and_the_command_that_repeats_the_run(tmp_path):
+    _write_run(tmp_path / "run")
+    done = _run(f"--runs={tmp_path / 'run'}", f"--csv={tmp_path / 'table.csv'}")
+    assert done.returncode == 0, done.stderr
+    assert "10.5 [10.0, 11.0]" in done.stdout
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
+        [row] = csv.DictReader(file)
+    assert row["last_of_each_seed"] == "10.0 11.0"
+    assert (row["last"], row["best"], row["updates"]) == ("10.5", "20.5", "1000")
+    assert row["command"] == (
+        "python experiments/iql.py --dataset=logs.npz --seeds=2 --expectile=0.9"
+    )
+    assert row["versions"] == "jax=0.10.2 numpy=2.4.6"
+
+
+def test_folders_without_a_result_are_refused_in_one_sentence(tmp_path):
+    for arguments, message in (
+        ((), "--runs is missing"),
+        ((f"--runs={tmp_path}",), "expected the folder of a finished run"),
+    ):
+        done = _run(*arguments)
+        assert done.returncode != 0
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
