@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"head": "mse"},
         {"head": "tanh_gaussian"},
         {"head": "categorical", "num_actions": NUM_ACTIONS},
+        {"head": "mixture", "num_components": 2},
         {"head": "linear_gaussian"},
         {"head": "tabular", "num_actions": NUM_ACTIONS},
         {"head": "linear_softmax", "num_actions": NUM_ACTIONS, "features": pair_features},

@@ -228,6 +228,7 @@ OTHER_VALUE = {
 CONTEXT = {
     "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
     "num_actions": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
+    "num_components": {"head": "mixture"},
     "target_gap": {"lagrange": True},
     "alpha_learning_rate": {"lagrange": True},
     "features": {
@@ -242,6 +243,7 @@ CONTEXT = {
 OTHER_STATIC = {
     "head": "tanh_gaussian", "num_actions": 5, "hidden_sizes": (8,), "policy_delay": 3,
     "num_critics": 3, "dropout_rate": 0.5, "num_samples": 3, "constraint": "kl",
+    "num_components": 3,
     "features": lambda observations: 2.0 * contract.pair_features(observations),
 }  # fmt: skip
 

@@ -5,8 +5,9 @@
 which is the forward KL divergence from the demonstrator to the policy, up to a constant.
 Log-densities are summed over action dimensions and averaged over the batch. The heads are
 policy classes. Of networks: ``mse`` (a deterministic policy; the likelihood of a Gaussian of fixed
-width), ``gaussian`` and ``tanh_gaussian`` (state-dependent widths), ``categorical`` (discrete
-actions). Without a network, so that the problem has one optimum that is known otherwise:
+width), ``gaussian`` and ``tanh_gaussian`` (state-dependent widths), ``mixture`` (of Gaussians:
+Bishop 1994; robomimic's BC-GMM), ``categorical`` (discrete actions). Without a network, so that
+the problem has one optimum that is known otherwise:
 
 - ``tabular``: pi(a | s) ~ exp(W[s, a]) on one-hot observations. The optimum is the share of each
   action in each state.
@@ -18,7 +19,9 @@ actions). Without a network, so that the problem has one optimum that is known o
 They start at zero weights: uniform, or a standard normal. ``hidden_sizes`` and ``layer_norm`` do
 not concern them.
 
-A head that is unimodal averages the modes of a multimodal demonstrator.
+A head that is unimodal averages the modes of a multimodal demonstrator. A mixture does not: its
+deterministic form draws a component by its weight and returns that component's mean
+(robomimic's low-noise evaluation), so that it keeps every mode and no noise.
 """
 
 from __future__ import annotations
@@ -48,9 +51,10 @@ class Config(struct.PyTreeNode):
         -5.0
     )  # floor of log std; without it a constant action sends the loss to -inf
     log_std_max: float = 2.0  # ceiling of the Gaussian heads' log standard deviation
-    # mse, gaussian, tanh_gaussian or linear_gaussian; for discrete actions categorical, tabular or
-    # linear_softmax
+    # mse, gaussian, tanh_gaussian, mixture or linear_gaussian; for discrete actions categorical,
+    # tabular or linear_softmax
     head: str = static("gaussian")
+    num_components: int = static(5)  # Gaussians of the mixture head
     num_actions: int = static(0)  # size of a discrete action space
     hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
     layer_norm: bool = static(False)  # before each activation
@@ -75,7 +79,9 @@ class Head(NamedTuple):
     loss: Callable[[Config, Any, jax.Array], jax.Array]  # (B,) per row
     sample: Callable[[Any, PRNGKey], jax.Array]
     mode: Callable[[Any], jax.Array]
-    width_per_action: int = 1  # network outputs for one action dimension
+    # Number of action dimensions from the width of the network's output.
+    action_size: Callable[[Config, int], int] = lambda config, width: width
+    noiseless: Callable[[Any, PRNGKey], jax.Array] | None = None  # deterministic `act`; None: mode
     discrete: bool = False  # actions are indices
 
 
@@ -98,7 +104,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     _check_features(config, batch)
     action_size = config.num_actions if head.discrete else batch.actions.shape[-1]
     key, params_key = jax.random.split(key)
-    bounds = _log_std_bounds(config) if "gaussian" in config.head else ()
+    bounds = _log_std_bounds(config) if head.outputs is _bounded_outputs else ()
     params = head.network(config, action_size).init(params_key, batch.observations[:1], *bounds)
     return State(
         policy=networks.trainable(params, _optimizer(config, 0)),
@@ -135,10 +141,14 @@ def act(
     *,
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
-    """The policy's mode, or a sample from it; ``mse`` has only a mode."""
+    """The policy's mode, or a sample from it; ``mse`` has only a mode, ``mixture`` several."""
     head = _head(config)
     outputs = _outputs(config, state.policy.params, observation)
-    return (head.mode(outputs) if deterministic else head.sample(outputs, key)), policy_state
+    if not deterministic:
+        action = head.sample(outputs, key)
+    else:
+        action = head.mode(outputs) if head.noiseless is None else head.noiseless(outputs, key)
+    return action, policy_state
 
 
 def log_prob(
@@ -185,7 +195,7 @@ def _outputs(config: Config, params: Any, observations: jax.Array) -> Any:
     if head.discrete:
         action_size = config.num_actions
     else:
-        action_size = networks.output_size(params) // head.width_per_action
+        action_size = head.action_size(config, networks.output_size(params))
     return head.outputs(config, head.network(config, action_size), params, observations)
 
 
@@ -214,6 +224,14 @@ def _deterministic_network(config: Config, action_size: int) -> nn.Module:
 def _gaussian_network(config: Config, action_size: int) -> nn.Module:
     return networks.GaussianPolicy(
         config.hidden_sizes, action_size, state_dependent_std=True, layer_norm=config.layer_norm
+    )
+
+
+def _mixture_network(config: Config, action_size: int) -> nn.Module:
+    if config.num_components < 1:
+        raise InputError(f"bc: num_components is {config.num_components}, expected at least 1")
+    return networks.MixturePolicy(
+        config.hidden_sizes, action_size, config.num_components, config.layer_norm
     )
 
 
@@ -279,6 +297,12 @@ def _mode(distribution: Any) -> jax.Array:
     return distribution.mode()
 
 
+def _half(config: Config, width: int) -> int:
+    """A mean and a width for each action dimension."""
+    del config
+    return width // 2
+
+
 HEADS: dict[str, Head] = {
     "mse": Head(
         _deterministic_network,
@@ -288,7 +312,7 @@ HEADS: dict[str, Head] = {
         mode=lambda action: action,
     ),
     "gaussian": Head(
-        _gaussian_network, _bounded_outputs, _negative_log_prob, _sample, _mode, width_per_action=2
+        _gaussian_network, _bounded_outputs, _negative_log_prob, _sample, _mode, _half
     ),
     "tanh_gaussian": Head(
         _tanh_gaussian_network,
@@ -296,7 +320,16 @@ HEADS: dict[str, Head] = {
         _negative_log_prob,
         _sample,
         _mode,
-        width_per_action=2,
+        _half,
+    ),
+    "mixture": Head(
+        _mixture_network,
+        _bounded_outputs,
+        _negative_log_prob,
+        _sample,
+        _mode,
+        lambda config, width: (width // config.num_components - 1) // 2,
+        noiseless=lambda mixture, key: mixture.sample_means(seed=key),
     ),
     "linear_gaussian": Head(
         _linear_gaussian_network, _bounded_outputs, _negative_log_prob, _sample, _mode

@@ -1,7 +1,12 @@
 """Flax modules: perceptrons, critics and policy heads."""
 
 from ddm.networks.critics import ActionValue, StateValue
-from ddm.networks.distributions import TanhGaussian, categorical, diagonal_gaussian
+from ddm.networks.distributions import (
+    GaussianMixture,
+    TanhGaussian,
+    categorical,
+    diagonal_gaussian,
+)
 from ddm.networks.mlp import (
     MLP,
     concatenate_inputs,
@@ -16,6 +21,7 @@ from ddm.networks.policies import (
     GaussianPolicy,
     LinearGaussianPolicy,
     LinearSoftmaxPolicy,
+    MixturePolicy,
     TabularPolicy,
     TanhGaussianPolicy,
 )
@@ -26,10 +32,12 @@ __all__ = [
     "ActionValue",
     "CategoricalPolicy",
     "DeterministicPolicy",
+    "GaussianMixture",
     "GaussianPolicy",
     "LinearGaussianPolicy",
     "LinearSoftmaxPolicy",
     "LossFn",
+    "MixturePolicy",
     "StateValue",
     "TabularPolicy",
     "TanhGaussian",

@@ -73,5 +73,45 @@ class TanhGaussian:
         return jnp.tanh(self._mean)
 
 
+class GaussianMixture:
+    """sum_k softmax(logits)_k N(means_k, diag(exp(log_stds_k))^2) over K components.
+
+    Its mean lies between the components, where the density may be nil: neither of the two
+    ways to act without noise returns it.
+    """
+
+    def __init__(self, logits: jax.Array, means: jax.Array, log_stds: jax.Array):
+        """Takes logits (..., K), means and log standard deviations (..., K, A)."""
+        self.logits = logits
+        self.means = means
+        self._components = diagonal_gaussian(means, log_stds)
+
+    def log_prob(self, actions: jax.Array) -> jax.Array:
+        """Log-density (...,) of actions (..., A)."""
+        each = self._components.log_prob(actions[..., None, :])
+        return jax.nn.logsumexp(jax.nn.log_softmax(self.logits) + each, axis=-1)
+
+    def sample(self, *, seed: jax.Array) -> jax.Array:
+        """Actions (..., A)."""
+        component_key, noise_key = jax.random.split(seed)
+        return self._choose(self._components.sample(seed=noise_key), self._draw(component_key))
+
+    def sample_means(self, *, seed: jax.Array) -> jax.Array:
+        """Means (..., A) of components drawn by their weights: samples without their noise."""
+        return self._choose(self.means, self._draw(seed))
+
+    def mode(self) -> jax.Array:
+        """Mean (..., A) of the component with the largest weight."""
+        return self._choose(self.means, jnp.argmax(self.logits, axis=-1))
+
+    def _draw(self, key: jax.Array) -> jax.Array:
+        return jax.random.categorical(key, self.logits)
+
+    @staticmethod
+    def _choose(values: jax.Array, components: jax.Array) -> jax.Array:
+        """(..., A) of values (..., K, A) at components (...,)."""
+        return jnp.take_along_axis(values, components[..., None, None], axis=-2)[..., 0, :]
+
+
 def _log_tanh_slope(raw: jax.Array) -> jax.Array:
     return jnp.sum(2.0 * (jnp.log(2.0) - raw - jax.nn.softplus(-2.0 * raw)), axis=-1)

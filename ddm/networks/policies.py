@@ -91,6 +91,43 @@ class TanhGaussianPolicy(Network):
         return distributions.TanhGaussian(mean, jnp.clip(log_std, log_std_min, log_std_max))
 
 
+class MixturePolicy(Network):
+    """A mixture of K Gaussians N(tanh(mean_k(s)), std_k(s)^2), not squashed.
+
+    Components start at means spread over the box: from a common start they would move alike.
+    """
+
+    hidden_sizes: tuple[int, ...]
+    action_size: int
+    num_components: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        observations: jax.Array,
+        log_std_min: jax.Array | float,
+        log_std_max: jax.Array | float,
+    ) -> distributions.GaussianMixture:
+        shape = (self.num_components, self.action_size)
+        outputs = MLP(
+            self.hidden_sizes,
+            self.num_components * (1 + 2 * self.action_size),
+            layer_norm=self.layer_norm,
+            name="mlp",
+        )(observations)
+        logits, rest = jnp.split(outputs, [self.num_components], axis=-1)
+        means, log_stds = jnp.split(rest.reshape(*rest.shape[:-1], 2 * shape[0], shape[1]), 2, -2)
+        offsets = self.param("offsets", _uniform_box, shape)
+        return distributions.GaussianMixture(
+            logits, jnp.tanh(means + offsets), jnp.clip(log_stds, log_std_min, log_std_max)
+        )
+
+
+def _uniform_box(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+
+
 class CategoricalPolicy(Network):
     """Softmax over K discrete actions."""
 

@@ -39,9 +39,10 @@ class Config(struct.PyTreeNode):
     entropy_weight: float = 0.0  # c, in units of return per nat; 0: the plain policy gradient
     log_std_min: float = -5.0  # floor of the Gaussian heads' log standard deviation
     log_std_max: float = 2.0  # ceiling of the Gaussian heads' log standard deviation
-    # gaussian, tanh_gaussian or linear_gaussian; for discrete actions categorical, tabular or
-    # linear_softmax; see ddm.imitation.bc
+    # gaussian, tanh_gaussian, mixture or linear_gaussian; for discrete actions categorical, tabular
+    # or linear_softmax; see ddm.imitation.bc
     head: str = static("gaussian")
+    num_components: int = static(5)  # Gaussians of the mixture head
     num_actions: int = static(0)  # size of a discrete action space
     hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
     layer_norm: bool = static(False)  # before each activation
@@ -144,6 +145,7 @@ def _policy_class(config: Config) -> bc.Config:
         log_std_max=config.log_std_max,
         head=config.head,
         num_actions=config.num_actions,
+        num_components=config.num_components,
         hidden_sizes=config.hidden_sizes,
         layer_norm=config.layer_norm,
         features=config.features,

@@ -98,6 +98,35 @@ def test_unimodal_likelihoods_of_a_fork_are_the_best_single_gaussian(head):
     assert np.abs(actions).max() <= (1.0 if head == "tanh_gaussian" else 5.0)
 
 
+@pytest.mark.parametrize("components", [2, 5])
+def test_a_mixture_keeps_both_branches_of_a_fork(components):
+    data = _fork(4000)
+    config = CONFIG.replace(head="mixture", num_components=components)
+    state, _ = probes.train(bc, config, data, steps=2000, batch_size=128)
+    test = _fork(4000, seed=1)
+    log_prob = bc.log_prob(config, state, test.observations, test.actions).mean()
+    # Minus the entropy of a fair coin and a Gaussian of width 0.05.
+    best = -np.log(2.0) - np.log(0.05) - 0.5 * np.log(2 * np.pi * np.e)
+    assert log_prob == pytest.approx(best, abs=0.05)
+    keys = jax.random.split(jax.random.key(2), len(test.observations))
+    for deterministic, valid in ((True, 0.99), (False, 0.97)):
+        actions, _ = jax.jit(
+            jax.vmap(
+                lambda observation, key, d=deterministic: bc.act(
+                    config, state, observation, key, deterministic=d
+                )
+            )
+        )(test.observations, keys)
+        assert _valid(test.observations, actions) > valid
+        assert np.mean(actions > 0) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_mixture_needs_a_component():
+    config = CONFIG.replace(head="mixture", num_components=0)
+    with pytest.raises(InputError, match="num_components is 0, expected at least 1"):
+        bc.init(config, jax.random.key(0), _fork(4))
+
+
 def test_weight_decay_shrinks_the_policy():
     data = _fork(500)
     sizes = []
@@ -116,7 +145,7 @@ def test_weight_decay_shrinks_the_policy():
         ("gaussian", jnp.zeros(4, jnp.int32), "head=gaussian does not fit discrete actions"),
         ("categorical", jnp.zeros((4, 1)), "head=categorical does not fit continuous actions"),
         ("categorical", jnp.zeros(4, jnp.int32), "needs num_actions"),
-        ("mixture", jnp.zeros((4, 1)), "head=mixture is unknown; choose one of mse, gaussian"),
+        ("spline", jnp.zeros((4, 1)), "head=spline is unknown; choose one of mse, gaussian"),
         ("tabular", jnp.zeros((4, 1)), "head=tabular does not fit continuous actions"),
         ("linear_softmax", jnp.zeros((4, 1)), "head=linear_softmax does not fit continuous"),
         ("tabular", jnp.zeros(4, jnp.int32), "head=tabular needs num_actions"),

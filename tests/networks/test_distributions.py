@@ -74,3 +74,31 @@ def test_a_missing_distrax_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_distrax)
     with pytest.raises(MissingDependencyError, match="pip install distrax"):
         networks.diagonal_gaussian(jnp.zeros(1), jnp.zeros(1))
+
+
+def test_mixture_agrees_with_float64_sums():
+    random = np.random.default_rng(0)
+    logits, means = random.normal(size=(6, 3)), random.normal(size=(6, 3, 2))
+    log_stds, actions = random.normal(size=(6, 3, 2)), random.normal(size=(6, 2))
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    scaled = (actions[:, None] - means) / np.exp(log_stds)
+    densities = np.exp(-0.5 * scaled**2 - log_stds) / np.sqrt(2 * np.pi)
+    expected = np.log((weights * densities.prod(-1)).sum(-1))
+    mixture = networks.GaussianMixture(*map(jnp.float32, (logits, means, log_stds)))
+    np.testing.assert_allclose(mixture.log_prob(jnp.float32(actions)), expected, rtol=1e-5)
+
+
+def test_mixture_draws_components_by_weight_and_never_their_mean():
+    logits = jnp.log(jnp.array([0.25, 0.75]))
+    mixture = networks.GaussianMixture(
+        jnp.broadcast_to(logits, (4000, 2)),
+        jnp.broadcast_to(jnp.array([[-1.0], [1.0]]), (4000, 2, 1)),
+        jnp.full((4000, 2, 1), jnp.log(0.1)),
+    )
+    noiseless = mixture.sample_means(seed=jax.random.key(0))
+    assert set(np.unique(noiseless)) == {-1.0, 1.0}
+    assert np.mean(noiseless > 0) == pytest.approx(0.75, abs=0.03)
+    samples = mixture.sample(seed=jax.random.key(1))
+    assert np.mean(samples > 0) == pytest.approx(0.75, abs=0.03)
+    assert np.std(samples - np.sign(samples)) == pytest.approx(0.1, abs=0.01)
+    np.testing.assert_array_equal(mixture.mode(), 1.0)
