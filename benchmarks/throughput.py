@@ -11,10 +11,8 @@ Batches are drawn from a dataset inside the compiled loop, as in a run.
 from __future__ import annotations
 
 import collections
-import csv
 import functools
 import itertools
-import pathlib
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from ddm import data
+from ddm import data, runner
 from ddm.imitation import bc
 from ddm.lower_bound import cql
 from ddm.off_policy import sac, td3
@@ -159,10 +157,7 @@ def main(_):
             flush=True,
         )
     if _CSV.value:
-        with pathlib.Path(_CSV.value).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        runner.write_csv(_CSV.value, rows)
 
 
 def make_dataset() -> data.Dataset:

@@ -13,11 +13,9 @@ compilation, of either, is a first call apart. The values must agree to 1e-6, or
 
 from __future__ import annotations
 
-import csv
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -50,13 +48,7 @@ def main(_):
     for name, value in row.items():
         print(f"{name:27}{value:.6g}" if isinstance(value, float) else f"{name:27}{value}")
     if _CSV.value:
-        path = Path(_CSV.value)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row.keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerow(row)
-        os.replace(temporary, path)
+        runner.write_csv(_CSV.value, [row])
 
 
 def compare(mdp: tabular.SparseTabularMDP, tolerance: float, repeats: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from ddm.runner.compare import plot_comparison as plot_comparison
 from ddm.runner.compare import score_curve as score_curve
+from ddm.runner.files import write_csv as write_csv
 from ddm.runner.flags import define_flags as define_flags
 from ddm.runner.flags import parse_flags as parse_flags
 from ddm.runner.lanes import map_lanes as map_lanes

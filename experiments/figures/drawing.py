@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
+
+from ddm import runner
 
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", "benchmarks/results", "Folder for the table (CSV) and the picture (PNG)."
@@ -17,13 +18,8 @@ OUTPUT_DIR = flags.DEFINE_string(
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows of one shape as CSV, whole or not at all; floats keep nine digits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _shortened(value) for name, value in row.items()} for row in rows)
-    os.replace(temporary, path)
+    shortened = [{name: _shortened(value) for name, value in row.items()} for row in rows]
+    runner.write_csv(path, shortened)
     print(path)
 
 

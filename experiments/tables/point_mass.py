@@ -11,8 +11,6 @@ in values that are not there.
 
 from __future__ import annotations
 
-import csv
-import pathlib
 from typing import Any
 
 import jax
@@ -60,10 +58,7 @@ def main(_):
             estimate = "-" if row["estimate"] is None else f"{row['estimate']:.1f}"
             print(f"{log_name:8}{name:10}{spread:>16}{estimate:>10}{row['truth']:8.1f}", flush=True)
     if _CSV.value:
-        with pathlib.Path(_CSV.value).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        runner.write_csv(_CSV.value, rows)
 
 
 def collect(log_name: str, key: jax.Array) -> data.Dataset:

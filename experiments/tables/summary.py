@@ -9,7 +9,6 @@ versions that the run was made with, so that it can be repeated.
 
 from __future__ import annotations
 
-import csv
 import importlib
 import json
 import pathlib
@@ -38,10 +37,7 @@ def main(_):
         name, size = row["algorithm"], f"{row['seeds']:6}{row['updates']:9}"
         print(f"{row['dataset']:34}{name:12}{size}{score:>22}{row['best']:8.1f}")
     if _CSV.value:
-        with pathlib.Path(_CSV.value).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        runner.write_csv(_CSV.value, rows)
 
 
 def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
