@@ -9,6 +9,7 @@ from ddm.envs.tabular.mdp import (
     TabularMDP,
     check_policy,
     make_mdp,
+    make_sparse_mdp,
 )
 from ddm.envs.tabular.solvers import (
     Solution,
@@ -57,6 +58,7 @@ __all__ = [
     "line_world",
     "make_mdp",
     "make_params",
+    "make_sparse_mdp",
     "occupancy",
     "policy_iteration",
     "random_mdp",

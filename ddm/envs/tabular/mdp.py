@@ -3,7 +3,7 @@
 Terminal states have the value zero, whatever their rows say: a reward is earned by the step that
 enters them. A dense and a sparse form answer the same few questions, from which everything else
 (`solvers`, `environment`) is built. All leaves may be traced and carry a leading axis under
-`vmap`; nothing is checked there. :func:`make_mdp` checks.
+`vmap`; nothing is checked there. :func:`make_mdp` and :func:`make_sparse_mdp` check.
 """
 
 from __future__ import annotations
@@ -153,24 +153,55 @@ def make_mdp(
     if rewards.shape == (num_states, num_actions):
         rewards = rewards[..., None]
     _check_rewards(rewards, transitions.shape)
-    if np.ndim(initial) == 0:
-        _check_state("initial", int(initial), num_states)
-        initial = np.eye(num_states)[int(initial)]
-    initial = np.asarray(initial)
-    if initial.shape != (num_states,):
-        raise InputError(f"initial has shape {initial.shape}, expected ({num_states},)")
-    check_probabilities("initial", initial)
-    terminal = np.zeros(num_states, bool) if terminal is None else np.asarray(terminal)
-    if terminal.shape != (num_states,) or terminal.dtype != bool:
-        raise InputError(
-            f"terminal is {terminal.dtype} of shape {terminal.shape}, expected bool ({num_states},)"
-        )
     return TabularMDP(
         transitions=jnp.asarray(transitions, float),
         rewards=jnp.asarray(rewards, float),
-        initial=jnp.asarray(initial, float),
-        discount=jnp.asarray(check_discount(discount), float),
-        terminal=jnp.asarray(terminal),
+        **_checked_rest(num_states, initial, discount, terminal),
+    )
+
+
+def make_sparse_mdp(
+    next_states: Any,
+    probabilities: Any,
+    rewards: Any,
+    initial: Any,
+    discount: float,
+    terminal: Any = None,
+) -> SparseTabularMDP:
+    """Checks the arrays of a finite MDP with few successors and puts them together.
+
+    Args:
+      next_states: (S, A, K) integers, the states within one step; may repeat.
+      probabilities: (S, A, K) of these.
+      rewards: (S, A), or anything that broadcasts to (S, A, K).
+      initial: as in :func:`make_mdp`, as are `discount` and `terminal`.
+      discount: in [0, 1].
+      terminal: (S,) bool; None for no terminal state.
+
+    Raises:
+      InputError: naming the array, and the state and action where it is wrong.
+    """
+    next_states, probabilities = np.asarray(next_states), np.asarray(probabilities)
+    if next_states.ndim != 3 or next_states.shape != probabilities.shape:
+        raise InputError(
+            f"next_states and probabilities have shapes {next_states.shape} and "
+            f"{probabilities.shape}, expected (states, actions, successors) for both"
+        )
+    num_states, num_actions, _ = next_states.shape
+    outside = (next_states < 0) | (next_states >= num_states)
+    if next_states.dtype.kind not in "iu" or np.any(outside):
+        found = next_states[outside][0] if np.any(outside) else next_states.dtype
+        raise InputError(f"next_states hold {found}, expected integers from 0 to {num_states - 1}")
+    check_probabilities("probabilities", probabilities)
+    rewards = np.asarray(rewards, dtype=float)
+    if rewards.shape == (num_states, num_actions):
+        rewards = rewards[..., None]
+    _check_rewards(rewards, next_states.shape)
+    return SparseTabularMDP(
+        next_states=jnp.asarray(next_states, jnp.int32),
+        probabilities=jnp.asarray(probabilities, float),
+        rewards=jnp.asarray(rewards, float),
+        **_checked_rest(num_states, initial, discount, terminal),
     )
 
 
@@ -229,3 +260,26 @@ def _check_rewards(rewards: np.ndarray, shape: tuple[int, ...]) -> None:
 def _check_state(name: str, state: int, num_states: int) -> None:
     if not 0 <= state < num_states:
         raise InputError(f"{name} is state {state}, expected 0 to {num_states - 1}")
+
+
+def _checked_rest(
+    num_states: int, initial: Any, discount: float, terminal: Any
+) -> dict[str, jax.Array]:
+    """What both forms share, checked."""
+    if np.ndim(initial) == 0:
+        _check_state("initial", int(initial), num_states)
+        initial = np.eye(num_states)[int(initial)]
+    initial = np.asarray(initial)
+    if initial.shape != (num_states,):
+        raise InputError(f"initial has shape {initial.shape}, expected ({num_states},)")
+    check_probabilities("initial", initial)
+    terminal = np.zeros(num_states, bool) if terminal is None else np.asarray(terminal)
+    if terminal.shape != (num_states,) or terminal.dtype != bool:
+        raise InputError(
+            f"terminal is {terminal.dtype} of shape {terminal.shape}, expected bool ({num_states},)"
+        )
+    return {
+        "initial": jnp.asarray(initial, float),
+        "discount": jnp.asarray(check_discount(discount), float),
+        "terminal": jnp.asarray(terminal),
+    }

@@ -48,6 +48,38 @@ def test_arrays_that_are_no_mdp_are_refused_by_name(arguments, message):
         tabular.make_mdp(**good | arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"next_states": [[[0, 2]], [[1, 1]]]},
+            "next_states hold 2, expected integers from 0 to 1",
+        ),
+        ({"next_states": [[[0, -1]], [[1, 1]]]}, "next_states hold -1"),
+        ({"next_states": [[[0.0, 1.0]], [[1.0, 1.0]]]}, "next_states hold float64"),
+        ({"probabilities": [[[0.5, 0.4]], [[1.0, 0.0]]]}, r"probabilities\[0, 0\] sums to 0.9"),
+        ({"probabilities": [[[1.0]], [[1.0]]]}, r"shapes \(2, 1, 2\) and \(2, 1, 1\)"),
+        ({"rewards": np.ones((3, 1))}, r"rewards have shape \(3, 1\)"),
+        ({"initial": [0.5, 0.4]}, "initial sums to 0.9"),
+        ({"discount": 1.1}, "discount is 1.1"),
+        ({"terminal": np.array([0, 1])}, "terminal is int64"),
+    ],
+)
+def test_sparse_arrays_are_checked_like_dense_ones(arguments, message):
+    good = {
+        "next_states": [[[0, 1]], [[1, 1]]],
+        "probabilities": [[[0.5, 0.5]], [[1.0, 0.0]]],
+        "rewards": [[1.0], [2.0]],
+        "initial": 0,
+        "discount": 0.5,
+    }
+    # V(1) = 2 / (1 - 0.5) and V(0) = 1 + 0.5 (V(0) + V(1)) / 2.
+    values, _ = tabular.evaluate_policy(tabular.make_sparse_mdp(**good), jnp.ones((2, 1)))
+    np.testing.assert_allclose(values, [8 / 3, 4.0], rtol=1e-5)
+    with pytest.raises(InputError, match=message):
+        tabular.make_sparse_mdp(**good | arguments)
+
+
 def test_policy_of_the_wrong_shape_is_refused_by_name():
     mdp = tabular.make_mdp(TRANSITIONS, REWARDS, 0, 0.9)
     for function in (tabular.evaluate_policy, tabular.expected_return, tabular.expected_visits):
