@@ -54,6 +54,8 @@ class BatchSpec:
     fields: tuple[str, ...]  # names of Batch fields
     minibatches: int = 1  # gradient steps in one `update`: B = minibatches * batch_size rows
     window: int | None = None  # steps T of each window; None for single transitions
+    history: int = 0  # how many of the T steps lie before the step that was drawn
+    min_episode_steps: int = 1  # a dataset with a shorter episode is refused
     whole_dataset: bool = False  # all transitions, in order, whatever the batch size: exact sweeps
 
 
@@ -159,3 +161,16 @@ def check_batch(batch: Batch, spec: BatchSpec, name: str) -> None:
             raise InputError(f"{name}: batch.{field} has {value.shape[0]} rows, expected {rows}")
     if rows is not None and rows % spec.minibatches:
         raise InputError(f"{name}: {rows} rows do not divide into {spec.minibatches} mini-batches")
+
+
+def check_continuous(batch: Batch, name: str) -> None:
+    """Refuses integer actions, for an algorithm whose actions are real vectors.
+
+    Raises:
+      InputError: naming the algorithm and the dtype.
+    """
+    if jax.numpy.issubdtype(batch.actions.dtype, jax.numpy.integer):
+        raise InputError(
+            f"{name}: batch.actions are integers ({batch.actions.dtype}), expected real vectors: "
+            "the policy is for continuous actions"
+        )

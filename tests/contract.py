@@ -40,6 +40,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"head": "linear_gaussian"},
         {"head": "tabular", "num_actions": NUM_ACTIONS},
         {"head": "linear_softmax", "num_actions": NUM_ACTIONS, "features": pair_features},
+        {"encoder": "conv"},
     ],
     "constrained_iteration": [
         {"constraint": "none"},
@@ -52,6 +53,14 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "policy_gradient": [{"head": "tabular", "num_actions": NUM_ACTIONS, "entropy_weight": 0.1}],
     "spibb": [{"bounded": True}],
 }
+
+
+# Algorithms whose observations are images, and their shapes; or whose actions have a fixed size.
+IMAGES: dict[str, tuple[int, ...]] = {}
+ACTION_SIZES: dict[str, int] = {}
+
+# Policies without a mode: also their deterministic form draws, only with less noise.
+DRAWING: set[str] = set()
 
 
 def algorithms() -> list[Any]:
@@ -102,34 +111,50 @@ def one_worker(algorithm: Any) -> Any:
 
 
 def make_batch(algorithm: Any, config: Any, rows: int = 8, seed: int = 0) -> Any:
-    """A batch of random rows; `rows` for each mini-batch that the algorithm declares."""
+    """A batch of random rows, or windows; `rows` for each mini-batch of the algorithm."""
     import jax.numpy as jnp
     import numpy as np
 
     from ddm.types import Batch
 
     spec = algorithm.batch_spec(config)
-    rows *= spec.minibatches
+    leading = (rows * spec.minibatches,) + (() if spec.window is None else (spec.window,))
     random = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Any:
-        return random.normal(size=shape).astype(np.float32)
+        return random.normal(size=leading + shape).astype(np.float32)
 
     if getattr(config, "num_actions", 0) > 0:
-        actions = random.integers(NUM_ACTIONS, size=rows, dtype=np.int32)
+        actions = random.integers(NUM_ACTIONS, size=leading, dtype=np.int32)
     else:
-        actions = np.tanh(normal(rows, ACTION_SIZE))
+        actions = np.tanh(normal(ACTION_SIZES.get(short_name(algorithm), ACTION_SIZE)))
+    image = IMAGES.get(short_name(algorithm))
+    if image is not None or getattr(config, "encoder", "none") == "conv":
+        shape = leading + (image or (8, 8, 1))
+        observations = random.integers(256, size=shape, dtype=np.uint8)
+    else:
+        observations = normal(OBSERVATION_SIZE)
     every_field = {
-        "observations": normal(rows, OBSERVATION_SIZE),
+        "observations": observations,
         "actions": actions,
-        "rewards": normal(rows),
-        "next_observations": normal(rows, OBSERVATION_SIZE),
-        "terminations": random.random(rows) < 0.3,
-        "truncations": np.zeros(rows, bool),
+        "rewards": normal(),
+        "next_observations": normal(OBSERVATION_SIZE),
+        "terminations": random.random(leading) < 0.3,
+        "truncations": np.zeros(leading, bool),
         "next_actions": actions,
-        "returns_to_go": normal(rows),
+        "returns_to_go": normal(),
     }
+    if spec.window is not None:
+        # As at an episode's end, where a window's last places are beyond it.
+        lengths = random.integers(spec.history + 1, spec.window + 1, size=(leading[0], 1))
+        every_field["mask"] = np.arange(spec.window) < lengths
     return Batch(**{name: jnp.asarray(every_field[name]) for name in spec.fields})
+
+
+def first_observation(algorithm: Any, config: Any, batch: Any) -> Any:
+    """One observation, as `act` gets it."""
+    windows = algorithm.batch_spec(config).window is not None
+    return batch.observations[0, 0] if windows else batch.observations[0]
 
 
 @functools.cache
@@ -145,6 +170,13 @@ def jitted_init(algorithm: Any) -> Any:
     import jax
 
     return jax.jit(algorithm.init)
+
+
+@functools.cache
+def jitted_act(algorithm: Any) -> Any:
+    import jax
+
+    return jax.jit(algorithm.act, static_argnames="deterministic")
 
 
 def check_sharded(algorithm: Any) -> None:

@@ -17,6 +17,7 @@ import pytest
 from ddm.errors import InputError
 from ddm.runner.checkpoints import Store
 from ddm.runner.lanes import unwrap_keys, wrap_keys
+from ddm.types import initial_policy_state
 
 CASES = contract.cases()
 ALGORITHMS = [
@@ -187,10 +188,14 @@ def _only_where_present(field, change):
     return edited
 
 
+def _times(factor, observations):
+    return observations if observations.dtype == jnp.uint8 else factor * observations
+
+
 BOUNDARIES = {
     "saturated actions": _saturated_actions,
-    "constant observations": _only_where_present("observations", lambda x: jnp.full_like(x, 3.0)),
-    "huge observations": _only_where_present("observations", lambda x: 1e4 * x),
+    "constant observations": _only_where_present("observations", lambda x: jnp.full_like(x, 3)),
+    "huge observations": _only_where_present("observations", lambda x: _times(1e4, x)),
     "all terminal": _only_where_present("terminations", jnp.ones_like),
     "zero rewards": _only_where_present("rewards", jnp.zeros_like),
     "huge rewards": _only_where_present("rewards", lambda x: 1e6 * x),
@@ -243,7 +248,7 @@ CONTEXT = {
 OTHER_STATIC = {
     "head": "tanh_gaussian", "num_actions": 5, "hidden_sizes": (8,), "policy_delay": 3,
     "num_critics": 3, "dropout_rate": 0.5, "num_samples": 3, "constraint": "kl",
-    "num_components": 3,
+    "num_components": 3, "encoder": "conv",
     "features": lambda observations: 2.0 * contract.pair_features(observations),
 }  # fmt: skip
 
@@ -292,36 +297,68 @@ def _outcome(algorithm, config):
     state, batch = _start(algorithm, config)
     for _ in range(3):
         state, metrics = _update(algorithm, config, state, batch)
-    actions = [
-        algorithm.act(config, state, batch.observations[0], jax.random.key(seed))[0]
-        for seed in range(3, 7)
-    ]
+    policy_state, actions = initial_policy_state(algorithm, config, state), []
+    for seed in range(3, 7):
+        action, policy_state = _act(algorithm, config, state, batch, seed, policy_state)
+        actions.append(action)
     return [*_plain(state), *_plain(dict(metrics)), *actions]
 
 
+def _act(algorithm, config, state, batch, seed, policy_state, deterministic=False):
+    observation = contract.first_observation(algorithm, config, batch)
+    return contract.jitted_act(algorithm)(
+        config, state, observation, jax.random.key(seed), policy_state, deterministic=deterministic
+    )
+
+
 @every_case
-def test_act_gives_one_action_in_the_box(algorithm, config):
+def test_act_gives_one_action_and_keeps_the_policy_states_structure(algorithm, config):
     state, batch = _start(algorithm, config)
     for deterministic in (True, False):
-        action, policy_state = algorithm.act(
-            config, state, batch.observations[0], jax.random.key(0), deterministic=deterministic
-        )
-        assert action.shape == batch.actions.shape[1:]
-        assert action.dtype == batch.actions.dtype
-        assert np.isfinite(action).all()
-        assert policy_state == ()
-        if jnp.issubdtype(action.dtype, jnp.integer):
-            assert 0 <= action < contract.NUM_ACTIONS
+        before = initial_policy_state(algorithm, config, state)
+        for seed in range(2):
+            action, after = _act(algorithm, config, state, batch, seed, before, deterministic)
+            windows = algorithm.batch_spec(config).window is not None
+            assert action.shape == batch.actions.shape[2 if windows else 1 :]
+            assert action.dtype == batch.actions.dtype
+            assert np.isfinite(action).all()
+            if jnp.issubdtype(action.dtype, jnp.integer):
+                assert 0 <= action < contract.NUM_ACTIONS
+            chex.assert_trees_all_equal_structs(after, before)
+            chex.assert_trees_all_equal_shapes_and_dtypes(_plain(after), _plain(before))
+            before = after
+
+
+@every_case
+def test_vmapped_acts_equal_single_ones(algorithm, config):
+    state, batch = _start(algorithm, config)
+    first = initial_policy_state(algorithm, config, state)
+    observation = contract.first_observation(algorithm, config, batch)
+    keys = jnp.stack([jax.random.key(seed) for seed in (0, 1)])
+    # The second episode is a step ahead: plans end at different times in the rows.
+    _, ahead = _act(algorithm, config, state, batch, 2, first)
+    both = jax.tree.map(lambda *rows: jnp.stack(rows), first, ahead)
+
+    def step(key, policy_state):
+        return algorithm.act(config, state, observation, key, policy_state)
+
+    actions, after = jax.jit(jax.vmap(step))(keys, both)
+    for row, policy_state in enumerate((first, ahead)):
+        action, alone = _act(algorithm, config, state, batch, row, policy_state)
+        np.testing.assert_allclose(actions[row], action, rtol=1e-3, atol=1e-4)
+        for got, want in zip(_plain(after), _plain(alone), strict=True):
+            np.testing.assert_allclose(got[row], want, rtol=1e-3, atol=1e-4)
 
 
 @every_algorithm
 def test_deterministic_actions_do_not_depend_on_the_key(algorithm):
+    if contract.short_name(algorithm) in contract.DRAWING:
+        pytest.skip("this policy has no mode")
     config = contract.small_config(algorithm)
     state, batch = _start(algorithm, config)
+    policy_state = initial_policy_state(algorithm, config, state)
     actions = [
-        algorithm.act(
-            config, state, batch.observations[0], jax.random.key(seed), deterministic=True
-        )[0]
+        _act(algorithm, config, state, batch, seed, policy_state, deterministic=True)[0]
         for seed in (0, 1)
     ]
     np.testing.assert_array_equal(*actions)

@@ -18,4 +18,5 @@ from ddm.data.normalization import normalize as normalize
 from ddm.data.npz import save_npz as save_npz
 from ddm.data.references import normalized_score as normalized_score
 from ddm.data.references import reference_scores as reference_scores
+from ddm.data.sample import check_episodes as check_episodes
 from ddm.data.sample import sample as sample

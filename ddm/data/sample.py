@@ -17,8 +17,8 @@ _KNOWN_FIELDS = tuple(field.name for field in dataclasses.fields(Batch))
 def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> Batch:
     """Draws transitions, or windows of consecutive ones, uniformly and with replacement.
 
-    Windows start at a uniformly drawn transition. Past the end of its episode a window repeats
-    the last valid step, and `mask` is False there.
+    Windows start at a uniformly drawn transition, or `spec.history` steps before it. Beyond the
+    ends of its episode a window repeats the first or the last valid step, and `mask` is False.
 
     Where `next_actions` is declared, the last transition of a truncated episode is not drawn,
     and ends a window before it: its next action exists and is not known. After a terminal
@@ -38,9 +38,12 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
       A batch with the declared fields, (minibatches * B, ...) or (minibatches * B, T, ...).
 
     Raises:
-      InputError: the spec names an unknown field, or nothing can be drawn.
+      InputError: the spec names an unknown field, nothing can be drawn, or (outside of jit) an
+        episode is too short.
     """
     check_spec(dataset, spec)
+    if not isinstance(dataset.episode_starts, jax.core.Tracer):
+        check_episodes(dataset, spec)
     if spec.whole_dataset:
         return gather(
             dataset, jnp.arange(dataset.num_transitions), dataset.episode_ids, spec.fields
@@ -53,18 +56,37 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
     ends = _take(dataset.episode_starts, episodes + 1)
     if spec.window is None:
         return gather(dataset, transitions, episodes, spec.fields, ends=ends)
-    steps = transitions[:, None] + jnp.arange(spec.window, dtype=jnp.int32)
-    limits = (ends - 1)[:, None]
+    offsets = jnp.arange(-spec.history, spec.window - spec.history, dtype=jnp.int32)
+    steps = transitions[:, None] + offsets
+    starts, limits = _take(dataset.episode_starts, episodes)[:, None], (ends - 1)[:, None]
     if "next_actions" in spec.fields:
         limits = limits - ~_take(dataset.terminations, limits)
     return gather(
         dataset,
-        jnp.minimum(steps, limits),
+        jnp.clip(steps, starts, limits),
         episodes[:, None],
         spec.fields,
         ends=ends[:, None],
-        mask=steps <= limits,
+        mask=(starts <= steps) & (steps <= limits),
     )
+
+
+def check_episodes(dataset: Dataset, spec: BatchSpec) -> None:
+    """Refuses a dataset that has an episode shorter than the spec needs.
+
+    The lengths are data, which a traced function cannot look at: whoever jits `sample` calls
+    this before.
+
+    Raises:
+      InputError: naming the episode.
+    """
+    lengths = dataset.episode_lengths
+    shortest = int(lengths.argmin())
+    if lengths[shortest] < spec.min_episode_steps:
+        raise InputError(
+            f"{dataset.info.name}: episode {shortest} has {lengths[shortest]} steps, expected at "
+            f"least {spec.min_episode_steps}, the length of an action chunk"
+        )
 
 
 def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
@@ -82,6 +104,10 @@ def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
         )
     if spec.window is not None and spec.window < 1:
         raise InputError(f"a window has {spec.window} steps, expected at least 1")
+    if not 0 <= spec.history < (spec.window or 1):
+        raise InputError(
+            f"a window of {spec.window} steps has {spec.history} steps of history, expected fewer"
+        )
     if "next_actions" in spec.fields and dataset.next_action_ids.shape[0] == 0:
         raise InputError(
             f"{dataset.info.name}: no transition has a known next action, because every episode "

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from ddm.envs.base import Environment
+from ddm.envs.fork import Fork
 from ddm.envs.pendulum import Pendulum
 from ddm.envs.point_maze import MAPS, TIME_LIMITS, PointMaze, dense_reward
 from ddm.envs.tabular import (
@@ -49,8 +50,15 @@ _TABULAR = (
     ),
 )
 
+_FORKS = (
+    Fork(),
+    Fork(num_branches=5, num_dimensions=2, name="Fork-5-v0"),
+    Fork(num_decisions=5, name="ForkCorridor-5-v0"),
+)
+
 _ENVIRONMENTS = {
-    environment.name: environment for environment in (*_point_mazes(), Pendulum(), *_TABULAR)
+    environment.name: environment
+    for environment in (*_point_mazes(), Pendulum(), *_FORKS, *_TABULAR)
 }
 
 

@@ -58,6 +58,7 @@ class Config(struct.PyTreeNode):
     num_actions: int = static(0)  # size of a discrete action space
     hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
     layer_norm: bool = static(False)  # before each activation
+    encoder: str = static("none")  # none: observations are vectors; conv: images
     # Feature map of the linear heads, a function that is hashable. linear_softmax: (..., O) to
     # (..., num_actions, F), required. linear_gaussian: (..., O) to (..., F); None: the observation.
     features: Callable[[jax.Array], jax.Array] | None = static(None)
@@ -100,12 +101,14 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """
     check_batch(batch, batch_spec(config), "bc")
     head = _head(config)
+    networks.check_encoder(config.encoder, batch.observations.shape[1:], "bc")
     _check_actions(config, head, batch)
     _check_features(config, batch)
     action_size = config.num_actions if head.discrete else batch.actions.shape[-1]
     key, params_key = jax.random.split(key)
     bounds = _log_std_bounds(config) if head.outputs is _bounded_outputs else ()
-    params = head.network(config, action_size).init(params_key, batch.observations[:1], *bounds)
+    network = _network(config, action_size)
+    params = network.init(params_key, batch.observations[:1], *bounds)
     return State(
         policy=networks.trainable(params, _optimizer(config, 0)),
         step=jnp.zeros((), jnp.int32),
@@ -196,7 +199,12 @@ def _outputs(config: Config, params: Any, observations: jax.Array) -> Any:
         action_size = config.num_actions
     else:
         action_size = head.action_size(config, networks.output_size(params))
-    return head.outputs(config, head.network(config, action_size), params, observations)
+    return head.outputs(config, _network(config, action_size), params, observations)
+
+
+def _network(config: Config, action_size: int) -> nn.Module:
+    policy = _head(config).network(config, action_size)
+    return policy if config.encoder == "none" else networks.Encoded(config.encoder, policy)
 
 
 def _optimizer(config: Config, step: jax.Array | int) -> optax.GradientTransformation:

@@ -7,6 +7,14 @@ from ddm.networks.distributions import (
     categorical,
     diagonal_gaussian,
 )
+from ddm.networks.encoders import (
+    ENCODERS,
+    ConvEncoder,
+    Encoded,
+    ObservationEncoder,
+    check_encoder,
+    scale_pixels,
+)
 from ddm.networks.mlp import (
     MLP,
     concatenate_inputs,
@@ -26,24 +34,40 @@ from ddm.networks.policies import (
     TanhGaussianPolicy,
 )
 from ddm.networks.trainable import LossFn, Trainable, descend, minimize, trainable
+from ddm.networks.transformer import (
+    Cache,
+    Transformer,
+    TransformerBlock,
+    causal_mask,
+    sinusoids,
+)
 
 __all__ = [
+    "ENCODERS",
     "MLP",
     "ActionValue",
+    "Cache",
     "CategoricalPolicy",
+    "ConvEncoder",
     "DeterministicPolicy",
+    "Encoded",
     "GaussianMixture",
     "GaussianPolicy",
     "LinearGaussianPolicy",
     "LinearSoftmaxPolicy",
     "LossFn",
     "MixturePolicy",
+    "ObservationEncoder",
     "StateValue",
     "TabularPolicy",
     "TanhGaussian",
     "TanhGaussianPolicy",
     "Trainable",
+    "Transformer",
+    "TransformerBlock",
     "categorical",
+    "causal_mask",
+    "check_encoder",
     "concatenate_inputs",
     "descend",
     "diagonal_gaussian",
@@ -52,5 +76,7 @@ __all__ = [
     "minimize",
     "orthogonal",
     "output_size",
+    "scale_pixels",
+    "sinusoids",
     "trainable",
 ]

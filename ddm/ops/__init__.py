@@ -1,6 +1,7 @@
 """Pure maths on arrays: no networks, no state."""
 
-from ddm.ops import improvement, tables
+from ddm.ops import improvement, plans, tables
+from ddm.ops.control import cond_if_any
 from ddm.ops.penalties import logsumexp_gap
 from ddm.ops.updates import cosine_decay, polyak
 from ddm.ops.value_learning import (
@@ -11,11 +12,13 @@ from ddm.ops.value_learning import (
 )
 
 __all__ = [
+    "cond_if_any",
     "cosine_decay",
     "expectile_loss",
     "exponential_weights",
     "improvement",
     "logsumexp_gap",
+    "plans",
     "polyak",
     "squared_td_error",
     "tables",

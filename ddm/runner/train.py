@@ -82,6 +82,7 @@ class _Run:
         self._layout = Layout.create(len(self._lanes), options.devices)
         self._evaluator = self._make_evaluator(environment)
         # What the algorithm refuses, it refuses here, before there is a folder.
+        data.check_episodes(dataset, self._spec)
         arrays = init_lanes(algorithm, self._configs, self._lanes, dataset, options.batch_size)
         self._writes = jax.process_index() == 0
         self._record = records.describe_run(algorithm, config, dataset, environment, options)

@@ -1,0 +1,127 @@
+"""Decisions with several equally good answers, and nothing in between.
+
+In every step the demonstrator picks one of K branches by a fair die and takes its action with a
+little noise. Each branch is right, their mean is wrong; a policy is judged by whether its action
+lies near *a* branch. Every density here is known, so likelihoods have an exact optimum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ddm.envs import base
+from ddm.types import Box, PRNGKey, Space
+
+
+@struct.dataclass
+class EnvState(base.EnvState):
+    """Where the decision is made, and whether all so far were right."""
+
+    position: jax.Array  # () float32 in [-1, 1]
+    on_branch: jax.Array  # () bool
+
+
+@struct.dataclass
+class EnvParams(base.EnvParams):
+    """Decisions an episode, the demonstrator's noise, and how far from a branch is still right."""
+
+    max_steps: int | jax.Array = 1  # decisions of an episode
+    noise: float = 0.05  # standard deviation of the demonstrator in each dimension
+    tolerance: float = 0.15  # largest distance to the nearest branch
+
+
+@dataclasses.dataclass(frozen=True)
+class Fork(base.Environment):
+    """K branches in one or two dimensions; the observation is a position s in [-1, 1].
+
+    - One dimension: the centres are +-(1 + s / 2) / 2 for two branches, and K evenly spaced
+      multiples of (1 + s / 2) / 2 between these otherwise.
+    - Two dimensions: the centres lie on a circle of radius 0.7, turned by s half a sector.
+
+    A step earns 1 / (decisions of an episode) if it is right, so that the return of an episode is
+    the share of right decisions; success means that all of them were. A new position is drawn
+    for every decision.
+    """
+
+    num_branches: int = 2
+    num_dimensions: int = 1
+    num_decisions: int = 1
+    name: str = "Fork-2-v0"
+
+    @property
+    def default_params(self) -> EnvParams:
+        """The published bandit, scaled by one half into the box."""
+        return EnvParams(max_steps=self.num_decisions)
+
+    def centers(self, observations: jax.Array) -> jax.Array:
+        """Centres (..., K, A) of the branches at observations (..., 1)."""
+        branches = jnp.arange(self.num_branches)
+        if self.num_dimensions == 1:
+            spread = jnp.linspace(-1.0, 1.0, self.num_branches) if self.num_branches > 1 else 1.0
+            return ((0.5 + 0.25 * observations) * spread)[..., None]
+        angles = 2 * jnp.pi * (branches + 0.5 * observations) / self.num_branches
+        return 0.7 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+    def demonstrate(self, key: PRNGKey, observations: jax.Array) -> jax.Array:
+        """Actions (B, A) of the demonstrator at observations (B, 1)."""
+        branch_key, noise_key = jax.random.split(key)
+        centers = self.centers(observations)
+        branches = jax.random.randint(branch_key, centers.shape[:-2], 0, self.num_branches)
+        chosen = jnp.take_along_axis(centers, branches[..., None, None], axis=-2)[..., 0, :]
+        return chosen + self.default_params.noise * jax.random.normal(noise_key, chosen.shape)
+
+    def log_prob(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        """Log-density (...,) of the demonstrator's actions (..., A)."""
+        noise = self.default_params.noise
+        offsets = (actions[..., None, :] - self.centers(observations)) / noise
+        normalizer = self.num_dimensions * jnp.log(noise * jnp.sqrt(2 * jnp.pi))
+        each = -0.5 * jnp.sum(jnp.square(offsets), axis=-1) - normalizer
+        return jax.nn.logsumexp(each, axis=-1) - jnp.log(self.num_branches)
+
+    def is_valid(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        """(...,) bool: the action lies near a branch."""
+        distances = jnp.linalg.norm(actions[..., None, :] - self.centers(observations), axis=-1)
+        return jnp.min(distances, axis=-1) < self.default_params.tolerance
+
+    def nearest_branch(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        """(...,) int32 index of the branch whose centre is nearest."""
+        distances = jnp.linalg.norm(actions[..., None, :] - self.centers(observations), axis=-1)
+        return jnp.argmin(distances, axis=-1)
+
+    def reset(self, key: PRNGKey, params: EnvParams) -> tuple[jax.Array, EnvState]:
+        """A position uniform in [-1, 1]."""
+        del params
+        position = jax.random.uniform(key, minval=-1.0, maxval=1.0)
+        state = EnvState(
+            time=jnp.zeros((), jnp.int32), position=position, on_branch=jnp.ones((), bool)
+        )
+        return position[None], state
+
+    def step(
+        self, key: PRNGKey, state: EnvState, action: jax.Array, params: EnvParams
+    ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, jax.Array, base.Info]:
+        """Judges the action and moves to a new position; the last decision terminates."""
+        centers = self.centers(state.position[None])
+        right = jnp.min(jnp.linalg.norm(action - centers, axis=-1)) < params.tolerance
+        observation, fresh = self.reset(key, params)
+        on_branch = state.on_branch & right
+        state = dataclasses.replace(fresh, time=state.time + 1, on_branch=on_branch)
+        terminated = state.time >= params.max_steps
+        reward = right.astype(jnp.float32) / params.max_steps
+        info = {"success": on_branch & terminated}
+        return observation, state, reward, terminated, jnp.zeros((), bool), info
+
+    def observation_space(self, params: EnvParams) -> Box:
+        """The position."""
+        del params
+        return Box(shape=(1,), low=(-1.0,), high=(1.0,))
+
+    def action_space(self, params: EnvParams) -> Space:
+        """The unit box."""
+        del params
+        size = self.num_dimensions
+        return Box(shape=(size,), low=(-1.0,) * size, high=(1.0,) * size)
