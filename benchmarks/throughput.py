@@ -13,7 +13,6 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timing
 from absl import app, flags
 
 from ddm import data, runner
@@ -35,7 +35,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 7, "Measurements; the median counts."
 _SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of one measurement.")
 _CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
 
-OBSERVATION_SIZE, ACTION_SIZE, TRANSITIONS = 17, 6, 100_000
+OBSERVATION_SIZE, ACTION_SIZE = 17, 6
 HIDDEN = (256, 256)
 
 # One product: (members, rows, inner, columns). A forward pass takes one product a layer, its
@@ -140,7 +140,7 @@ ALGORITHMS: dict[str, tuple[Any, Callable[[int, Any], Iterator[tuple[Product, fl
 
 def main(_):
     """One row an algorithm."""
-    dataset = make_dataset()
+    dataset = timing.random_dataset(OBSERVATION_SIZE, ACTION_SIZE)
     names = _ONLY.value or list(ALGORITHMS)
     rows = []
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {_BATCH.value}")
@@ -160,21 +160,6 @@ def main(_):
         runner.write_csv(_CSV.value, rows)
 
 
-def make_dataset() -> data.Dataset:
-    """Random transitions in episodes of 1,000."""
-    random = np.random.default_rng(0)
-    truncations = np.arange(1, TRANSITIONS + 1) % 1_000 == 0
-    observations = random.normal(size=(TRANSITIONS, OBSERVATION_SIZE)).astype(np.float32)
-    return data.from_arrays(
-        observations,
-        np.tanh(random.normal(size=(TRANSITIONS, ACTION_SIZE))).astype(np.float32),
-        random.normal(size=TRANSITIONS).astype(np.float32),
-        np.zeros(TRANSITIONS, bool),
-        truncations,
-        next_observations=np.roll(observations, -1, axis=0),
-    )
-
-
 def measure(name: str, dataset: data.Dataset) -> dict[str, Any]:
     """Times updates and their products in turns."""
     algorithm, products = ALGORITHMS[name]
@@ -182,7 +167,9 @@ def measure(name: str, dataset: data.Dataset) -> dict[str, Any]:
     counted: dict[Product, float] = collections.defaultdict(float)
     for product, times in products(_BATCH.value, config):
         counted[product] += times
-    run, compile_seconds, steps = compile_updates(algorithm, config, dataset)
+    run, compile_seconds, steps = timing.compile_updates(
+        algorithm, config, dataset, _BATCH.value, _SECONDS.value
+    )
     floor = floor_timer(counted, algorithm.batch_spec(config).minibatches)
     updates, floors = [], []
     for _ in range(_REPEATS.value):
@@ -198,44 +185,8 @@ def measure(name: str, dataset: data.Dataset) -> dict[str, Any]:
         "fraction_of_floor": float(np.median(np.array(floors) / np.array(updates))),
         "compile_seconds": compile_seconds,
         "gflops": operations / seconds / 1e9,
-        "peak_mib": peak_mib(),
+        "peak_mib": timing.peak_mib(),
     }
-
-
-def compile_updates(algorithm: Any, config: Any, dataset: data.Dataset):
-    """A function that runs a scan of updates and returns its seconds; compile seconds; steps."""
-    spec = algorithm.batch_spec(config)
-
-    def scan(config: Any, state: Any, key: jax.Array, dataset: data.Dataset, length: int) -> Any:
-        def one(state: Any, _: None) -> tuple[Any, Any]:
-            batch_key = jax.random.fold_in(key, state.step)
-            return algorithm.update(
-                config, state, data.sample(dataset, batch_key, _BATCH.value, spec)
-            )
-
-        return jax.lax.scan(one, state, None, length=length)
-
-    compiled = jax.jit(scan, static_argnames="length", donate_argnums=1)
-    key = jax.random.key(0)
-    state = algorithm.init(config, key, data.sample(dataset, key, spec.minibatches, spec))
-
-    def call(state: Any, length: int) -> tuple[Any, float]:
-        start = time.perf_counter()
-        state, _ = jax.block_until_ready(compiled(config, state, key, dataset, length=length))
-        return state, time.perf_counter() - start
-
-    state, first = call(state, 4)
-    state, again = call(state, 4)
-    length = max(4, int(4 * _SECONDS.value / again))
-    state, _ = call(state, length)
-    box = [state]
-
-    def run() -> float:
-        box[0], seconds = call(box[0], length)
-        return seconds
-
-    run()
-    return run, first - again, length * spec.minibatches
 
 
 def floor_timer(counted: Mapping[Product, float], minibatches: int) -> Callable[[], float]:
@@ -292,14 +243,6 @@ def floor_timer(counted: Mapping[Product, float], minibatches: int) -> Callable[
 
     seconds()  # compiles
     return seconds
-
-
-def peak_mib() -> float:
-    """Peak memory of the device, or of this process so far on a CPU."""
-    statistics = jax.devices()[0].memory_stats()
-    if statistics:
-        return statistics["peak_bytes_in_use"] / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 if __name__ == "__main__":

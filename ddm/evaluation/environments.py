@@ -21,30 +21,37 @@ if TYPE_CHECKING:
 EnvironmentFactory = Callable[[], "gymnasium.Env"]
 
 
-def make_environment(spec: str) -> Environment | EnvironmentFactory:
+def make_environment(
+    spec: str, max_episode_steps: int | None = None
+) -> Environment | EnvironmentFactory:
     """The environment with this id.
 
     Args:
       spec: an id of `ddm.envs`, with or without "ddm/", or an id of gymnasium's registry;
         gymnasium-robotics is looked up there too if it is installed.
+      max_episode_steps: steps after which an episode of a gymnasium environment is truncated;
+        None for its own limit.
 
     Returns:
       A pure environment, or a function that makes a gymnasium environment.
 
     Raises:
-      InputError: nobody knows the id.
+      InputError: nobody knows the id, or a step limit is given for a pure environment.
       MissingDependencyError: gymnasium is not installed.
     """
-    if spec.removeprefix("ddm/") in envs.ids():
-        return envs.make(spec)
-    if spec.startswith("ddm/"):
-        return envs.make(spec)  # raises with the list of ids
+    if spec.startswith("ddm/") or spec in envs.ids():
+        environment = envs.make(spec)  # an unknown id raises with the list of ids
+        if max_episode_steps is not None:
+            raise InputError(
+                f"max_episode_steps is for gymnasium's environments; '{spec}' has its own limit"
+            )
+        return environment
     if importlib.util.find_spec("gymnasium") is None:
         raise MissingDependencyError(
             f"environment '{spec}' needs gymnasium: pip install 'ddm[sim]'"
         )
     _check_known(spec)
-    return functools.partial(_make_gymnasium, spec)
+    return functools.partial(_make_gymnasium, spec, max_episode_steps)
 
 
 def _check_known(spec: str) -> None:
@@ -89,7 +96,7 @@ def _register_robotics() -> bool:
     return True
 
 
-def _make_gymnasium(spec: str) -> gymnasium.Env:
+def _make_gymnasium(spec: str, max_episode_steps: int | None) -> gymnasium.Env:
     """One environment, without gymnasium's per-step checks.
 
     Raises:
@@ -99,7 +106,9 @@ def _make_gymnasium(spec: str) -> gymnasium.Env:
 
     try:
         with quiet():
-            return gymnasium.make(spec, disable_env_checker=True)
+            return gymnasium.make(
+                spec, max_episode_steps=max_episode_steps, disable_env_checker=True
+            )
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split()).rstrip(".")
         raise MissingDependencyError(

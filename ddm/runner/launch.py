@@ -55,7 +55,7 @@ def find_environment(options: Options, dataset: Any) -> Any:
     if not spec or spec == "none":
         return None
     try:
-        return evaluation.make_environment(spec)
+        return evaluation.make_environment(spec, options.max_episode_steps or None)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"{error}; or train without a score: --environment=none"

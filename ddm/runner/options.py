@@ -16,6 +16,9 @@ class Options:
     dataset: str = ""
     # Environment that gives the score; empty: the one named in the dataset; "none": no score.
     environment: str = ""
+    # Steps after which an evaluation episode of a gymnasium environment is truncated; 0: the
+    # environment's own limit.
+    max_episode_steps: int = 0
     # Named transform of observations: "none" or "standardize".
     normalize_observations: str = "none"
     # Named transform of rewards, for example "none", "iql_locomotion" or "minus_one".
@@ -89,7 +92,7 @@ class Options:
 _AT_LEAST = {
     "seeds": 1, "seed": 0, "num_updates": 1, "batch_size": 1, "log_every": 1, "eval_every": 0,
     "eval_episodes": 1, "eval_seed": 0, "devices": 0, "num_processes": 1, "process_id": 0,
-    "checkpoint_every": 0, "keep": 1,
+    "checkpoint_every": 0, "keep": 1, "max_episode_steps": 0,
 }  # fmt: skip
 
 # Options that describe how a run is watched, stored or spread, not what it computes: they may

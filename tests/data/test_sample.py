@@ -95,6 +95,33 @@ def test_windows_never_cross_an_episodes_end(window, next_actions):
         np.testing.assert_allclose(batch.next_actions[..., 0], 0.1 * e + 0.01 * next_t, atol=1e-6)
 
 
+@pytest.mark.parametrize(("window", "history"), [(3, 2), (4, 1), (9, 5)])
+def test_history_lies_before_the_drawn_step_and_within_the_episode(window, history):
+    dataset = numbered_dataset()
+    spec = BatchSpec(("observations", "actions", "mask"), window=window, history=history)
+    batch = draw(dataset, jax.random.key(1), 400, spec)
+    e, t = np.moveaxis(np.asarray(batch.observations), -1, 0)
+    assert np.all(e == e[:, :1])
+    drawn = t[:, history]  # every step can be drawn, with its history or without
+    rows, counts = np.unique(np.stack([e[:, 0], drawn]), axis=1, return_counts=True)
+    assert rows.shape[1] == dataset.num_transitions
+    assert counts.min() > 5
+    steps = drawn[:, None] + np.arange(-history, window - history)
+    lengths = np.array(LENGTHS)[e.astype(int)]
+    np.testing.assert_array_equal(t, np.clip(steps, 0, lengths - 1))
+    np.testing.assert_array_equal(batch.mask, (steps >= 0) & (steps < lengths))
+    np.testing.assert_allclose(batch.actions[..., 0], 0.1 * e + 0.01 * t, atol=1e-6)
+
+
+def test_an_episode_shorter_than_a_chunk_is_refused_by_name():
+    spec = BatchSpec(("actions",), window=4, min_episode_steps=4)
+    with pytest.raises(InputError, match="episode 1 has 1 steps, expected at least 4"):
+        data.sample(numbered_dataset(), jax.random.key(0), 2, spec)
+    with pytest.raises(InputError, match="episode 1 has 1 steps"):
+        data.check_episodes(numbered_dataset(), spec)
+    data.check_episodes(numbered_dataset((4, 5), (True, False)), spec)
+
+
 def test_draws_are_uniform():
     dataset = numbered_dataset()
     draws = 16_000
@@ -131,6 +158,8 @@ def test_impossible_specs_are_refused():
         data.sample(dataset, key, 2, BatchSpec(("mask",)))
     with pytest.raises(InputError, match="window has 0 steps"):
         data.sample(dataset, key, 2, BatchSpec(("rewards",), window=0))
+    with pytest.raises(InputError, match="window of 3 steps has 3 steps of history"):
+        data.sample(dataset, key, 2, BatchSpec(("rewards",), window=3, history=3))
     one_step = numbered_dataset((1, 1), (False, False))
     with pytest.raises(InputError, match="no transition has a known next action"):
         data.sample(one_step, key, 2, BatchSpec(("next_actions",)))

@@ -22,6 +22,17 @@ def test_other_ids_are_gymnasiums():
     environment.close()
 
 
+def test_a_step_limit_truncates_gymnasiums_episodes_and_no_others():
+    pytest.importorskip("gymnasium")
+    environment = evaluation.make_environment("CartPole-v1", max_episode_steps=3)()
+    environment.reset(seed=0)
+    truncated = [environment.step(step % 2)[3] for step in range(3)]
+    environment.close()
+    assert truncated == [False, False, True]
+    with pytest.raises(InputError, match="'PointMaze-UMaze-v0' has its own limit"):
+        evaluation.make_environment("PointMaze-UMaze-v0", max_episode_steps=3)
+
+
 @pytest.mark.parametrize(
     ("spec", "meant"),
     [

@@ -98,7 +98,7 @@ def test_the_environment_is_the_option_or_that_of_the_dataset(tmp_path):
 def test_a_missing_simulator_says_how_to_train_without(tmp_path, monkeypatch):
     from ddm import evaluation
 
-    def make_environment(spec):
+    def make_environment(spec, max_episode_steps):
         raise MissingDependencyError(f"{spec} needs gymnasium: pip install ddm[sim]")
 
     monkeypatch.setattr(evaluation, "make_environment", make_environment)
