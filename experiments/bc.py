@@ -17,7 +17,7 @@ runner.define_flags(bc, normalize_observations="standardize")
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(bc)
-    dataset = data.load(options.dataset)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
     dataset = data.normalize(
         dataset,
         observations=options.normalize_observations,

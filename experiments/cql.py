@@ -16,7 +16,7 @@ runner.define_flags(cql)
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(cql)
-    dataset = data.load(options.dataset)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
     dataset = data.normalize(
         dataset,
         observations=options.normalize_observations,

@@ -18,7 +18,7 @@ runner.define_flags(fitted_q, num_updates=1_000)
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(fitted_q)
-    dataset = data.load(options.dataset)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
     dataset = data.normalize(
         dataset,
         observations=options.normalize_observations,

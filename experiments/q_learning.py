@@ -18,7 +18,7 @@ runner.define_flags(q_learning)
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(q_learning)
-    dataset = data.load(options.dataset)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
     dataset = data.normalize(
         dataset,
         observations=options.normalize_observations,

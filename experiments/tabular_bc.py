@@ -18,7 +18,7 @@ runner.define_flags(tabular_bc, num_updates=1, log_every=1)
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(tabular_bc)
-    dataset = data.load(options.dataset)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
     dataset = data.normalize(
         dataset,
         observations=options.normalize_observations,

@@ -16,7 +16,7 @@ runner.define_flags(td3_bc, normalize_observations="standardize")
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(td3_bc)
-    dataset = data.load(options.dataset)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
     dataset = data.normalize(
         dataset,
         observations=options.normalize_observations,

@@ -26,7 +26,11 @@ class PreparedActions(NamedTuple):
 
 
 def prepare_actions(
-    actions: np.ndarray, tree: Tree | None, lengths: np.ndarray, name: str
+    actions: np.ndarray,
+    tree: Tree | None,
+    lengths: np.ndarray,
+    name: str,
+    clip: bool = False,
 ) -> PreparedActions:
     """Validates actions against their space and maps them.
 
@@ -36,6 +40,7 @@ def prepare_actions(
         to lie in [-1, 1].
       lengths: (E,) transitions per episode, for error messages.
       name: of the dataset, for error messages.
+      clip: moves real actions outside their box onto its edge instead of refusing them.
 
     Raises:
       InputError: an unsupported space, or actions outside it: how many, and where the first is.
@@ -46,7 +51,7 @@ def prepare_actions(
         case "Discrete":
             return _prepare_discrete(actions, tree, lengths, name)
         case "Box":
-            return _prepare_box(actions, tree, lengths, name)
+            return _prepare_box(actions, tree, lengths, name, clip)
     raise InputError(
         f"{name}: actions of a {tree['type']} space are not supported, expected Box or Discrete"
     )
@@ -91,7 +96,7 @@ def _prepare_discrete(
 
 
 def _prepare_box(
-    actions: np.ndarray, tree: Tree, lengths: np.ndarray, name: str
+    actions: np.ndarray, tree: Tree, lengths: np.ndarray, name: str, clip: bool
 ) -> PreparedActions:
     actions = actions.astype(np.float32).reshape(len(actions), -1)
     low, high = (np.asarray(tree[bound], np.float32).ravel() for bound in ("low", "high"))
@@ -108,9 +113,11 @@ def _prepare_box(
     values = (actions - center) / scale
     magnitude = np.abs(values).max(axis=1)
     outside = np.flatnonzero(magnitude > 1 + TOLERANCE)
-    if outside.size:
+    if outside.size and not (clip and bounded.all()):
         remedy = (
-            "" if bounded.all() else "; the box has no bounds, so give action_space=(low, high)"
+            "; where the environment clips them too, load with clip_actions"
+            if bounded.all()
+            else "; the box has no bounds, so give action_space=(low, high)"
         )
         raise InputError(
             f"{name}: {outside.size} actions are outside the box [{low.min():g}, {high.max():g}], "

@@ -39,6 +39,7 @@ def from_arrays(
     *,
     observation_space: Any = None,
     action_space: Any = None,
+    clip_actions: bool = False,
     environment_id: str | None = None,
     reference_scores: tuple[float, float] | None = None,
     reference_source: str | None = None,
@@ -65,6 +66,8 @@ def from_arrays(
       observation_space: a gymnasium space, or `ddm.types.Box` / `Discrete`.
       action_space: likewise, or the bounds `(low, high)` of a box. If None, integers are taken to
         run from 0 to the largest one, and floats to lie in [-1, 1].
+      clip_actions: moves real actions outside their box onto its edge, as many environments do,
+        instead of refusing them.
       environment_id: where a policy can be evaluated.
       reference_scores: returns of a random and of an expert policy.
       reference_source: where the reference scores are from.
@@ -81,6 +84,7 @@ def from_arrays(
         **_split_episodes(fields, name),
         observation_space=tree,
         action_space=None if action_space is None else spaces.parse_space(action_space),
+        clip_actions=clip_actions,
         environment_id=environment_id,
         reference_scores=reference_scores,
         reference_source=reference_source,
@@ -112,6 +116,7 @@ def from_episodes(
     *,
     observation_space: Any = None,
     action_space: Any = None,
+    clip_actions: bool = False,
     environment_id: str | None = None,
     reference_scores: tuple[float, float] | None = None,
     reference_source: str | None = None,
@@ -126,6 +131,7 @@ def from_episodes(
         flag at its end counts as truncated.
       observation_space: as for `from_arrays`.
       action_space: as for `from_arrays`.
+      clip_actions: as for `from_arrays`.
       environment_id: where a policy can be evaluated.
       reference_scores: returns of a random and of an expert policy.
       reference_source: where the reference scores are from.
@@ -154,6 +160,7 @@ def from_episodes(
         lengths=np.array([len(part) for part in parts["rewards"]]),
         observation_space=tree or {},
         action_space=None if action_space is None else spaces.parse_space(action_space),
+        clip_actions=clip_actions,
         environment_id=environment_id,
         reference_scores=reference_scores,
         reference_source=reference_source,

@@ -29,6 +29,7 @@ class Columns:
     lengths: np.ndarray  # (E,) transitions per episode
     observation_space: Tree
     action_space: Tree | None = None  # None: actions must lie in [-1, 1]
+    clip_actions: bool = False  # move actions outside their box onto its edge
     environment_id: str | None = None
     reference_scores: tuple[float, float] | None = None
     reference_source: str | None = None
@@ -49,7 +50,11 @@ def build(columns: Columns) -> Dataset:
     check_finite(columns)
     truncations = close_episodes(columns)
     actions = prepare_actions(
-        columns.actions, columns.action_space, columns.lengths, columns.source
+        columns.actions,
+        columns.action_space,
+        columns.lengths,
+        columns.source,
+        columns.clip_actions,
     )
     starts = np.concatenate([[0], np.cumsum(columns.lengths)])
     to_go, raw_returns = columns.returns_to_go, columns.raw_returns

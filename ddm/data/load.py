@@ -28,6 +28,7 @@ def load(
     *,
     observation_space: Any = None,
     action_space: Any = None,
+    clip_actions: bool = False,
     environment_id: str | None = None,
     reference_scores: tuple[float, float] | None = None,
     max_episode_steps: int | None = None,
@@ -38,7 +39,7 @@ def load(
 
     Observations of Dict, Tuple and Discrete spaces are flattened by the rules of
     `gymnasium.spaces.flatten`. Actions are mapped from their box to [-1, 1] and clipped to
-    +-(1 - 1e-5); those outside the box are refused.
+    +-(1 - 1e-5); those outside the box are refused, unless `clip_actions` says otherwise.
 
     Args:
       source: one of
@@ -49,6 +50,8 @@ def load(
         - such arrays in a mapping.
       observation_space: of plain arrays, where it cannot be guessed; see `from_arrays`.
       action_space: where the source has none or one without bounds; see `from_arrays`.
+      clip_actions: moves real actions outside their box onto its edge, as many environments do
+        (people who teleoperate an Adroit hand leave it), instead of refusing them.
       environment_id: overrides the source's.
       reference_scores: (random, expert) returns; overrides the source's.
       max_episode_steps: the time limit, for D4RL files without `timeouts`.
@@ -63,6 +66,7 @@ def load(
     arrays_options = {
         "observation_space": observation_space,
         "action_space": action_space,
+        "clip_actions": clip_actions,
         "environment_id": environment_id,
         "reference_scores": reference_scores,
     }
@@ -77,6 +81,7 @@ def load(
         dataset = read_npz(path, **arrays_options)
         return _override(dataset, environment_id, reference_scores)
     columns = read_minari(_minari_folder(source, path, download), cache)
+    columns.clip_actions = clip_actions
     if action_space is not None:
         columns.action_space = parse_space(action_space)
     return _override(build(columns), environment_id, reference_scores)

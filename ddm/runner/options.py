@@ -21,6 +21,9 @@ class Options:
     max_episode_steps: int = 0
     # Named transform of observations: "none" or "standardize".
     normalize_observations: str = "none"
+    # Move logged actions that lie outside their box onto its edge, as many environments do, instead
+    # of refusing them.
+    clip_actions: bool = False
     # Named transform of rewards, for example "none", "iql_locomotion" or "minus_one".
     reward_transform: str = "none"
 

@@ -207,6 +207,20 @@ def test_rounding_beyond_the_box_is_forgiven():
     assert data.from_arrays(**fields).info.clipped_actions == 5
 
 
+def test_actions_outside_the_box_are_clipped_where_asked():
+    actions = np.array([[0.5], [-1.3], [3.0], [0.0], [-1.0]])
+    fields = transitions([0, 0, 0, 0, 1], [0] * 5, actions=actions)
+    with pytest.raises(InputError, match=r"2 actions are outside .*load with clip_actions"):
+        data.from_arrays(**fields)
+    dataset = data.from_arrays(**fields, clip_actions=True)
+    np.testing.assert_allclose(dataset.actions[:, 0], [0.5, -1.0, 1.0, 0.0, -1.0], atol=2e-5)
+    assert dataset.info.clipped_actions == 3
+    wide = data.from_arrays(**fields, action_space=([-2.0], [2.0]), clip_actions=True)
+    np.testing.assert_allclose(wide.actions[:, 0], [0.25, -0.65, 1.0, 0.0, -0.5], atol=2e-5)
+    with pytest.raises(InputError, match=r"give action_space=\(low, high\)"):
+        data.from_arrays(**fields, action_space=([-np.inf], [np.inf]), clip_actions=True)
+
+
 def test_unbounded_action_box_asks_for_bounds():
     fields = transitions([0, 0, 0, 0, 1], [0] * 5, actions=np.full((5, 1), 3.0))
     with pytest.raises(InputError, match=r"give action_space=\(low, high\)"):
