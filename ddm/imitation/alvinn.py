@@ -1,0 +1,363 @@
+"""ALVINN: the first network that drove by imitation (Pomerleau 1989, 1991).
+
+One hidden layer of logistic units looks at a video image and a range image, and steers by a
+population code: `num_units` output units stand for curvatures from one end of the scale to the
+other, and the target is a hill of activation around the driver's choice,
+
+    L(theta) = sum_i (o_i - t_i)^2,
+
+averaged over the batch. One more output says whether the road is lighter than its surroundings,
+and is fed back as an input at the next frame. In training that input is the true answer, which
+the network could copy to the output without a look at the road; during the first
+`random_feedback_steps` it is therefore random (1989, section 3).
+
+Observations are byte images (H, W, 1) whose last `range_rows` rows are the range image. Actions
+are two numbers: the curvature on [-1, 1], and the driver's answer whether the road is lighter (+1)
+or darker (-1), because the network learns both. Between two frames of a drive the answer stays
+the same, so that its own answer stands in for the previous frame's and single images suffice.
+
+Defaults are the network of 1989. :data:`VERSIONS` has that of 1991 too, which has 5 hidden units
+and neither range nor feedback; its second action is not read and comes back as 0.
+
+The papers do not print learning rates, the first weights or what is done to pixels. Ours: momentum
+on mini-batches; each image standardised; small first weights and a negative bias of the outputs,
+without which 45 mostly silent units are answered by silence. Not here: the buffer of 200
+patterns balanced on-line (1991); the shifted views are data (`ddm.envs.road`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from ddm import networks
+from ddm.errors import InputError
+from ddm.types import (
+    Batch,
+    BatchSpec,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    check_continuous,
+    static,
+)
+
+HILL_1989 = (1.0, 0.89, 0.61, 0.32, 0.10)  # by distance from the correct unit; then 0
+GAUSSIAN_1991 = 10.0  # exp(-d^2 / 10), d in units
+HILL_REACH = len(HILL_1989) - 1  # units on each side of the highest one that make up its hill
+INPUT_WEIGHTS, OUTPUT_WEIGHTS = 0.05, 0.1  # first weights are uniform within plus and minus
+NO_FEEDBACK_YET = 0.5  # the input before the first frame
+
+
+class Config(struct.PyTreeNode):
+    """Hyper-parameters of ALVINN; the defaults are the network of 1989."""
+
+    learning_rate: float = 0.05  # of gradient descent with momentum, for a batch of 8
+    momentum: float = 0.9  # share of the last step that is kept
+    # Gradient steps during which the feedback input is random: half of 40 epochs of 1200 images
+    # in batches of 8 (1989: an early phase of unstated length).
+    random_feedback_steps: int = 3_000
+    output_bias: float = -2.0  # first bias of the output units; 0 invites the all-silent answer
+    hidden_sizes: tuple[int, ...] = static((29,))  # logistic units; 1991: 5
+    num_units: int = static(45)  # output units of the curvature's scale; 1991: 30
+    # hill1989: 0.10 .32 .61 .89 1 .89 ... about the nearest unit; gaussian1991: exp(-d^2 / 10)
+    # about the exact place; one_hot: the nearest unit alone. Cut off at the ends of the scale.
+    target: str = static("hill1989")
+    # squared_error of logistic units (both papers); cross_entropy: a softmax over the units
+    # against the target as a distribution.
+    loss: str = static("squared_error")
+    # Deterministic action: highest (the unit, 1989), center_of_mass (of the hill about it, 1991).
+    readout: str = static("highest")
+    range_rows: int = static(8)  # last rows of the observation, which hold the range image
+    use_range: bool = static(True)  # look at the range image
+    use_feedback: bool = static(True)  # learn the road's brightness and feed it back
+
+
+VERSIONS: dict[str, Config] = {
+    "1989": Config(),
+    "1991": Config(
+        learning_rate=0.02, hidden_sizes=(5,), num_units=30, target="gaussian1991",
+        readout="center_of_mass", use_range=False, use_feedback=False,
+    ),
+}  # fmt: skip
+
+
+class State(struct.PyTreeNode):
+    """Everything that training changes."""
+
+    policy: networks.Trainable
+    step: jax.Array  # () int32, gradient steps done
+    key: PRNGKey
+
+
+class Outputs(NamedTuple):
+    """Net inputs of the output units, before the logistic function."""
+
+    units: jax.Array  # (..., num_units)
+    lighter: jax.Array  # (..., 1), or (..., 0) without feedback
+
+
+class Loss(NamedTuple):
+    """What the units' net inputs (..., U) mean, and what training does with them."""
+
+    activations: Callable[[jax.Array], jax.Array]
+    per_row: Callable[[Outputs, jax.Array, jax.Array], jax.Array]
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """Images and the driver's answers."""
+    del config
+    return BatchSpec(fields=("observations", "actions"))
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """A fresh network for images of the shape in `batch`.
+
+    Raises:
+      InputError: observations that are not images, actions that are not two numbers, or an
+        unknown target, loss or readout.
+    """
+    _check(config, batch)
+    key, params_key = jax.random.split(key)
+    inputs = _inputs(config, batch.observations[:1], jnp.zeros(1))
+    params = _network(config).init(params_key, inputs)
+    bias = jnp.full((_num_outputs(config),), config.output_bias, jnp.float32)
+    params = {
+        "params": {**params["params"], "output": {**params["params"]["output"], "bias": bias}}
+    }
+    return State(
+        policy=networks.trainable(params, _optimizer(config)),
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """One gradient step on the squared error of all outputs.
+
+    Metrics: ``loss``, the mean over the batch; ``action_error``, the mean squared error of the
+    curvature read out, on [-1, 1]; ``within_two_units``, the share of rows where it is at most
+    two units off (the 1989 paper's score); and ``lighter_error``, the error rate of the answer
+    about the road's brightness, 0 without feedback.
+    """
+    _check(config, batch)
+    key, feedback_key = jax.random.split(state.key)
+    curvatures, lighter = batch.actions[:, 0], (batch.actions[:, 1] > 0.0).astype(jnp.float32)
+    targets = TARGETS[config.target](curvatures, config.num_units)
+    guesses = jax.random.bernoulli(feedback_key, shape=lighter.shape).astype(jnp.float32)
+    feedback = jnp.where(state.step < config.random_feedback_steps, guesses, lighter)
+    inputs = _inputs(config, batch.observations, feedback)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+        outputs = _outputs(config, params, inputs)
+        loss = jnp.mean(LOSSES[config.loss].per_row(outputs, targets, lighter[:, None]))
+        return loss, {"loss": loss, **_scores(config, outputs, curvatures, lighter)}
+
+    policy, metrics = networks.minimize(loss_fn, state.policy, _optimizer(config))
+    return state.replace(policy=policy, step=state.step + 1, key=key), metrics
+
+
+def initial_policy_state(config: Config, state: State) -> PyTree:
+    """The feedback before the first frame, () float32; the empty tuple without feedback."""
+    del state
+    return jnp.array(NO_FEEDBACK_YET, jnp.float32) if config.use_feedback else ()
+
+
+def act(
+    config: Config,
+    state: State,
+    observation: jax.Array,
+    key: PRNGKey,
+    policy_state: PyTree = (),
+    *,
+    deterministic: bool = False,
+) -> tuple[jax.Array, PyTree]:
+    """Curvature by the readout, or of a unit drawn in proportion to its activation; and the answer.
+
+    The policy state is the activation in [0, 1] of the unit for a lighter road, fed back at the
+    next call; as the second action it is mapped to [-1, 1].
+    """
+    feedback = policy_state if config.use_feedback else jnp.zeros(())
+    outputs = _outputs(config, state.policy.params, _inputs(config, observation, feedback))
+    activations = LOSSES[config.loss].activations(outputs.units)
+    if deterministic:
+        curvature = READOUTS[config.readout](activations)
+    else:
+        unit = jax.random.categorical(key, jnp.log(activations + 1e-12))
+        curvature = _curvature(unit, config.num_units)
+    if not config.use_feedback:
+        return jnp.stack([curvature, jnp.zeros_like(curvature)]), policy_state
+    lighter = jax.nn.sigmoid(outputs.lighter[..., 0])
+    return jnp.stack([curvature, 2.0 * lighter - 1.0]), lighter
+
+
+# The network.
+
+
+def standardize(image: jax.Array) -> jax.Array:
+    """Images (..., H, W), each with mean 0 and standard deviation 1; flat ones become 0."""
+    centered = image - jnp.mean(image, axis=(-2, -1), keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(jnp.square(centered), axis=(-2, -1), keepdims=True))
+    return centered / jnp.maximum(deviation, 1.0 / 255.0)
+
+
+def _inputs(config: Config, observations: jax.Array, feedback: jax.Array) -> jax.Array:
+    """(..., I): video, range and feedback, in this order, of images (..., H, W, 1)."""
+    pixels = observations[..., 0].astype(jnp.float32) / 255.0
+    video_rows = pixels.shape[-2] - config.range_rows
+    video, proximity = pixels[..., :video_rows, :], pixels[..., video_rows:, :]
+    leading = pixels.shape[:-2]
+    parts = [standardize(video).reshape(*leading, -1)]
+    if config.use_range:
+        parts.append(proximity.reshape(*leading, -1) - 0.5)
+    if config.use_feedback:
+        parts.append(feedback[..., None])
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _outputs(config: Config, params: Any, inputs: jax.Array) -> Outputs:
+    outputs = _network(config).apply(params, inputs)
+    return Outputs(outputs[..., : config.num_units], outputs[..., config.num_units :])
+
+
+def _network(config: Config) -> networks.MLP:
+    return networks.MLP(
+        config.hidden_sizes,
+        _num_outputs(config),
+        activation=nn.sigmoid,
+        kernel_init=_symmetric(INPUT_WEIGHTS),
+        output_init=_symmetric(OUTPUT_WEIGHTS),
+    )
+
+
+def _num_outputs(config: Config) -> int:
+    return config.num_units + int(config.use_feedback)
+
+
+def _symmetric(scale: float) -> Callable[..., jax.Array]:
+    def draw(key: PRNGKey, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -scale, scale)
+
+    return draw
+
+
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    return optax.sgd(config.learning_rate, momentum=config.momentum)
+
+
+def _check(config: Config, batch: Batch) -> None:
+    check_batch(batch, batch_spec(config), "alvinn")
+    check_continuous(batch, "alvinn")
+    for field, table in (("target", TARGETS), ("loss", LOSSES), ("readout", READOUTS)):
+        if getattr(config, field) not in table:
+            raise InputError(
+                f"alvinn: {field}={getattr(config, field)} is unknown; choose one of "
+                f"{', '.join(table)}"
+            )
+    shape, dtype = batch.observations.shape, batch.observations.dtype
+    is_image = len(shape) == 4 and shape[-1] == 1 and dtype == jnp.uint8
+    if not is_image or shape[1] <= config.range_rows:
+        raise InputError(
+            f"alvinn: batch.observations has shape {shape} and dtype {dtype}, expected byte "
+            f"images (B, H, W, 1) with more than {config.range_rows} rows, the last of which are "
+            "the range image"
+        )
+    if batch.actions.ndim != 2 or batch.actions.shape[1] != 2:
+        raise InputError(
+            f"alvinn: batch.actions has shape {batch.actions.shape}, expected (B, 2): a curvature, "
+            "and +1 or -1 for a road that is lighter or darker than its surroundings"
+        )
+
+
+def _scores(
+    config: Config, outputs: Outputs, curvatures: jax.Array, lighter: jax.Array
+) -> dict[str, jax.Array]:
+    found = READOUTS[config.readout](LOSSES[config.loss].activations(outputs.units))
+    units = jnp.abs(_position(found, config.num_units) - _nearest(curvatures, config.num_units))
+    wrong = (outputs.lighter > 0.0) != (lighter[:, None] > 0.0)
+    return {
+        "action_error": jnp.mean(jnp.square(found - curvatures)),
+        "within_two_units": jnp.mean(units < 2.5),
+        "lighter_error": jnp.mean(wrong) if config.use_feedback else jnp.zeros(()),
+    }
+
+
+# The scale of curvatures. Targets map curvatures (...,) on [-1, 1] to activations (..., U), and
+# readouts map them back.
+
+
+def _position(curvatures: jax.Array, num_units: int) -> jax.Array:
+    """Place on the scale, in units from the first one."""
+    return 0.5 * (curvatures + 1.0) * (num_units - 1)
+
+
+def _nearest(curvatures: jax.Array, num_units: int) -> jax.Array:
+    return jnp.clip(jnp.round(_position(curvatures, num_units)), 0, num_units - 1)
+
+
+def _curvature(positions: jax.Array, num_units: int) -> jax.Array:
+    return 2.0 * positions / (num_units - 1) - 1.0
+
+
+def _hill(curvatures: jax.Array, num_units: int) -> jax.Array:
+    units = jnp.arange(num_units)
+    distances = jnp.abs(units - _nearest(curvatures, num_units)[..., None]).astype(jnp.int32)
+    heights = jnp.array([*HILL_1989, 0.0])
+    return heights[jnp.minimum(distances, len(HILL_1989))]
+
+
+def _gaussian(curvatures: jax.Array, num_units: int) -> jax.Array:
+    distances = jnp.arange(num_units) - _position(curvatures, num_units)[..., None]
+    return jnp.exp(-jnp.square(distances) / GAUSSIAN_1991)
+
+
+def _one_hot(curvatures: jax.Array, num_units: int) -> jax.Array:
+    return jax.nn.one_hot(_nearest(curvatures, num_units).astype(jnp.int32), num_units)
+
+
+def _highest(activations: jax.Array) -> jax.Array:
+    return _curvature(jnp.argmax(activations, axis=-1), activations.shape[-1])
+
+
+def _center_of_mass(activations: jax.Array) -> jax.Array:
+    """Mean place of the units within four of the highest one, weighted by their activations."""
+    units = jnp.arange(activations.shape[-1])
+    peak = jnp.argmax(activations, axis=-1, keepdims=True)
+    weights = jnp.where(jnp.abs(units - peak) <= HILL_REACH, activations, 0.0)
+    mass = jnp.sum(weights, axis=-1) + 1e-12
+    return _curvature(jnp.sum(weights * units, axis=-1) / mass, activations.shape[-1])
+
+
+def _squared_error(outputs: Outputs, targets: jax.Array, lighter: jax.Array) -> jax.Array:
+    errors = jnp.sum(jnp.square(jax.nn.sigmoid(outputs.units) - targets), axis=-1)
+    answers = jnp.square(jax.nn.sigmoid(outputs.lighter) - lighter)
+    return errors + jnp.sum(answers, axis=-1)
+
+
+def _cross_entropy(outputs: Outputs, targets: jax.Array, lighter: jax.Array) -> jax.Array:
+    shares = targets / jnp.sum(targets, axis=-1, keepdims=True)
+    errors = optax.softmax_cross_entropy(outputs.units, shares)
+    answers = optax.sigmoid_binary_cross_entropy(outputs.lighter, lighter)
+    return errors + jnp.sum(answers, axis=-1)
+
+
+TARGETS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
+    "hill1989": _hill,
+    "gaussian1991": _gaussian,
+    "one_hot": _one_hot,
+}
+READOUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "highest": _highest,
+    "center_of_mass": _center_of_mass,
+}
+LOSSES: dict[str, Loss] = {
+    "squared_error": Loss(jax.nn.sigmoid, _squared_error),
+    "cross_entropy": Loss(jax.nn.softmax, _cross_entropy),
+}
