@@ -10,14 +10,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from ddm.errors import InputError
 from ddm.networks.mlp import Network
 
 
 class Cache(struct.PyTreeNode):
-    """Keys and values of the tokens so far, for each of L layers."""
+    """Keys and values of the tokens so far, an array for each layer.
 
-    keys: jax.Array  # (L, ..., T, H, W / H)
-    values: jax.Array  # (L, ..., T, H, W / H)
+    Apart from each other, arrays are updated in place where a scan carries them; and heads come
+    before places, so that attention reads them as they lie.
+    """
+
+    keys: tuple[jax.Array, ...]  # (..., H, T, W / H)
+    values: tuple[jax.Array, ...]  # (..., H, T, W / H)
 
 
 class Attention(Network):
@@ -28,8 +33,15 @@ class Attention(Network):
     dropout_rate: float = 0.0
 
     def setup(self) -> None:
+        if self.width % self.num_heads:
+            raise InputError(
+                f"Transformer: a width of {self.width} does not divide into {self.num_heads} heads"
+            )
         heads = (self.num_heads, self.width // self.num_heads)
-        self.query, self.key, self.value = (nn.DenseGeneral(heads) for _ in range(3))
+        self.query, self.value = nn.DenseGeneral(heads), nn.DenseGeneral(heads)
+        # A bias of the keys adds the same to all scores of a query: the softmax ignores it, and
+        # Adam would turn the rounding noise of its gradient into steps.
+        self.key = nn.DenseGeneral(heads, use_bias=False)
         self.out = nn.DenseGeneral(self.width, axis=(-2, -1))
 
     def keys_values(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -56,6 +68,20 @@ class Attention(Network):
             deterministic=deterministic,
         )
         return self.out(mixed)
+
+    def step(
+        self, token: jax.Array, keys: jax.Array, values: jax.Array, index: jax.Array | int
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Self-attention of one token (..., W) at place `index`; see :meth:`Transformer.step`."""
+        insert = jax.lax.dynamic_update_index_in_dim
+        keys = insert(keys, self.key(token), index, axis=-2)
+        values = insert(values, self.value(token), index, axis=-2)
+        query = self.query(token) / (self.width // self.num_heads) ** 0.5
+        scores = jnp.sum(query[..., None, :] * keys, axis=-1)
+        seen = jnp.arange(keys.shape[-2]) <= index
+        weights = jax.nn.softmax(scores, where=seen)
+        mixed = jnp.sum(weights[..., None] * values, axis=-2)
+        return self.out(mixed), keys, values
 
 
 class TransformerBlock(Network):
@@ -90,6 +116,8 @@ class TransformerBlock(Network):
         mixed = self.attention(normed, keys, values, mask, deterministic=deterministic)
         tokens = tokens + self.dropout(mixed, deterministic=deterministic)
         if self.cross:
+            if memory is None:
+                raise InputError("Transformer: blocks with cross-attention need a memory")
             normed = self.memory_norm(tokens)
             keys, values = self.memory_attention.keys_values(memory)
             mixed = self.memory_attention(
@@ -107,14 +135,9 @@ class TransformerBlock(Network):
         self, token: jax.Array, keys: jax.Array, values: jax.Array, index: jax.Array | int
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """One token (..., W) at place `index`, given keys and values of the ones before it."""
-        normed = self.attention_norm(token[..., None, :])
-        new_keys, new_values = self.attention.keys_values(normed)
-        keys = jax.lax.dynamic_update_slice_in_dim(keys, new_keys, index, axis=-3)
-        values = jax.lax.dynamic_update_slice_in_dim(values, new_values, index, axis=-3)
-        seen = jnp.arange(keys.shape[-3])[None] <= index
-        tokens = token[..., None, :] + self.attention(normed, keys, values, seen)
-        tokens = tokens + self.perceptron(tokens, deterministic=True)
-        return tokens[..., 0, :], keys, values
+        mixed, keys, values = self.attention.step(self.attention_norm(token), keys, values, index)
+        token = token + mixed
+        return token + self.perceptron(token, deterministic=True), keys, values
 
 
 class Transformer(Network):
@@ -155,9 +178,9 @@ class Transformer(Network):
 
     def empty_cache(self, batch_shape: tuple[int, ...], length: int) -> Cache:
         """A cache for sequences of `length` tokens."""
-        heads = (self.num_heads, self.width // self.num_heads)
-        zeros = jnp.zeros((self.num_layers, *batch_shape, length, *heads))
-        return Cache(zeros, zeros)
+        shape = (*batch_shape, self.num_heads, length, self.width // self.num_heads)
+        keys, values = (tuple(jnp.zeros(shape) for _ in range(self.num_layers)) for _ in range(2))
+        return Cache(keys, values)
 
     def step(
         self, token: jax.Array, cache: Cache, index: jax.Array | int
@@ -165,13 +188,18 @@ class Transformer(Network):
         """Output (..., W) of one token (..., W) at place `index`, and the cache with it.
 
         Fed in order, tokens give what a call with :func:`causal_mask` gives, at the price of one
-        token each. Without cross-attention.
+        token each. There is no dropout.
+
+        Raises:
+          InputError: the blocks attend to a memory.
         """
+        if self.cross:
+            raise InputError("Transformer: steps are for stacks without cross-attention")
         layers = []
-        for layer, block in enumerate(self.blocks):
-            token, keys, values = block.step(token, cache.keys[layer], cache.values[layer], index)
+        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            token, keys, values = block.step(token, keys, values, index)
             layers.append((keys, values))
-        keys, values = (jnp.stack(each) for each in zip(*layers, strict=True))
+        keys, values = zip(*layers, strict=True)
         return self.norm(token), Cache(keys, values)
 
 
@@ -185,6 +213,8 @@ def sinusoids(positions: jax.Array, width: int, max_period: float = 10_000.0) ->
 
     Wavelengths run from 2 pi to 2 pi `max_period` (Vaswani et al. 2017, section 3.5).
     """
+    if width % 2:
+        raise InputError(f"sinusoids: width is {width}, expected an even number")
     half = width // 2
     frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / max(half - 1, 1))
     angles = jnp.asarray(positions, jnp.float32)[..., None] * frequencies

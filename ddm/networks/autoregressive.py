@@ -1,0 +1,323 @@
+"""Policies over D tokens of K bins each, one after the other.
+
+    p(b_1, ..., b_D | s) = prod_d p(b_d | s, b_1, ..., b_{d-1})
+
+A decoder gives all D factors of known tokens in one call (teacher forcing), and factor after
+factor while tokens are drawn (`start`, `step`). The place before the first token, and a token
+that is hidden from the decoder, hold the token K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ddm.errors import InputError
+from ddm.networks.encoders import ObservationEncoder
+from ddm.networks.mlp import MLP, Network, fan_in_uniform
+from ddm.networks.transformer import Transformer, causal_mask
+from ddm.ops.control import cond_if_any
+
+_small_normal = nn.initializers.normal(0.02)
+
+
+class Decoder(Network):
+    """What all decoders have; the carry's leaves have the leading axes of the features."""
+
+    num_tokens: int  # D
+    num_bins: int  # K
+
+    def __call__(
+        self, features: jax.Array, tokens: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Logits (..., D, K) of each token given the ones before it.
+
+        Args:
+          features: (..., F) what the tokens are conditioned on.
+          tokens: (..., D) int32; the last one is not looked at.
+          deterministic: no dropout.
+        """
+        raise NotImplementedError
+
+    def start(self, features: jax.Array) -> Any:
+        """The carry before the first step."""
+        raise NotImplementedError
+
+    def step(self, carry: Any, token: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
+        """Logits (..., K) of place `index` after `token` (...,), the one before it; the carry."""
+        raise NotImplementedError
+
+    def before(self, tokens: jax.Array) -> jax.Array:
+        """The token before each place: (..., D), the first one K."""
+        return jnp.concatenate(
+            [jnp.full_like(tokens[..., :1], self.num_bins), tokens[..., :-1]], axis=-1
+        )
+
+
+class MLPDecoder(Decoder):
+    """One perceptron for all places, of (features, place, the tokens before it as numbers).
+
+    The first layer is linear in them, so that each token adds to it once: one batched call in
+    training, and O(1) work a step for the prefix (as in NADE, Larochelle and Murray 2011).
+    """
+
+    hidden_sizes: tuple[int, ...]
+
+    def setup(self) -> None:
+        if not self.hidden_sizes:
+            raise InputError("MLPDecoder: hidden_sizes is empty, expected at least one layer")
+        first, *rest = self.hidden_sizes
+        shape = (self.num_tokens, first)
+        self.features = nn.Dense(first, kernel_init=fan_in_uniform())
+        self.prefix = self.param("prefix", fan_in_uniform(), shape)  # row d: of the token before d
+        self.place = self.param("place", fan_in_uniform(), shape)
+        self.mlp = MLP(tuple(rest), self.num_bins)
+
+    def __call__(
+        self, features: jax.Array, tokens: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        del deterministic
+        prefix = jnp.cumsum(self._number(self.before(tokens)) * self.prefix, axis=-2)
+        return self._head(self.features(features)[..., None, :] + prefix + self.place)
+
+    def start(self, features: jax.Array) -> jax.Array:
+        return self.features(features)
+
+    def step(
+        self, carry: jax.Array, token: jax.Array, index: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        carry = carry + self._number(token) * self.prefix[index]
+        return self._head(carry + self.place[index]), carry
+
+    def _number(self, tokens: jax.Array) -> jax.Array:
+        """(..., 1): -1 .. 1 from the first bin to the last, 0 for no token."""
+        numbers = (2.0 * tokens + 1.0) / self.num_bins - 1.0
+        return jnp.where(tokens < self.num_bins, numbers, 0.0)[..., None]
+
+    def _head(self, hidden: jax.Array) -> jax.Array:
+        return self.mlp(nn.relu(hidden))
+
+
+class FactorisedDecoder(Decoder):
+    """Independent tokens: a weaker model, which mixes the modes of different dimensions."""
+
+    hidden_sizes: tuple[int, ...]
+
+    def setup(self) -> None:
+        self.mlp = MLP(self.hidden_sizes, self.num_tokens * self.num_bins)
+
+    def __call__(
+        self, features: jax.Array, tokens: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        del tokens, deterministic
+        return self.start(features)
+
+    def start(self, features: jax.Array) -> jax.Array:
+        return self.mlp(features).reshape(*features.shape[:-1], self.num_tokens, self.num_bins)
+
+    def step(
+        self, carry: jax.Array, token: jax.Array, index: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        del token
+        return jax.lax.dynamic_index_in_dim(carry, index, axis=-2, keepdims=False), carry
+
+
+class LSTMDecoder(Decoder):
+    """An LSTM over the tokens, which starts from the features and sees them at each place."""
+
+    width: int
+
+    def setup(self) -> None:
+        self.embed = nn.Embed(self.num_bins + 1, self.width)
+        self.place = self.param("place", _small_normal, (self.num_tokens, self.width))
+        self.features = nn.Dense(self.width)
+        self.memory = nn.Dense(2 * self.width)
+        self.cell = nn.OptimizedLSTMCell(self.width)
+        self.rnn = nn.RNN(self.cell)
+        self.head = nn.Dense(self.num_bins)
+
+    def __call__(
+        self, features: jax.Array, tokens: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        del deterministic
+        memory, seen = self.start(features)
+        inputs = self.embed(self.before(tokens)) + self.place + seen[..., None, :]
+        return self.head(self.rnn(inputs, initial_carry=memory))
+
+    def start(self, features: jax.Array) -> Any:
+        memory, output = jnp.split(self.memory(features), 2, axis=-1)
+        return (memory, jnp.tanh(output)), self.features(features)
+
+    def step(self, carry: Any, token: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
+        memory, seen = carry
+        memory, hidden = self.cell(memory, self.embed(token) + self.place[index] + seen)
+        return self.head(hidden), (memory, seen)
+
+
+class TransformerDecoder(Decoder):
+    """A causal transformer over [features, b_1, ..., b_{D-1}], with learned places.
+
+    With `cache`, a step costs one token; without, it runs the whole sequence again, and gives the
+    same.
+    """
+
+    width: int
+    num_layers: int
+    num_heads: int
+    dropout_rate: float = 0.0
+    cache: bool = True
+
+    def setup(self) -> None:
+        self.embed = nn.Embed(self.num_bins + 1, self.width, embedding_init=_small_normal)
+        self.place = self.param("place", _small_normal, (self.num_tokens, self.width))
+        self.features = nn.Dense(self.width)
+        self.transformer = Transformer(
+            self.num_layers, self.width, self.num_heads, 4 * self.width, self.dropout_rate
+        )
+        self.dropout = nn.Dropout(self.dropout_rate)
+        self.head = nn.Dense(self.num_bins)
+
+    def __call__(
+        self, features: jax.Array, tokens: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        inputs = self.embed(self.before(tokens)) + self.place
+        inputs = inputs.at[..., 0, :].add(self.features(features))
+        inputs = self.dropout(inputs, deterministic=deterministic)
+        mask = causal_mask(self.num_tokens)
+        return self.head(self.transformer(inputs, mask, deterministic=deterministic))
+
+    def start(self, features: jax.Array) -> Any:
+        leading = features.shape[:-1]
+        if self.cache:
+            return self.features(features), self.transformer.empty_cache(leading, self.num_tokens)
+        return features, jnp.full((*leading, self.num_tokens), self.num_bins, jnp.int32)
+
+    def step(self, carry: Any, token: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
+        return (self._step_cached if self.cache else self._step_again)(carry, token, index)
+
+    def _step_cached(self, carry: Any, token: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
+        seen, cache = carry
+        inputs = self.embed(token) + self.place[index] + jnp.where(index == 0, seen, 0.0)
+        hidden, cache = self.transformer.step(inputs, cache, index)
+        return self.head(hidden), (seen, cache)
+
+    def _step_again(self, carry: Any, token: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
+        features, tokens = carry
+        # At the first place there is no token before: the last place, which nothing sees, is set.
+        tokens = tokens.at[..., index - 1].set(token)
+        logits = self(features, tokens)
+        return logits[..., index, :], (features, tokens)
+
+
+class AutoregressivePolicy(Network):
+    """A decoder on encoded frames (..., T, *O), which are put one after the other."""
+
+    encoder: str
+    decoder: Decoder
+
+    def setup(self) -> None:
+        self.encode = ObservationEncoder(self.encoder)
+
+    def __call__(
+        self, frames: jax.Array, tokens: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Logits (..., D, K) of tokens (..., D), each given the ones before it."""
+        return self.decoder(self._features(frames), tokens, deterministic=deterministic)
+
+    def start(self, frames: jax.Array) -> tuple[Any, jax.Array]:
+        """The carry before the first step, and what stands for the token before it."""
+        features = self._features(frames)
+        none = jnp.full(features.shape[:-1], self.decoder.num_bins, jnp.int32)
+        return self.decoder.start(features), none
+
+    def step(self, carry: Any, token: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
+        """Logits (..., K) of place `index` after `token` (...,), the one before it; the carry."""
+        return self.decoder.step(carry, token, index)
+
+    def _features(self, frames: jax.Array) -> jax.Array:
+        encoded = self.encode(frames)
+        return encoded.reshape(*encoded.shape[:-2], -1)
+
+
+def draw_tokens(
+    policy: AutoregressivePolicy,
+    params: Any,
+    frames: jax.Array,
+    key: jax.Array,
+    choose: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Tokens (..., D) int32 for frames (..., T, *O), one after the other.
+
+    Args:
+      policy: the network.
+      params: its parameters.
+      frames: what the tokens are conditioned on.
+      key: split once for each token.
+      choose: (logits (..., K), key) -> token (...,): a draw, or the most likely one.
+    """
+
+    def step(state: Any, inputs: Any) -> Any:
+        (carry, token), (index, key) = state, inputs
+        logits, carry = policy.apply(params, carry, token, index, method="step")
+        token = choose(logits, key).astype(jnp.int32)
+        return (carry, token), token
+
+    num_tokens = policy.decoder.num_tokens
+    places = jnp.arange(num_tokens), jax.random.split(key, num_tokens)
+    _, tokens = jax.lax.scan(step, policy.apply(params, frames, method="start"), places)
+    return jnp.moveaxis(tokens, 0, -1)
+
+
+def beam_search(
+    policy: AutoregressivePolicy, params: Any, frames: jax.Array, width: int
+) -> tuple[jax.Array, jax.Array]:
+    """The most likely sequences for frames (T, *O) that a beam of W finds.
+
+    Taking the most likely token at each place, which is a beam of 1, may miss the most likely
+    sequence; a beam of K^(D-1) does not.
+
+    Returns:
+      Tokens (W, D) and their log-probabilities (W,), the best first.
+    """
+    num_tokens, num_bins = policy.decoder.num_tokens, policy.decoder.num_bins
+    carry, token = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (width, *leaf.shape)),
+        policy.apply(params, frames, method="start"),
+    )
+
+    def step(state: Any, index: jax.Array) -> Any:
+        carry, token, tokens, scores = state
+        logits, carry = policy.apply(params, carry, token, index, method="step")
+        totals = scores[:, None] + jax.nn.log_softmax(logits)
+        scores, best = jax.lax.top_k(totals.reshape(-1), width)
+        parents, token = jnp.divmod(best, num_bins)
+        carry, tokens = jax.tree.map(lambda leaf: leaf[parents], (carry, tokens))
+        return (carry, token, tokens.at[:, index].set(token), scores), None
+
+    alone = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf)  # all beams start alike: one counts
+    state = (carry, token, jnp.zeros((width, num_tokens), jnp.int32), alone)
+    (_, _, tokens, scores), _ = jax.lax.scan(step, state, jnp.arange(num_tokens))
+    return tokens, scores
+
+
+def nucleus(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
+    """Logits (..., K) of the likeliest bins, which together have `top_p`; -inf elsewhere.
+
+    Top-p sampling (Holtzman et al. 2020): removes the many bins of which each is unlikely. 1
+    keeps all, and does not pay for the sorting; 0 keeps the likeliest.
+    """
+    return cond_if_any(
+        jnp.asarray(top_p) < 1.0, _likeliest, lambda logits, _: logits, logits, top_p
+    )
+
+
+def _likeliest(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
+    falling = jnp.sort(logits, axis=-1, descending=True)
+    probabilities = jax.nn.softmax(falling)
+    likelier = jnp.cumsum(probabilities, axis=-1) - probabilities
+    last = jnp.min(jnp.where(likelier < top_p, falling, falling[..., :1]), axis=-1, keepdims=True)
+    return jnp.where(logits >= last, logits, -jnp.inf)
