@@ -100,7 +100,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
         fit the head.
     """
     check_batch(batch, batch_spec(config), "bc")
-    head = _head(config)
+    head = find_head(config)
     networks.check_encoder(config.encoder, batch.observations.shape[1:], "bc")
     _check_actions(config, head, batch)
     _check_features(config, batch)
@@ -123,10 +123,10 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     the policy's mode (the error rate for discrete actions).
     """
     check_batch(batch, batch_spec(config), "bc")
-    head = _head(config)
+    head = find_head(config)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        outputs = _outputs(config, params, batch.observations)
+        outputs = head_outputs(config, params, batch.observations)
         loss = jnp.mean(head.loss(config, outputs, batch.actions))
         error = _action_error(head.mode(outputs), batch.actions)
         return loss, {"loss": loss, "action_error": error}
@@ -145,8 +145,8 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """The policy's mode, or a sample from it; ``mse`` has only a mode, ``mixture`` several."""
-    head = _head(config)
-    outputs = _outputs(config, state.policy.params, observation)
+    head = find_head(config)
+    outputs = head_outputs(config, state.policy.params, observation)
     if not deterministic:
         action = head.sample(outputs, key)
     else:
@@ -158,10 +158,17 @@ def log_prob(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
     """Log-density (B,) of actions; for ``mse`` minus the squared error."""
-    return -_head(config).loss(config, _outputs(config, state.policy.params, observations), actions)
+    return -find_head(config).loss(
+        config, head_outputs(config, state.policy.params, observations), actions
+    )
 
 
-def _head(config: Config) -> Head:
+def find_head(config: Config) -> Head:
+    """The row of `HEADS` that the configuration names.
+
+    Raises:
+      InputError: there is none.
+    """
     if config.head not in HEADS:
         raise InputError(f"bc: head={config.head} is unknown; choose one of {', '.join(HEADS)}")
     return HEADS[config.head]
@@ -193,8 +200,9 @@ def _check_features(config: Config, batch: Batch) -> None:
         )
 
 
-def _outputs(config: Config, params: Any, observations: jax.Array) -> Any:
-    head = _head(config)
+def head_outputs(config: Config, params: Any, observations: jax.Array) -> Any:
+    """What the policy's network returns at observations (..., *O): actions or a distribution."""
+    head = find_head(config)
     if head.discrete:
         action_size = config.num_actions
     else:
@@ -203,7 +211,7 @@ def _outputs(config: Config, params: Any, observations: jax.Array) -> Any:
 
 
 def _network(config: Config, action_size: int) -> nn.Module:
-    policy = _head(config).network(config, action_size)
+    policy = find_head(config).network(config, action_size)
     return policy if config.encoder == "none" else networks.Encoded(config.encoder, policy)
 
 

@@ -1,0 +1,338 @@
+"""Implicit behaviour cloning: an energy over observations and actions, and search for low energy.
+
+    pi(a | s) ~ exp(f_theta(s, a)),      E = -f
+    L = - log [ exp f(s, a) / ( exp f(s, a) + sum_j exp f(s, a_j) ) ]        (InfoNCE)
+
+with counter-examples a_1 .. a_n from the action box, widened by `box_margin` on each side. Florence
+et al. 2021. A small continuous f represents maps to actions that jump, or that have
+several values: its maximum may jump, and there may be several maxima. For uniform counter-examples
+the best f is log pi(a | s) up to a function of s.
+
+- ``negatives``: ``uniform``; or ``langevin``, uniform ones moved uphill by a chain through which
+  no gradient flows. Uniform ones tell little in more than about five action dimensions.
+- ``gradient_penalty``: the mean over all n + 1 actions of
+  max(0, max_i |df/da_i| - margin)^2. Langevin chains need it, for they take steps of a size that is
+  chosen for slopes of about 1. It bounds how sharp exp(f) can be; uniform counter-examples do not
+  need it.
+- ``inference``: ``dfo``, derivative-free optimisation: uniform candidates, then in each round a
+  draw of as many of them by softmax(f) and a shrinking perturbation; or ``langevin``, a chain whose
+  steps shrink. Deterministic is the best of the final candidates, sampled a draw by softmax(f):
+  both depend on the key, by which candidates are made. Draws are no exact samples of pi, for the
+  search prefers high scores.
+
+Differences from the authors' code: the box is that of the environment, [-1, 1], not the data's
+smallest and largest actions; the chosen action is clipped to [-1, 1]; the final draw
+uses the scores of the final candidates (theirs uses the scores before the last draw); the learning
+rate may follow a cosine, not an exponential decay (0.99 each 100 steps); weights start at the scale
+of their fan-in. The first layer is applied to observations and actions separately, and added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from ddm import networks, ops
+from ddm.errors import InputError
+from ddm.networks.mlp import Network, fan_in_uniform
+from ddm.ops import plans
+from ddm.types import (
+    Batch,
+    BatchSpec,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    check_continuous,
+    static,
+)
+
+
+class Config(struct.PyTreeNode):
+    """Hyper-parameters of implicit behaviour cloning; the defaults are those of the paper's DFO."""
+
+    learning_rate: float = 1e-3  # Adam's step size
+    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
+    weight_decay: float = 0.0  # decoupled weight decay (AdamW), per unit of learning rate
+    observation_steps: int = static(2)  # frames that the policy sees, the current one included
+    width: int = static(256)  # of the residual network (authors: 256, or 2048 at their best)
+    num_blocks: int = static(1)  # residual blocks of two relu layers (authors: one)
+    encoder: str = static("none")  # none: observations are vectors; conv: images
+    negatives: str = static("uniform")  # counter-examples: uniform or langevin
+    num_negatives: int = static(256)  # counter-examples (authors: 256, and 8 for langevin)
+    box_margin: float = 0.05  # widening of the action box on each side, as a share of its width
+    gradient_penalty: bool = static(False)  # bounds slopes of the score; use it with langevin
+    gradient_penalty_weight: float = 1.0  # weight of the penalty in the loss
+    gradient_margin: float = 1.0  # slope df/da_i that is free, per half action range
+    inference: str = static("dfo")  # search for an action: dfo or langevin
+    # Candidates of the search (authors: 16384 for dfo, 512 for langevin; 1024: diffusion policy)
+    num_samples: int = static(1024)
+    dfo_rounds: int = static(3)  # draws and perturbations of dfo
+    dfo_std: float = 0.33  # first perturbation, in half action ranges
+    dfo_decay: float = 0.5  # factor on the perturbation after each round
+    langevin_steps: int = static(100)  # length of a chain
+    langevin_step_size: float = 0.1  # of the first step
+    langevin_final_step_size: float = 1e-5  # of the last step
+    langevin_power: float = 2.0  # of the polynomial between them
+    langevin_noise: float = 1.0  # standard deviation of a chain's noise, per unit of step size
+    langevin_max_step: float = 0.1  # largest move in a step, in half ranges of the widened box
+
+
+class State(struct.PyTreeNode):
+    """Everything that training changes, and what observations and actions look like."""
+
+    policy: networks.Trainable
+    observation: jax.Array  # (*O,) zeros: the shape and type of one observation
+    action: jax.Array  # (A,) zeros, likewise
+    step: jax.Array  # () int32, gradient steps done
+    key: PRNGKey
+
+
+class Score(Network):
+    """f(s, a): frames (B, T, *O) and actions (B, M, A) to scores (B, M).
+
+    A residual network with activation before each layer (He et al. 2016), without
+    normalisation and dropout: both would make the score noisy.
+    """
+
+    width: int
+    num_blocks: int
+    encoder: str = "none"
+
+    @nn.compact
+    def __call__(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        """The scores."""
+
+        def dense(name: str, bias: bool = True) -> nn.Dense:
+            return nn.Dense(self.width, bias, kernel_init=fan_in_uniform(), name=name)
+
+        frames = networks.ObservationEncoder(self.encoder, name="encoder")(observations)
+        condition = dense("observation")(frames.reshape(frames.shape[0], -1))
+        hidden = condition[:, None] + dense("action", bias=False)(actions)
+        for block in range(self.num_blocks):
+            inner = dense(f"block_{block}_0")(nn.relu(hidden))
+            hidden = hidden + dense(f"block_{block}_1")(nn.relu(inner))
+        return nn.Dense(1, kernel_init=fan_in_uniform(), name="output")(hidden)[..., 0]
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """The frames up to the drawn step."""
+    past = config.observation_steps - 1
+    return BatchSpec(fields=("observations", "actions"), window=past + 1, history=past)
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """A fresh score for observations and actions of the shapes in `batch`.
+
+    Raises:
+      InputError: discrete actions, or an unknown way to make counter-examples or to act.
+    """
+    check_batch(batch, batch_spec(config), "implicit_bc")
+    check_continuous(batch, "implicit_bc")
+    networks.check_encoder(config.encoder, batch.observations.shape[2:], "implicit_bc")
+    _choose(NEGATIVES, "negatives", config.negatives)
+    _choose(SEARCHES, "inference", config.inference)
+    key, params_key = jax.random.split(key)
+    params = _score(config).init(params_key, batch.observations[:1], batch.actions[:1, -1:])
+    return State(
+        policy=networks.trainable(params, _optimizer(config, 0)),
+        observation=jnp.zeros_like(batch.observations[0, 0]),
+        action=jnp.zeros_like(batch.actions[0, 0]),
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """One gradient step on InfoNCE and, if it is switched on, the gradient penalty.
+
+    Metrics: ``loss``, their sum; ``info_nce``, which is log(n + 1) for a score that knows nothing;
+    ``gradient_penalty``; ``accuracy``, the share of logged actions that score above all their
+    counter-examples.
+    """
+    check_batch(batch, batch_spec(config), "implicit_bc")
+    check_continuous(batch, "implicit_bc")
+    key, negatives_key = jax.random.split(state.key)
+    logged = batch.actions[:, -1:]
+    make_negatives = _choose(NEGATIVES, "negatives", config.negatives)
+    negatives = make_negatives(config, state, negatives_key, batch.observations, logged.shape)
+    actions = jnp.concatenate([logged, negatives], axis=1)  # (B, 1 + n, A)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+        scores = _score(config).apply(params, batch.observations, actions)
+        info_nce = jnp.mean(jax.nn.logsumexp(scores, axis=1) - scores[:, 0])
+        penalty = jnp.zeros(())
+        if config.gradient_penalty:
+            penalty = _gradient_penalty(config, params, batch.observations, actions)
+        loss = info_nce + config.gradient_penalty_weight * penalty
+        return loss, {
+            "loss": loss,
+            "info_nce": info_nce,
+            "gradient_penalty": penalty,
+            "accuracy": jnp.mean(scores[:, 0] > jnp.max(scores[:, 1:], axis=1)),
+        }
+
+    policy, metrics = networks.minimize(loss_fn, state.policy, _optimizer(config, state.step))
+    return state.replace(policy=policy, step=state.step + 1, key=key), metrics
+
+
+def initial_policy_state(config: Config, state: State) -> PyTree:
+    """No frames yet."""
+    return plans.no_frames(config.observation_steps, state.observation)
+
+
+def act(
+    config: Config,
+    state: State,
+    observation: jax.Array,
+    key: PRNGKey,
+    policy_state: PyTree = (),
+    *,
+    deterministic: bool = False,
+) -> tuple[jax.Array, PyTree]:
+    """The best candidate of the search, or one drawn by softmax of the scores."""
+    start_key, search_key, draw_key = jax.random.split(key, 3)
+    frames = plans.push(policy_state or initial_policy_state(config, state), observation)
+    observations = frames.observations[None]
+    start = _uniform(config, start_key, (1, config.num_samples, *state.action.shape))
+    search = _choose(SEARCHES, "inference", config.inference)
+    candidates = search(config, state, search_key, observations, start)[0]
+    scores = _score(config).apply(state.policy.params, observations, candidates[None])[0]
+    best = jnp.argmax(scores) if deterministic else jax.random.categorical(draw_key, scores)
+    return jnp.clip(candidates[best], -1.0, 1.0), frames
+
+
+def scores(config: Config, state: State, observations: jax.Array, actions: jax.Array) -> jax.Array:
+    """Scores (B, M) of actions (B, M, A) after frames (B, T, *O): log pi(a | s) + c(s).
+
+    Only differences within a row mean anything.
+    """
+    return _score(config).apply(state.policy.params, observations, actions)
+
+
+def _score(config: Config) -> Score:
+    return Score(config.width, config.num_blocks, config.encoder)
+
+
+def _optimizer(config: Config, step: jax.Array | int) -> optax.GradientTransformation:
+    rate = ops.cosine_decay(config.learning_rate, step, config.decay_steps)
+    return optax.adamw(rate, weight_decay=config.weight_decay)
+
+
+def _choose(table: dict[str, Callable[..., jax.Array]], field: str, name: str) -> Callable:
+    if name not in table:
+        raise InputError(
+            f"implicit_bc: {field}={name} is unknown; choose one of {', '.join(table)}"
+        )
+    return table[name]
+
+
+def _gradient(
+    config: Config, params: Any, observations: jax.Array, actions: jax.Array
+) -> jax.Array:
+    """df/da (B, M, A): rows do not depend on each other, so that one backward pass gives all."""
+    score = _score(config)
+    return jax.grad(lambda actions: jnp.sum(score.apply(params, observations, actions)))(actions)
+
+
+def _gradient_penalty(
+    config: Config, params: Any, observations: jax.Array, actions: jax.Array
+) -> jax.Array:
+    slopes = jnp.max(jnp.abs(_gradient(config, params, observations, actions)), axis=-1)
+    return jnp.mean(jnp.square(nn.relu(slopes - config.gradient_margin)))
+
+
+def _half_width(config: Config) -> jax.Array | float:
+    """Of the widened box."""
+    return 1.0 + 2.0 * config.box_margin
+
+
+def _uniform(config: Config, key: PRNGKey, shape: tuple[int, ...]) -> jax.Array:
+    return _half_width(config) * jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+
+
+def _langevin(
+    config: Config, state: State, key: PRNGKey, observations: jax.Array, start: jax.Array
+) -> jax.Array:
+    """Moves actions (B, M, A) uphill."""
+    half_width = _half_width(config)
+    step_sizes = ops.langevin.polynomial_decay(
+        config.langevin_step_size,
+        config.langevin_final_step_size,
+        config.langevin_steps,
+        config.langevin_power,
+    )
+    return ops.langevin.chain(
+        lambda actions: _gradient(config, state.policy.params, observations, actions),
+        key,
+        start,
+        step_sizes,
+        low=-half_width,
+        high=half_width,
+        noise_scale=config.langevin_noise,
+        max_step=config.langevin_max_step * half_width,
+    )
+
+
+def _derivative_free(
+    config: Config, state: State, key: PRNGKey, observations: jax.Array, start: jax.Array
+) -> jax.Array:
+    """Rounds of drawing (B, M, A) candidates by their scores and perturbing them."""
+    half_width = _half_width(config)
+
+    def one_round(candidates: jax.Array, at: tuple[PRNGKey, jax.Array]) -> tuple[jax.Array, None]:
+        draw_key, noise_key = jax.random.split(at[0])
+        scores = _score(config).apply(state.policy.params, observations, candidates)
+        drawn = _draw(draw_key, scores, candidates)
+        noise = at[1] * jax.random.normal(noise_key, drawn.shape, drawn.dtype)
+        return jnp.clip(drawn + noise, -half_width, half_width), None
+
+    stds = config.dfo_std * config.dfo_decay ** jnp.arange(config.dfo_rounds)
+    keys = jax.random.split(key, config.dfo_rounds)
+    candidates, _ = jax.lax.scan(one_round, start, (keys, stds))
+    return candidates
+
+
+def _draw(key: PRNGKey, scores: jax.Array, candidates: jax.Array) -> jax.Array:
+    """As many candidates (B, M, A), drawn with replacement by softmax of scores (B, M).
+
+    By inversion of the cumulative sum: M uniform numbers a row, not M^2 Gumbel ones.
+    """
+    cumulative = jnp.cumsum(jax.nn.softmax(scores, axis=-1), axis=-1)
+    uniform = jax.random.uniform(key, scores.shape) * cumulative[:, -1:]
+    rows = jax.vmap(jnp.searchsorted)(cumulative, uniform)
+    rows = jnp.minimum(rows, scores.shape[-1] - 1)
+    return jnp.take_along_axis(candidates, rows[..., None], axis=1)
+
+
+def _uniform_negatives(
+    config: Config,
+    state: State,
+    key: PRNGKey,
+    observations: jax.Array,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    del state, observations
+    return _uniform(config, key, (shape[0], config.num_negatives, shape[-1]))
+
+
+def _langevin_negatives(
+    config: Config,
+    state: State,
+    key: PRNGKey,
+    observations: jax.Array,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    start_key, chain_key = jax.random.split(key)
+    start = _uniform_negatives(config, state, start_key, observations, shape)
+    return _langevin(config, state, chain_key, observations, start)
+
+
+NEGATIVES = {"uniform": _uniform_negatives, "langevin": _langevin_negatives}
+SEARCHES = {"dfo": _derivative_free, "langevin": _langevin}

@@ -1,0 +1,36 @@
+"""Behaviour cloning with memory: a frame stack, a recurrent network or a transformer.
+
+    python experiments/history_bc.py --dataset=mujoco/hopper/medium-v0 --history=recurrent --seeds=3
+    python experiments/history_bc.py --dataset=D4RL/door/human-v2 --history=stack \
+        --observation_steps=4 --head=mixture
+
+Writes metrics, checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.imitation import bc, history_bc
+from ddm.types import Discrete
+
+runner.define_flags(history_bc, normalize_observations="standardize")
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(history_bc)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    if isinstance(dataset.info.action_space, Discrete):
+        head = "categorical" if config.head == bc.Config().head else config.head
+        config = config.replace(head=head, num_actions=dataset.info.action_space.n)
+    environment = runner.find_environment(options, dataset)
+    runner.train(history_bc, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)
