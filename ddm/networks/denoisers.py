@@ -1,0 +1,374 @@
+"""Networks of diffusion and flow policies: from a noisy chunk of actions to what is noise in it.
+
+All map noisy chunks (..., T, A), noise levels (...,) and frames of observation features
+(..., To, F) to (..., T, A). Chi et al. 2023 introduced the convolutional and the attentive one.
+Noise levels are numbers of about unit resolution (0 .. K - 1); sinusoids tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ddm.errors import InputError
+from ddm.networks.encoders import ObservationEncoder
+from ddm.networks.mlp import MLP, Network, fan_in_uniform
+from ddm.networks.transformer import Transformer, causal_mask, sinusoids
+from ddm.types import Batch
+
+GROUPS = 8  # of the U-Net's group norms
+
+
+class Denoiser(Network):
+    """A denoising network on encoded observations (..., To, *O).
+
+    `encode` and `denoise` are its halves: a sampler encodes once and denoises many times.
+    """
+
+    encoder: str
+    network: nn.Module
+
+    def setup(self) -> None:
+        self.observation_encoder = ObservationEncoder(self.encoder)
+
+    def __call__(
+        self,
+        noisy: jax.Array,
+        levels: jax.Array,
+        observations: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        features = self.encode(observations)
+        return self.denoise(noisy, levels, features, deterministic=deterministic)
+
+    def encode(self, observations: jax.Array) -> jax.Array:
+        """Features (..., To, F) of observations (..., To, *O)."""
+        return self.observation_encoder(observations)
+
+    def denoise(
+        self,
+        noisy: jax.Array,
+        levels: jax.Array,
+        features: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """(..., T, A) of noisy chunks, levels (), or (...,), and features (..., To, F)."""
+        levels = jnp.broadcast_to(levels, noisy.shape[:-2])
+        return self.network(noisy, levels, features, deterministic=deterministic)
+
+
+class LevelEmbedding(Network):
+    """Noise levels (...,) to (..., width): sinusoids through a two-layer perceptron."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, levels: jax.Array) -> jax.Array:
+        waves = sinusoids(levels, self.width)
+        hidden = jax.nn.mish(nn.Dense(4 * self.width, kernel_init=fan_in_uniform())(waves))
+        return nn.Dense(self.width, kernel_init=fan_in_uniform())(hidden)
+
+
+class MLPDenoiser(Network):
+    """A perceptron on chunk, level and observations, all flat: for short chunks of few numbers.
+
+    With `residual`, each hidden layer (all of one size) is a branch x + W2 mish(W1 norm(x)) of two
+    layers, as in IDQL (Hansen-Estruch et al. 2023).
+    """
+
+    hidden_sizes: tuple[int, ...]
+    layer_norm: bool = False
+    residual: bool = False
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        noisy: jax.Array,
+        levels: jax.Array,
+        features: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        leading = noisy.shape[:-2]
+        inputs = [noisy.reshape(*leading, -1), LevelEmbedding(16, name="level")(levels)]
+        inputs = jnp.concatenate([*inputs, features.reshape(*leading, -1)], axis=-1)
+        size = noisy.shape[-2] * noisy.shape[-1]
+        network = self._residual if self.residual else self._plain
+        return network(inputs, size, deterministic).reshape(noisy.shape)
+
+    def _plain(self, inputs: jax.Array, size: int, deterministic: bool) -> jax.Array:
+        return MLP(
+            self.hidden_sizes,
+            size,
+            activation=jax.nn.mish,
+            layer_norm=self.layer_norm,
+            dropout_rate=self.dropout_rate,
+            name="mlp",
+        )(inputs, deterministic=deterministic)
+
+    def _residual(self, inputs: jax.Array, size: int, deterministic: bool) -> jax.Array:
+        width = self.hidden_sizes[0]
+        hidden = nn.Dense(width, kernel_init=fan_in_uniform())(inputs)
+        for _ in self.hidden_sizes:
+            branch = nn.LayerNorm()(hidden) if self.layer_norm else hidden
+            branch = nn.Dropout(self.dropout_rate, deterministic=deterministic)(branch)
+            branch = jax.nn.mish(nn.Dense(4 * width, kernel_init=fan_in_uniform())(branch))
+            hidden = hidden + nn.Dense(width, kernel_init=fan_in_uniform())(branch)
+        return nn.Dense(size, kernel_init=fan_in_uniform())(jax.nn.mish(hidden))
+
+
+class UNetDenoiser(Network):
+    """A one-dimensional convolutional U-Net over the chunk's steps (Chi et al. 2023, figure 2).
+
+    Each of L levels has two residual blocks and halves the number of steps, but for the last; two
+    blocks follow in the middle, and the way back joins the levels' outputs. Level and observations
+    enter every block by FiLM. T is a multiple of 2^(L - 1). As in the authors' code the first
+    level's output is not joined; their unreachable joining of local conditions is left out.
+    """
+
+    widths: tuple[int, ...]  # channels of each level, multiples of 8
+    kernel_size: int = 5
+
+    @nn.compact
+    def __call__(
+        self,
+        noisy: jax.Array,
+        levels: jax.Array,
+        features: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        del deterministic  # it has no dropout
+        condition = [LevelEmbedding(self.widths[0], name="level")(levels)]
+        condition += [features.reshape(*noisy.shape[:-2], -1)]
+        condition = jnp.concatenate(condition, axis=-1)
+
+        def two_blocks(hidden: jax.Array, width: int) -> jax.Array:
+            for _ in range(2):
+                hidden = FiLMBlock(width, self.kernel_size)(hidden, condition)
+            return hidden
+
+        hidden, joined = noisy, []
+        for index, width in enumerate(self.widths):
+            hidden = two_blocks(hidden, width)
+            joined.append(hidden)
+            if index < len(self.widths) - 1:
+                hidden = nn.Conv(width, (3,), (2,), 1, kernel_init=fan_in_uniform())(hidden)
+        hidden = two_blocks(hidden, self.widths[-1])
+        for index in reversed(range(1, len(self.widths))):
+            width = self.widths[index - 1]
+            hidden = two_blocks(jnp.concatenate([hidden, joined[index]], axis=-1), width)
+            hidden = nn.ConvTranspose(width, (4,), (2,), kernel_init=fan_in_uniform())(hidden)
+        hidden = ConvBlock(self.widths[0], self.kernel_size)(hidden)
+        return nn.Conv(noisy.shape[-1], (1,), kernel_init=fan_in_uniform())(hidden)
+
+
+class ConvBlock(Network):
+    """Convolution over the steps, group norm, mish: (..., T, C) to (..., T, width)."""
+
+    width: int
+    kernel_size: int
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        hidden = nn.Conv(self.width, (self.kernel_size,), kernel_init=fan_in_uniform())(inputs)
+        return jax.nn.mish(nn.GroupNorm(GROUPS, epsilon=1e-5, reduction_axes=(-2, -1))(hidden))
+
+
+class FiLMBlock(Network):
+    """Two convolution blocks and a skip; between them scale * x + bias from a condition (..., C).
+
+    The scale is the network's output itself, not 1 plus it, as in the authors' code.
+    """
+
+    width: int
+    kernel_size: int
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, condition: jax.Array) -> jax.Array:
+        film = nn.Dense(2 * self.width, kernel_init=fan_in_uniform())(jax.nn.mish(condition))
+        scale, bias = jnp.split(film[..., None, :], 2, axis=-1)
+        hidden = scale * ConvBlock(self.width, self.kernel_size)(inputs) + bias
+        hidden = ConvBlock(self.width, self.kernel_size)(hidden)
+        if inputs.shape[-1] == self.width:
+            return hidden + inputs
+        return hidden + nn.Conv(self.width, (1,), kernel_init=fan_in_uniform())(inputs)
+
+
+class TransformerDenoiser(Network):
+    """A decoder over the noisy actions as tokens (Chi et al. 2023, section III-A).
+
+    The tokens attend to each other, with `causal` each to itself and the ones before it, and to a
+    memory of one token for the level and one for each frame. All frames lie at or before the
+    chunk's first step, so that no action sees a later observation, and the memory needs no mask.
+
+    The authors' is causal. Then an action's noise is judged without the actions after it, which is
+    not the score of the whole chunk: the actions of a sampled chunk may choose different modes.
+    """
+
+    num_layers: int
+    width: int
+    num_heads: int
+    dropout_rate: float = 0.0
+    causal: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        noisy: jax.Array,
+        levels: jax.Array,
+        features: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        length = noisy.shape[-2]
+        frames = nn.Dense(self.width, name="frames")(features)
+        level = sinusoids(levels, self.width)[..., None, :]
+        memory = jnp.concatenate([level, frames], axis=-2)
+        memory = memory + self._positions("memory_positions", memory.shape[-2])
+        memory = jax.nn.mish(nn.Dense(4 * self.width, name="memory_hidden")(memory))
+        memory = nn.Dense(self.width, name="memory")(memory)
+
+        tokens = nn.Dense(self.width, name="tokens")(noisy)
+        tokens = tokens + self._positions("positions", length)
+        tokens = nn.Dropout(self.dropout_rate, deterministic=deterministic)(tokens)
+        hidden = Transformer(
+            self.num_layers,
+            self.width,
+            self.num_heads,
+            4 * self.width,
+            self.dropout_rate,
+            cross=True,
+            name="transformer",
+        )(
+            tokens,
+            causal_mask(length) if self.causal else None,
+            memory,
+            deterministic=deterministic,
+        )
+        return nn.Dense(noisy.shape[-1], name="actions")(hidden)
+
+    def _positions(self, name: str, length: int) -> jax.Array:
+        return self.param(name, nn.initializers.normal(0.02), (length, self.width))
+
+
+def _mlp(config: Any, name: str) -> nn.Module:
+    if not config.hidden_sizes or (config.residual and len(set(config.hidden_sizes)) > 1):
+        raise InputError(
+            f"{name}: hidden_sizes is {config.hidden_sizes}, expected at least one layer, and "
+            "layers of one size with residual"
+        )
+    return MLPDenoiser(config.hidden_sizes, config.layer_norm, config.residual, config.dropout_rate)
+
+
+def _unet(config: Any, name: str) -> nn.Module:
+    widths = config.unet_widths
+    if not widths or any(width < 1 or width % GROUPS for width in widths):
+        raise InputError(f"{name}: unet_widths is {widths}, expected multiples of {GROUPS}")
+    multiple = 2 ** (len(widths) - 1)
+    if config.chunk_size % multiple:
+        raise InputError(
+            f"{name}: chunk_size is {config.chunk_size}, expected a multiple of {multiple}: "
+            f"each of the {len(widths)} levels of unet_widths but the last halves the chunk"
+        )
+    return UNetDenoiser(widths)
+
+
+def _transformer(config: Any, name: str) -> nn.Module:
+    if config.width % (2 * config.num_heads):
+        raise InputError(
+            f"{name}: width is {config.width}, expected a multiple of twice num_heads, "
+            f"{2 * config.num_heads}"
+        )
+    return TransformerDenoiser(
+        config.num_layers, config.width, config.num_heads, config.dropout_rate, config.causal
+    )
+
+
+# Each is made of an algorithm's configuration and the algorithm's name, for messages.
+DENOISERS: dict[str, Callable[[Any, str], nn.Module]] = {
+    "mlp": _mlp,
+    "unet": _unet,
+    "transformer": _transformer,
+}
+
+
+def denoiser(config: Any, name: str) -> Denoiser:
+    """The network that a configuration describes.
+
+    Args:
+      config: has `denoiser`, `encoder`, `chunk_size` and the fields of that denoiser:
+        `hidden_sizes`, `layer_norm`, `residual`; `unet_widths`; or `num_layers`, `width`,
+        `num_heads`, `causal`; and `dropout_rate`.
+      name: the algorithm, for messages.
+
+    Raises:
+      InputError: an unknown denoiser, or sizes that do not fit it.
+    """
+    if config.denoiser not in DENOISERS:
+        raise InputError(
+            f"{name}: denoiser={config.denoiser} is unknown; choose one of {', '.join(DENOISERS)}"
+        )
+    return Denoiser(config.encoder, DENOISERS[config.denoiser](config, name))
+
+
+def check_chunks(observation_steps: int, chunk_size: int, execute_steps: int, name: str) -> None:
+    """Refuses, by the algorithm's name, an impossible number of frames or of actions.
+
+    Raises:
+      InputError: no frame, no action, or more executed actions than planned ones.
+    """
+    if observation_steps < 1 or chunk_size < 1:
+        raise InputError(
+            f"{name}: observation_steps is {observation_steps} and chunk_size {chunk_size}, "
+            "expected at least 1"
+        )
+    if not 1 <= execute_steps <= chunk_size:
+        raise InputError(
+            f"{name}: execute_steps is {execute_steps}, expected 1 to {chunk_size}, the chunk_size"
+        )
+
+
+def split_window(
+    batch: Batch, observation_steps: int, chunk_size: int, name: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What a chunked policy sees of a window, and what it predicts.
+
+    Args:
+      batch: windows of To - 1 + Tp steps, the drawn step in place To - 1.
+      observation_steps: To.
+      chunk_size: Tp.
+      name: the algorithm, for the message.
+
+    Returns:
+      The frames (B, To, *O) up to the drawn step; the chunk (B, Tp, A) that begins there; its mask
+      (B, Tp), False beyond the episode's end.
+
+    Raises:
+      InputError: windows of another length, or actions that are not vectors.
+    """
+    steps = observation_steps - 1 + chunk_size
+    for field in ("observations", "actions", "mask"):
+        found = getattr(batch, field).shape
+        if found[1] != steps:
+            raise InputError(
+                f"{name}: batch.{field} has shape {found}, expected windows of {steps} steps, "
+                "observation_steps - 1 + chunk_size"
+            )
+    if batch.actions.ndim != 3:
+        raise InputError(
+            f"{name}: batch.actions has shape {batch.actions.shape}, expected (B, T, A)"
+        )
+    chunk = slice(observation_steps - 1, None)
+    return (
+        batch.observations[:, :observation_steps],
+        batch.actions[:, chunk],
+        batch.mask[:, chunk],
+    )
