@@ -1,0 +1,30 @@
+"""ACT, action chunking with transformers, on logged data.
+
+    python experiments/act.py --dataset=D4RL/pointmaze/umaze-v2 --chunk_size=16 --seeds=3
+
+Writes metrics, checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.imitation import act
+
+runner.define_flags(act, normalize_observations="standardize")
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(act)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    environment = runner.find_environment(options, dataset)
+    runner.train(act, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)

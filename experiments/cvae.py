@@ -1,0 +1,33 @@
+"""Behaviour cloning with a latent variable (CVAE policy) of logged data.
+
+    python experiments/cvae.py --dataset=D4RL/pointmaze/umaze-v2 --prior=mixture --seeds=3
+
+Policies are evaluated with a drawn latent: the mean latent of a Gaussian prior averages the ways
+of a demonstrator that has several. `--deterministic_eval` evaluates it all the same.
+
+Writes metrics, checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.imitation import cvae
+
+runner.define_flags(cvae, normalize_observations="standardize", deterministic_eval=False)
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(cvae)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    environment = runner.find_environment(options, dataset)
+    runner.train(cvae, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)
