@@ -28,3 +28,16 @@ def float64() -> Iterator[None]:
         from jax.experimental import enable_x64 as enable
     with enable(True):
         yield
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Forgets compiled functions where a file or an algorithm ends; they would fill the memory."""
+    if nextitem is None or _group(nextitem) != _group(item):
+        import jax
+
+        jax.clear_caches()
+
+
+def _group(item: pytest.Item) -> tuple[object, ...]:
+    mark = item.get_closest_marker("xdist_group")
+    return item.path, mark.args if mark else ()

@@ -20,6 +20,19 @@ OBSERVATION_SIZE, ACTION_SIZE, NUM_ACTIONS = 4, 2, 3
 # What a default configuration lacks, by the module's last name.
 TABLES = ("tabular_bc", "q_learning", "fitted_q", "constrained_iteration", "spibb", "tabular_cql")
 REQUIRED: dict[str, dict[str, Any]] = {name: {"num_actions": NUM_ACTIONS} for name in TABLES}
+# And what is too large in it.
+REQUIRED["history_bc"] = {
+    "width": 8, "num_layers": 2, "observation_steps": 2, "segment_steps": 3, "burn_in": 1,
+}  # fmt: skip
+REQUIRED["act"] = {
+    "width": 8, "num_heads": 4, "num_layers": 1, "chunk_size": 3, "execute_steps": 3,
+    "latent_dim": 2,
+}  # fmt: skip
+REQUIRED["autoregressive"] = {
+    "decoder": "mlp", "width": 8, "num_heads": 4, "num_layers": 2, "num_bins": 8,
+    "warmup_steps": 2,
+}  # fmt: skip
+REQUIRED["implicit_bc"] = {"width": 8, "num_negatives": 4, "langevin_steps": 3}
 
 
 def pair_features(observations: Any) -> Any:
@@ -30,8 +43,36 @@ def pair_features(observations: Any) -> Any:
     return pairs.reshape(*pairs.shape[:-2], -1)
 
 
+def standard_normal(observations: Any, actions: Any) -> Any:
+    """Log-density (N, B) of actions (N, B, A) of a demonstrator, up to a constant."""
+    return -0.5 * (actions**2).sum(axis=-1)
+
+
 # Variants beside the default configuration, by the module's last name.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "act": [
+        {"temporal_ensemble": True, "latent": "sample"},
+        {"encoder": "conv", "observation_steps": 2, "dropout_rate": 0.0},
+    ],
+    "alvinn": [
+        {
+            "target": "gaussian1991",
+            "readout": "center_of_mass",
+            "use_range": False,
+            "use_feedback": False,
+        },
+        {"target": "one_hot", "loss": "cross_entropy"},
+    ],
+    "autoregressive": [
+        {"decoder": "transformer", "num_layers": 1, "targets": "soft", "decode": "dither"},
+        {
+            "decoder": "lstm",
+            "chunk_size": 3,
+            "execute_steps": 2,
+            "observation_steps": 2,
+            "encoder": "conv",
+        },
+    ],
     "bc": [
         {"head": "mse"},
         {"head": "tanh_gaussian"},
@@ -49,18 +90,45 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"constraint": "total_variation"},
     ],
     "cql": [{"lagrange": True}, {"max_target_backup": True}],
+    "cvae": [
+        {"prior": "learned", "reconstruction": "mse"},
+        {"prior": "mixture", "reconstruction": "l1", "num_components": 2},
+        {"encoder": "conv"},
+    ],
+    "diffusion": [
+        {
+            "denoiser": "transformer",
+            "num_layers": 1,
+            "width": 8,
+            "num_heads": 2,
+            "dropout_rate": 0.5,
+            "sampler": "ddpm",
+            "prediction": "v",
+        }
+    ],
+    "flow_matching": [{"encoder": "conv", "solver": "midpoint", "residual": True}],
+    "history_bc": [
+        {"history": "stack", "head": "categorical", "num_actions": 3, "previous_actions": True},
+        {"history": "transformer", "dropout_rate": 0.5, "history_dropout": 0.5},
+        {"previous_actions": True, "cell": "lstm", "supervise": "last", "reset_every": 2},
+    ],
+    "implicit_bc": [{"negatives": "langevin", "gradient_penalty": True, "inference": "langevin"}],
     "iql": [{"dropout_rate": 0.5}],
     "policy_gradient": [{"head": "tabular", "num_actions": NUM_ACTIONS, "entropy_weight": 0.1}],
+    "reverse_kl": [
+        {"ratio": "known", "expert_log_prob": standard_normal, "head": "mixture"},
+        {"head": "categorical", "num_actions": NUM_ACTIONS},
+    ],
     "spibb": [{"bounded": True}],
 }
 
 
 # Algorithms whose observations are images, and their shapes; or whose actions have a fixed size.
-IMAGES: dict[str, tuple[int, ...]] = {}
-ACTION_SIZES: dict[str, int] = {}
+IMAGES: dict[str, tuple[int, ...]] = {"alvinn": (38, 32, 1)}
+ACTION_SIZES: dict[str, int] = {"alvinn": 2}
 
 # Policies without a mode: also their deterministic form draws, only with less noise.
-DRAWING: set[str] = set()
+DRAWING: set[str] = {"diffusion", "flow_matching", "implicit_bc"}
 
 
 def algorithms() -> list[Any]:
@@ -98,7 +166,7 @@ def cases() -> list[Any]:
                 [name, *(f"{k}={getattr(v, '__name__', v)}" for k, v in overrides.items())]
             )
             config = small_config(algorithm, **overrides)
-            marks = one_worker(algorithm)
+            marks = [one_worker(algorithm), *([pytest.mark.newest] if overrides else [])]
             parameters.append(pytest.param(algorithm, config, id=label, marks=marks))
     return parameters
 
@@ -182,13 +250,14 @@ def jitted_act(algorithm: Any) -> Any:
 def check_sharded(algorithm: Any) -> None:
     """Eight lanes on eight devices give what each gives alone."""
     import jax
+    import jax.numpy as jnp
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     config = small_config(algorithm)
     batch = make_batch(algorithm, config)
-    keys = jax.random.split(jax.random.key(0), 8)
-    states = jax.vmap(algorithm.init, (None, 0, None))(config, keys, batch)
+    lanes = [jitted_init(algorithm)(config, jax.random.key(seed), batch) for seed in range(8)]
+    states = jax.tree.map(lambda *rows: jnp.stack(rows), *lanes)
     update = jax.jit(jax.vmap(algorithm.update, (None, 0, None)))
     mesh = Mesh(np.array(jax.devices()), ("lanes",))
     sharded_states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("lanes")))

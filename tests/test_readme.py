@@ -11,7 +11,24 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-SCRIPTS = ("bc", "cql", "iql", "sac", "td3", "td3_bc")
+SMALL = "--hidden_sizes=8"
+TOKENS = ("--width=8", "--num_heads=2", "--num_layers=1")
+SCRIPTS = {
+    "act": (*TOKENS, "--chunk_size=4", "--execute_steps=4"),
+    "autoregressive": ("--decoder=lstm", "--width=8", "--num_bins=8", "--binning=quantile"),
+    "bc": (SMALL,),
+    "cql": (SMALL,),
+    "cvae": (SMALL,),
+    "diffusion": (SMALL,),
+    "flow_matching": (SMALL,),
+    "history_bc": (SMALL, "--width=8"),
+    "implicit_bc": ("--width=8",),
+    "iql": (SMALL,),
+    "reverse_kl": (SMALL,),
+    "sac": (SMALL,),
+    "td3": (SMALL,),
+    "td3_bc": (SMALL,),
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +66,7 @@ def test_the_example_of_the_readme_runs(logs):
 def test_every_experiment_trains_without_an_environment(name, logs, tmp_path):
     done = _run(
         ROOT / "experiments" / f"{name}.py", f"--dataset={logs}", "--num_updates=4",
-        "--log_every=2", "--batch_size=4", "--hidden_sizes=8", "--run_dir=run", "--noplots",
+        "--log_every=2", "--batch_size=4", "--run_dir=run", "--noplots", *SCRIPTS[name],
         folder=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

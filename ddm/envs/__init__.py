@@ -3,18 +3,28 @@
 from ddm.envs import tabular
 from ddm.envs.base import Environment, EnvParams, EnvState, EpisodeKeys, episode_keys
 from ddm.envs.collect import collect
+from ddm.envs.fork import Fork
+from ddm.envs.memory import Alternator, Brake, TMaze
+from ddm.envs.particle import Particle
 from ddm.envs.pendulum import Pendulum
 from ddm.envs.point_maze import PointMaze, dense_reward, sparse_reward, waypoint_policy
 from ddm.envs.registry import ids, make, register
+from ddm.envs.road import Road
 from ddm.envs.tabular import TabularEnvironment
 
 __all__ = [
+    "Alternator",
+    "Brake",
     "EnvParams",
     "EnvState",
     "Environment",
     "EpisodeKeys",
+    "Fork",
+    "Particle",
     "Pendulum",
     "PointMaze",
+    "Road",
+    "TMaze",
     "TabularEnvironment",
     "collect",
     "dense_reward",

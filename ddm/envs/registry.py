@@ -7,8 +7,11 @@ from typing import Any
 
 from ddm.envs.base import Environment
 from ddm.envs.fork import Fork
+from ddm.envs.memory import Alternator, Brake, TMaze
+from ddm.envs.particle import Particle
 from ddm.envs.pendulum import Pendulum
 from ddm.envs.point_maze import MAPS, TIME_LIMITS, PointMaze, dense_reward
+from ddm.envs.road import Road
 from ddm.envs.tabular import (
     TabularEnvironment,
     combination_lock,
@@ -50,6 +53,10 @@ _TABULAR = (
     ),
 )
 
+_CONTROL = (Pendulum(), Particle(), Road())
+
+_MEMORY = (Alternator(), Brake(), TMaze())
+
 _FORKS = (
     Fork(),
     Fork(num_branches=5, num_dimensions=2, name="Fork-5-v0"),
@@ -58,7 +65,7 @@ _FORKS = (
 
 _ENVIRONMENTS = {
     environment.name: environment
-    for environment in (*_point_mazes(), Pendulum(), *_FORKS, *_TABULAR)
+    for environment in (*_point_mazes(), *_CONTROL, *_FORKS, *_MEMORY, *_TABULAR)
 }
 
 

@@ -1,6 +1,17 @@
 """Flax modules: perceptrons, critics and policy heads."""
 
 from ddm.networks.critics import ActionValue, StateValue
+from ddm.networks.denoisers import (
+    DENOISERS,
+    Denoiser,
+    LevelEmbedding,
+    MLPDenoiser,
+    TransformerDenoiser,
+    UNetDenoiser,
+    check_chunks,
+    denoiser,
+    split_window,
+)
 from ddm.networks.distributions import (
     GaussianMixture,
     TanhGaussian,
@@ -15,8 +26,19 @@ from ddm.networks.encoders import (
     check_encoder,
     scale_pixels,
 )
+from ddm.networks.history import CausalTransformer, FrameStack, HistoryEncoder, Recurrent
+from ddm.networks.latent import (
+    PRIORS,
+    ActionVAE,
+    GaussianLatent,
+    MixtureLatent,
+    Prior,
+    Reconstruction,
+    check_prior,
+)
 from ddm.networks.mlp import (
     MLP,
+    Network,
     concatenate_inputs,
     ensemble,
     fan_in_uniform,
@@ -43,21 +65,36 @@ from ddm.networks.transformer import (
 )
 
 __all__ = [
+    "DENOISERS",
     "ENCODERS",
     "MLP",
+    "PRIORS",
+    "ActionVAE",
     "ActionValue",
     "Cache",
     "CategoricalPolicy",
+    "CausalTransformer",
     "ConvEncoder",
+    "Denoiser",
     "DeterministicPolicy",
     "Encoded",
+    "FrameStack",
+    "GaussianLatent",
     "GaussianMixture",
     "GaussianPolicy",
+    "HistoryEncoder",
+    "LevelEmbedding",
     "LinearGaussianPolicy",
     "LinearSoftmaxPolicy",
     "LossFn",
+    "MLPDenoiser",
+    "MixtureLatent",
     "MixturePolicy",
+    "Network",
     "ObservationEncoder",
+    "Prior",
+    "Reconstruction",
+    "Recurrent",
     "StateValue",
     "TabularPolicy",
     "TanhGaussian",
@@ -65,10 +102,15 @@ __all__ = [
     "Trainable",
     "Transformer",
     "TransformerBlock",
+    "TransformerDenoiser",
+    "UNetDenoiser",
     "categorical",
     "causal_mask",
+    "check_chunks",
     "check_encoder",
+    "check_prior",
     "concatenate_inputs",
+    "denoiser",
     "descend",
     "diagonal_gaussian",
     "ensemble",
@@ -78,5 +120,6 @@ __all__ = [
     "output_size",
     "scale_pixels",
     "sinusoids",
+    "split_window",
     "trainable",
 ]

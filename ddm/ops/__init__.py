@@ -1,6 +1,6 @@
 """Pure maths on arrays: no networks, no state."""
 
-from ddm.ops import improvement, plans, tables
+from ddm.ops import averaging, diffusion, divergences, improvement, langevin, latent, plans, tables
 from ddm.ops.control import cond_if_any
 from ddm.ops.penalties import logsumexp_gap
 from ddm.ops.updates import cosine_decay, polyak
@@ -12,11 +12,16 @@ from ddm.ops.value_learning import (
 )
 
 __all__ = [
+    "averaging",
     "cond_if_any",
     "cosine_decay",
+    "diffusion",
+    "divergences",
     "expectile_loss",
     "exponential_weights",
     "improvement",
+    "langevin",
+    "latent",
     "logsumexp_gap",
     "plans",
     "polyak",

@@ -41,6 +41,12 @@ def test_gymnasium_missing_is_one_sentence(monkeypatch):
         "LineWorld-5-v0",
         "Tightrope-v0",
         "CombinationLock-10-v0",
+        "Fork-5-v0",
+        "Road-v0",
+        "Particle-2-v0",
+        "Alternator-v0",
+        "Brake-v0",
+        "TMaze-10-v0",
     ],
 )
 def test_every_environment_keeps_the_interface(name):

@@ -1,0 +1,36 @@
+"""Mode-seeking imitation of logged data: reverse KL with a learned density ratio.
+
+    python experiments/reverse_kl.py --dataset=mujoco/hopper/medium-v0 --seeds=3
+
+Each update takes `discriminator_steps` discriminator steps and one policy step, and counts as so
+many gradient steps. Writes metrics, checkpoints, learning curves and a summary to a folder under
+`runs`. The demonstrator's density is not known here: `--ratio=known` is for Python callers.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.imitation import reverse_kl
+from ddm.types import Discrete
+
+runner.define_flags(reverse_kl, normalize_observations="standardize")
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(reverse_kl)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    if isinstance(dataset.info.action_space, Discrete):
+        head = "categorical" if config.head == reverse_kl.Config().head else config.head
+        config = config.replace(head=head, num_actions=dataset.info.action_space.n)
+    environment = runner.find_environment(options, dataset)
+    runner.train(reverse_kl, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)
