@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 WORKERS ?= 2
 TESTS ?=
 
-.PHONY: demo test test-oldest lint types sim clean
+.PHONY: demo test test-all test-oldest lint types sim clean
 
 $(BIN)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -21,10 +21,14 @@ demo: $(BIN)/.installed
 test: $(BIN)/.installed
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
 
+# With the tests that compile too much for every change.
+test-all:
+	$(MAKE) test TESTS="-m ''"
+
 # The oldest versions we claim, on the tests that touch most of jax's and flax's surface.
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt \
-		TESTS="-m 'not newest' tests/ops tests/networks tests/test_contract.py tests/runner/test_lanes.py tests/runner/test_checkpoints.py"
+		TESTS="-m 'not newest and not slow' tests/ops tests/networks tests/test_contract.py tests/runner/test_lanes.py tests/runner/test_checkpoints.py"
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

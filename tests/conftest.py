@@ -30,6 +30,14 @@ def float64() -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file run in one process, which trains and compiles for all of them once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Forgets compiled functions where a file or an algorithm ends; they would fill the memory."""
     if nextitem is None or _group(nextitem) != _group(item):
@@ -40,4 +48,4 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def _group(item: pytest.Item) -> tuple[object, ...]:
     mark = item.get_closest_marker("xdist_group")
-    return item.path, mark.args if mark else ()
+    return mark.args if mark else ()

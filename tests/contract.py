@@ -127,6 +127,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 IMAGES: dict[str, tuple[int, ...]] = {"alvinn": (38, 32, 1)}
 ACTION_SIZES: dict[str, int] = {"alvinn": 2}
 
+# Algorithms with so many structural fields that tracing a program for each takes minutes.
+MANY_PROGRAMS = {
+    "act", "autoregressive", "cvae", "diffusion", "flow_matching", "history_bc", "implicit_bc",
+    "reverse_kl",
+}  # fmt: skip
+
 # Policies without a mode: also their deterministic form draws, only with less noise.
 DRAWING: set[str] = {"diffusion", "flow_matching", "implicit_bc"}
 
@@ -166,7 +172,11 @@ def cases() -> list[Any]:
                 [name, *(f"{k}={getattr(v, '__name__', v)}" for k, v in overrides.items())]
             )
             config = small_config(algorithm, **overrides)
-            marks = [one_worker(algorithm), *([pytest.mark.newest] if overrides else [])]
+            marks = [one_worker(algorithm)]
+            if overrides:
+                # Transformers and convolutions compile for tens of seconds.
+                large = {"encoder", "num_layers", "temporal_ensemble", "history", "negatives"}
+                marks.append(pytest.mark.slow if large & set(overrides) else pytest.mark.newest)
             parameters.append(pytest.param(algorithm, config, id=label, marks=marks))
     return parameters
 

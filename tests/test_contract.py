@@ -333,10 +333,14 @@ def _fields():
         [algorithm] = parameter.values
         for field in dataclasses.fields(algorithm.Config):
             label = f"{parameter.id}-{field.name}"
-            yield pytest.param(algorithm, field, id=label, marks=contract.one_worker(algorithm))
+            slow = contract.short_name(algorithm) in contract.MANY_PROGRAMS
+            marks = [
+                contract.one_worker(algorithm),
+                pytest.mark.slow if slow else pytest.mark.newest,
+            ]
+            yield pytest.param(algorithm, field, id=label, marks=marks)
 
 
-@pytest.mark.newest
 @pytest.mark.parametrize(("algorithm", "field"), list(_fields()))
 def test_each_config_field_changes_the_computation(algorithm, field):
     names = {each.name for each in dataclasses.fields(algorithm.Config)}
