@@ -30,10 +30,28 @@ def float64() -> Iterator[None]:
         yield
 
 
+# They train policies, or compile transformers, for minutes.
+_SLOW = {
+    "tests/experiments": ("alvinn", "kl_objectives", "mode_averaging"),
+    "tests/imitation": (
+        "act", "alvinn", "autoregressive", "cvae", "diffusion", "flow_matching", "history_bc",
+        "implicit_bc", "reverse_kl",
+    ),
+    "tests/networks": ("autoregressive", "denoisers", "history", "latent", "transformer"),
+}  # fmt: skip
+_SLOW_FILES = {
+    pathlib.Path(__file__).parent.parent / folder / f"test_{name}.py"
+    for folder, names in _SLOW.items()
+    for name in names
+}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of a file run in one process, which trains and compiles for all of them once."""
     for item in items:
+        if item.path in _SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
 

@@ -23,7 +23,14 @@ from ddm.types import initial_policy_state
 
 CASES = contract.cases()
 ALGORITHMS = [
-    pytest.param(each, id=contract.short_name(each), marks=contract.one_worker(each))
+    pytest.param(
+        each,
+        id=contract.short_name(each),
+        marks=[
+            contract.one_worker(each),
+            *([pytest.mark.slow] if contract.short_name(each) in contract.MANY_PROGRAMS else []),
+        ],
+    )
     for each in contract.algorithms()
 ]
 every_case = pytest.mark.parametrize(("algorithm", "config"), CASES)
@@ -178,7 +185,7 @@ def test_updates_sharded_over_eight_devices_equal_unsharded_ones():
     script = pathlib.Path(__file__).with_name("contract.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("sharded") == len(ALGORITHMS)
+    assert done.stdout.count("sharded") == len(ALGORITHMS) - len(contract.MANY_PROGRAMS)
 
 
 def _saturated_actions(batch):
