@@ -164,7 +164,7 @@ def main(_):
             print_row(rows[-1])
             if fork.num_dimensions == 2:
                 pictures[label, fork.num_branches] = samples_at(trained, SHOWN)
-    drawing.write_table(folder / "mode_averaging.csv", rows)
+        drawing.write_table(folder / "mode_averaging.csv", rows)  # what is done is kept
     draw(pictures, folder / "mode_averaging.png")
 
 
