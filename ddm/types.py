@@ -174,3 +174,48 @@ def check_continuous(batch: Batch, name: str) -> None:
             f"{name}: batch.actions are integers ({batch.actions.dtype}), expected real vectors: "
             "the policy is for continuous actions"
         )
+
+
+def check_actions(batch: Batch, num_actions: int, name: str) -> None:
+    """Refuses actions of the other kind, for an algorithm that takes both.
+
+    Args:
+      batch: with actions.
+      num_actions: size of a discrete action space; 0 for continuous actions.
+      name: the algorithm, for the message.
+
+    Raises:
+      InputError: integers where real vectors are expected, or the reverse.
+    """
+    discrete = jax.numpy.issubdtype(batch.actions.dtype, jax.numpy.integer)
+    if discrete and num_actions < 1:
+        raise InputError(
+            f"{name}: batch.actions are integers ({batch.actions.dtype}); set num_actions, the "
+            "number of discrete actions"
+        )
+    if not discrete and num_actions > 0:
+        raise InputError(
+            f"{name}: batch.actions are real vectors ({batch.actions.dtype}), expected integers "
+            f"below num_actions={num_actions}; leave num_actions at 0 for continuous actions"
+        )
+
+
+def find_choice(choice: Any, registry: Mapping[str, Any], field: str, name: str) -> Any:
+    """The function that a configuration names; a function is taken as it is.
+
+    Args:
+      choice: a key of `registry`, or a function in place of its values.
+      registry: the choices there are.
+      field: of the configuration, for the message.
+      name: the algorithm, for the message.
+
+    Raises:
+      InputError: the name is unknown.
+    """
+    if callable(choice):
+        return choice
+    if choice not in registry:
+        raise InputError(
+            f"{name}: {field}={choice} is unknown; choose one of {', '.join(registry)}"
+        )
+    return registry[choice]

@@ -113,7 +113,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"previous_actions": True, "cell": "lstm", "supervise": "last", "reset_every": 2},
     ],
     "implicit_bc": [{"negatives": "langevin", "gradient_penalty": True, "inference": "langevin"}],
-    "iql": [{"dropout_rate": 0.5}],
+    "iql": [{"dropout_rate": 0.5}, {"num_actions": NUM_ACTIONS}],
     "policy_gradient": [{"head": "tabular", "num_actions": NUM_ACTIONS, "entropy_weight": 0.1}],
     "reverse_kl": [
         {"ratio": "known", "expert_log_prob": standard_normal, "head": "mixture"},

@@ -1,6 +1,6 @@
 """Flax modules: perceptrons, critics and policy heads."""
 
-from ddm.networks.critics import ActionValue, StateValue
+from ddm.networks.critics import ActionValue, DiscreteActionValue, StateValue
 from ddm.networks.denoisers import (
     DENOISERS,
     Denoiser,
@@ -77,6 +77,7 @@ __all__ = [
     "ConvEncoder",
     "Denoiser",
     "DeterministicPolicy",
+    "DiscreteActionValue",
     "Encoded",
     "FrameStack",
     "GaussianLatent",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from ddm.networks.mlp import MLP, Initializer, Network, concatenate_inputs, ensemble, fan_in_uniform
@@ -49,3 +50,31 @@ class ActionValue(Network):
             name="mlp",
         )(concatenate_inputs(observations, actions))
         return values[..., 0]
+
+
+class DiscreteActionValue(Network):
+    """An ensemble of Q(s, a) over K discrete actions as one parameter tree.
+
+    Maps observations (B, O) to the values (E, B, K) of all actions or, given actions (B,) as
+    integers, to theirs (E, B).
+    """
+
+    hidden_sizes: tuple[int, ...]
+    num_actions: int
+    num_members: int = 2
+    layer_norm: bool = False
+    kernel_init: Initializer = fan_in_uniform()
+
+    @nn.compact
+    def __call__(self, observations: jax.Array, actions: jax.Array | None = None) -> jax.Array:
+        members = ensemble(MLP, self.num_members)
+        values = members(
+            self.hidden_sizes,
+            self.num_actions,
+            layer_norm=self.layer_norm,
+            kernel_init=self.kernel_init,
+            name="mlp",
+        )(observations)
+        if actions is None:
+            return values
+        return jnp.take_along_axis(values, actions[None, :, None], axis=-1)[..., 0]

@@ -134,12 +134,17 @@ class CategoricalPolicy(Network):
     hidden_sizes: tuple[int, ...]
     num_actions: int
     layer_norm: bool = False
+    dropout_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, observations: jax.Array) -> Any:
-        logits = MLP(self.hidden_sizes, self.num_actions, layer_norm=self.layer_norm, name="mlp")(
-            observations
-        )
+    def __call__(self, observations: jax.Array, *, deterministic: bool = True) -> Any:
+        logits = MLP(
+            self.hidden_sizes,
+            self.num_actions,
+            layer_norm=self.layer_norm,
+            dropout_rate=self.dropout_rate,
+            name="mlp",
+        )(observations, deterministic=deterministic)
         return distributions.categorical(logits)
 
 

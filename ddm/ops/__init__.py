@@ -1,12 +1,23 @@
 """Pure maths on arrays: no networks, no state."""
 
-from ddm.ops import averaging, diffusion, divergences, improvement, langevin, latent, plans, tables
+from ddm.ops import (
+    averaging,
+    diffusion,
+    divergences,
+    improvement,
+    kernels,
+    langevin,
+    latent,
+    plans,
+    tables,
+    weights,
+)
 from ddm.ops.control import cond_if_any
 from ddm.ops.penalties import logsumexp_gap
 from ddm.ops.updates import cosine_decay, polyak
 from ddm.ops.value_learning import (
     expectile_loss,
-    exponential_weights,
+    mix_ensemble,
     squared_td_error,
     td_target,
 )
@@ -18,14 +29,16 @@ __all__ = [
     "diffusion",
     "divergences",
     "expectile_loss",
-    "exponential_weights",
     "improvement",
+    "kernels",
     "langevin",
     "latent",
     "logsumexp_gap",
+    "mix_ensemble",
     "plans",
     "polyak",
     "squared_td_error",
     "tables",
     "td_target",
+    "weights",
 ]

@@ -63,21 +63,16 @@ def expectile_loss(residuals: jax.Array, expectile: jax.Array | float) -> jax.Ar
     return weights * jnp.square(residuals)
 
 
-def exponential_weights(
-    advantages: jax.Array, inverse_temperature: jax.Array | float, maximum: jax.Array | float
-) -> jax.Array:
-    """Regression weights min(exp(inverse_temperature * advantage), maximum).
-
-    The exponent is bounded, not the result, so that neither the value nor a gradient overflows.
+def mix_ensemble(values: jax.Array, minimum_weight: jax.Array | float) -> jax.Array:
+    """Soft clipped double Q: lambda min_i Q_i + (1 - lambda) max_i Q_i (Fujimoto et al. 2019).
 
     Args:
-      advantages: (B,).
-      inverse_temperature: scalar; 0 weighs all rows alike.
-      maximum: scalar above 0, the largest weight.
+      values: (E, ...) values of E members.
+      minimum_weight: lambda in [0, 1]; 1 is the minimum, and smaller values punish the ensemble's
+        disagreement less.
 
     Returns:
-      (B,) weights, without gradient.
+      (...,) values.
     """
-    chex.assert_rank(advantages, 1)
-    exponents = jnp.minimum(inverse_temperature * advantages, jnp.log(maximum))
-    return jax.lax.stop_gradient(jnp.exp(exponents))
+    low, high = jnp.min(values, axis=0), jnp.max(values, axis=0)
+    return minimum_weight * low + (1.0 - minimum_weight) * high

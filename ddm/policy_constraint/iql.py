@@ -6,7 +6,8 @@
 
 No value is ever asked for an action outside the data. The order is that of the authors' code:
 V, then the policy and the critics with the new V, then the targets. Their reward scaling for
-locomotion is `--reward_transform=iql_locomotion`.
+locomotion is `--reward_transform=iql_locomotion`. Discrete actions (`num_actions`) have a softmax
+policy and critics with one output an action; the equations are the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import optax
 from flax import struct
 
 from ddm import networks, ops
+from ddm.policy_constraint import regression
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
@@ -27,29 +29,18 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
-    static,
 )
 
 
-class Config(struct.PyTreeNode):
-    """Hyper-parameters; defaults are the authors' for locomotion."""
+class Config(regression.Config):
+    """Hyper-parameters; defaults are the authors' for locomotion (dropout 0.1 for Adroit)."""
 
-    actor_learning_rate: float = 3e-4  # Adam's step size
-    value_learning_rate: float = 3e-4  # Adam's step size of V and Q
     actor_decay_steps: int = 1_000_000  # steps of the policy's cosine schedule; 0: constant
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of the critic targets
     expectile: float = (
         0.7  # 0.5 evaluates the behaviour policy, towards 1 the best action in the data
     )
     inverse_temperature: float = 3.0  # beta; 0 is behaviour cloning
     max_weight: float = 100.0  # largest weight of a logged action
-    log_std_min: float = -5.0  # floor of the policy's log standard deviation
-    log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
-    dropout_rate: float = static(0.0)  # in the policy; authors: 0.1 for Adroit and Kitchen
-    num_critics: int = static(2)  # members of the critic ensemble
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
-    layer_norm: bool = static(False)  # in V and Q
 
 
 class State(struct.PyTreeNode):
@@ -70,20 +61,20 @@ def batch_spec(config: Config) -> BatchSpec:
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
-    """Fresh networks for the shapes in `batch`."""
+    """Fresh networks for the shapes in `batch`.
+
+    Raises:
+      InputError: actions of another kind than `num_actions` says.
+    """
     check_batch(batch, batch_spec(config), "iql")
     key, actor_key, value_key, critic_key = jax.random.split(key, 4)
-    observations, actions = batch.observations[:1], batch.actions[:1]
-    actor_params = _actor(config, actions.shape[-1]).init(
-        actor_key, observations, config.log_std_min, config.log_std_max
-    )
-    value_params = _value(config).init(value_key, observations)
-    critic_params = _critic(config).init(critic_key, observations, actions)
+    actor = regression.init_actor(config, actor_key, batch, "iql")
+    critic = regression.init_critic(config, critic_key, batch)
     return State(
-        actor=networks.trainable(actor_params, optax.adam(config.actor_learning_rate)),
-        value=networks.trainable(value_params, optax.adam(config.value_learning_rate)),
-        critic=networks.trainable(critic_params, optax.adam(config.value_learning_rate)),
-        critic_target_params=jax.tree.map(jnp.copy, critic_params),
+        actor=actor,
+        value=regression.init_value(config, value_key, batch),
+        critic=critic,
+        critic_target_params=jax.tree.map(jnp.copy, critic.params),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -97,27 +88,27 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """
     check_batch(batch, batch_spec(config), "iql")
     key, dropout_key = jax.random.split(state.key)
-    optimizer = optax.adam(config.value_learning_rate)
-    target_values = _critic(config).apply(
+    target_values = regression.critic_network(config).apply(
         state.critic_target_params, batch.observations, batch.actions
     )
     target_values = jnp.min(target_values, axis=0)
 
     value, value_metrics = networks.minimize(
-        lambda params: _value_loss(config, params, batch, target_values), state.value, optimizer
+        lambda params: _value_loss(config, params, batch, target_values),
+        state.value,
+        optax.adam(config.value_learning_rate),
     )
     both = jnp.concatenate([batch.observations, batch.next_observations])
-    values, next_values = jnp.split(_value(config).apply(value.params, both), 2)
+    values, next_values = jnp.split(regression.value_network(config).apply(value.params, both), 2)
 
-    rate = ops.cosine_decay(config.actor_learning_rate, state.step, config.actor_decay_steps)
-    actor, actor_metrics = networks.minimize(
-        lambda params: _actor_loss(config, params, batch, target_values - values, dropout_key),
-        state.actor,
-        optax.adam(rate),
+    weights = ops.weights.exponential(
+        target_values - values, config.inverse_temperature, config.max_weight
     )
-    critic, critic_metrics = networks.minimize(
-        lambda params: _critic_loss(config, params, batch, next_values), state.critic, optimizer
+    actor, actor_metrics = regression.actor_step(
+        config, state.actor, batch, weights, state.step, dropout_key
     )
+    targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
+    critic, critic_metrics = regression.critic_step(config, state.critic, batch, targets)
     state = state.replace(
         actor=actor,
         value=value,
@@ -140,60 +131,16 @@ def act(
     *,
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
-    """The policy's mean, or a sample clipped to the action box."""
-    network = _actor(config, networks.output_size(state.actor.params))
-    policy = network.apply(state.actor.params, observation, config.log_std_min, config.log_std_max)
-    action = policy.mode() if deterministic else policy.sample(seed=key)
-    return jnp.clip(action, -1.0, 1.0), policy_state
-
-
-def _actor(config: Config, action_size: int) -> networks.GaussianPolicy:
-    return networks.GaussianPolicy(
-        config.hidden_sizes,
-        action_size,
-        dropout_rate=config.dropout_rate,
-        kernel_init=networks.orthogonal(),
+    """The policy's mode, or a sample clipped to the action box."""
+    action = regression.act(
+        config, state.actor.params, observation, key, deterministic=deterministic
     )
-
-
-def _value(config: Config) -> networks.StateValue:
-    return networks.StateValue(config.hidden_sizes, config.layer_norm, networks.orthogonal())
-
-
-def _critic(config: Config) -> networks.ActionValue:
-    return networks.ActionValue(
-        config.hidden_sizes, config.num_critics, config.layer_norm, networks.orthogonal()
-    )
+    return action, policy_state
 
 
 def _value_loss(
     config: Config, params: Any, batch: Batch, target_values: jax.Array
 ) -> tuple[jax.Array, Metrics]:
-    values = _value(config).apply(params, batch.observations)
+    values = regression.value_network(config).apply(params, batch.observations)
     loss = jnp.mean(ops.expectile_loss(target_values - values, config.expectile))
     return loss, {"value_loss": loss, "value": jnp.mean(values)}
-
-
-def _actor_loss(
-    config: Config, params: Any, batch: Batch, advantages: jax.Array, key: PRNGKey
-) -> tuple[jax.Array, Metrics]:
-    policy = _actor(config, batch.actions.shape[-1]).apply(
-        params,
-        batch.observations,
-        config.log_std_min,
-        config.log_std_max,
-        deterministic=config.dropout_rate == 0.0,
-        rngs={"dropout": key},
-    )
-    weights = ops.exponential_weights(advantages, config.inverse_temperature, config.max_weight)
-    loss = -jnp.mean(weights * policy.log_prob(batch.actions))
-    return loss, {"actor_loss": loss, "weight": jnp.mean(weights)}
-
-
-def _critic_loss(
-    config: Config, params: Any, batch: Batch, next_values: jax.Array
-) -> tuple[jax.Array, Metrics]:
-    targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
-    values = _critic(config).apply(params, batch.observations, batch.actions)
-    loss = ops.squared_td_error(values, targets)
-    return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}

@@ -57,9 +57,11 @@ def test_expectile_of_a_fair_coin_is_the_expectile_itself(expectile):
     assert gradient(expectile - 0.1) < 0.0 < gradient(expectile + 0.1)
 
 
-def test_exponential_weights_are_bounded_without_overflow():
-    weights = ops.exponential_weights(jnp.array([0.0, 1.0, 1e6, -1e6]), 3.0, 100.0)
-    np.testing.assert_allclose(weights, [1.0, np.exp(3.0), 100.0, 0.0], rtol=1e-5)
+def test_mixing_an_ensemble_lies_between_its_minimum_and_maximum():
+    values = jnp.array([[1.0, 5.0], [3.0, 2.0], [2.0, 4.0]])
+    np.testing.assert_allclose(ops.mix_ensemble(values, 1.0), [1.0, 2.0])
+    np.testing.assert_allclose(ops.mix_ensemble(values, 0.75), [1.5, 2.75])
+    np.testing.assert_allclose(ops.mix_ensemble(values, 0.0), [3.0, 5.0])
 
 
 def test_losses_are_differentiable_at_the_extremes():

@@ -1,0 +1,91 @@
+"""Weights of weighted regression, as functions of advantages.
+
+The policy that improves most on the behaviour policy at a given KL divergence from it is
+pi(a | s) ~ beta(a | s) exp(A(s, a) / temperature) (Peters et al. 2010). Fitted to the log by
+likelihood, every row gets a weight that grows with its advantage. All functions here have the
+arguments of :class:`WeightFn`, and no gradient passes through them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+class WeightFn(Protocol):
+    """advantages (B,), an inverse temperature, the largest weight -> weights (B,), 0 or more."""
+
+    def __call__(
+        self,
+        advantages: jax.Array,
+        inverse_temperature: jax.Array | float,
+        maximum: jax.Array | float,
+    ) -> jax.Array:
+        """Weights (B,)."""
+        ...
+
+
+def exponential(
+    advantages: jax.Array, inverse_temperature: jax.Array | float, maximum: jax.Array | float
+) -> jax.Array:
+    """Regression weights min(exp(inverse_temperature * advantage), maximum).
+
+    The exponent is bounded, not the result, so that neither the value nor a gradient overflows.
+
+    Args:
+      advantages: (B,).
+      inverse_temperature: scalar; 0 weighs all rows alike.
+      maximum: scalar above 0, the largest weight.
+
+    Returns:
+      (B,) weights, without gradient.
+    """
+    chex.assert_rank(advantages, 1)
+    exponents = jnp.minimum(inverse_temperature * advantages, jnp.log(maximum))
+    return jax.lax.stop_gradient(jnp.exp(exponents))
+
+
+def binary(
+    advantages: jax.Array, inverse_temperature: jax.Array | float, maximum: jax.Array | float
+) -> jax.Array:
+    """1 where the advantage is above 0, else 0 (Wang et al. 2020, eq. 3).
+
+    The temperature and the maximum do not matter.
+    """
+    chex.assert_rank(advantages, 1)
+    del inverse_temperature, maximum
+    return jax.lax.stop_gradient(jnp.where(advantages > 0.0, 1.0, 0.0))
+
+
+def softmax(
+    advantages: jax.Array, inverse_temperature: jax.Array | float, maximum: jax.Array | float
+) -> jax.Array:
+    """B times the softmax of inverse_temperature * advantage over the batch, at most `maximum`.
+
+    Normalised by the batch itself, as in the AWAC authors' code: a constant added to all
+    advantages does not matter, and the mean weight is 1 where no weight is cut.
+    """
+    chex.assert_rank(advantages, 1)
+    shares = jax.nn.softmax(inverse_temperature * advantages)
+    weights = jnp.minimum(advantages.shape[0] * shares, maximum)
+    return jax.lax.stop_gradient(weights)
+
+
+def uniform(
+    advantages: jax.Array, inverse_temperature: jax.Array | float, maximum: jax.Array | float
+) -> jax.Array:
+    """1 for every row: behaviour cloning."""
+    chex.assert_rank(advantages, 1)
+    del inverse_temperature, maximum
+    return jnp.ones_like(advantages)
+
+
+WEIGHTS: dict[str, WeightFn] = {
+    "exponential": exponential,
+    "binary": binary,
+    "softmax": softmax,
+    "uniform": uniform,
+}
