@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from flax import struct
 
 from ddm import networks, ops
@@ -38,7 +37,7 @@ class Config(struct.PyTreeNode):
     num_actions: int = static(0)  # size of a discrete action space; 0: real vectors
 
 
-def actor_network(config: Config, action_size: int) -> nn.Module:
+def actor_network(config: Config, action_size: int) -> networks.Network:
     """pi(a | s): a Gaussian with one learned width an action dimension, or a softmax."""
     if config.num_actions > 0:
         return networks.CategoricalPolicy(
@@ -52,7 +51,7 @@ def actor_network(config: Config, action_size: int) -> nn.Module:
     )
 
 
-def critic_network(config: Config) -> nn.Module:
+def critic_network(config: Config) -> networks.Network:
     """The ensemble of Q_i(s, a)."""
     shared = (config.num_critics, config.layer_norm, networks.orthogonal())
     if config.num_actions > 0:
