@@ -123,11 +123,29 @@ class Algorithm(Protocol):
         """
         ...
 
+    # An algorithm that can tell from its metrics that something is amiss, such as a behaviour
+    # model that has not converged, also has `diagnose(config, metrics)`: see the function below.
+
 
 def initial_policy_state(algorithm: Algorithm, config: Any, state: Any) -> PyTree:
     """The policy state at the start of an episode; empty for a policy without memory."""
     make = getattr(algorithm, "initial_policy_state", None)
     return () if make is None else make(config, state)
+
+
+def diagnose(algorithm: Algorithm, config: Any, metrics: Mapping[str, float]) -> list[str]:
+    """What the algorithm says is amiss; outside of compiled code.
+
+    Args:
+      algorithm: the algorithm module.
+      config: one lane's configuration, with numbers.
+      metrics: that lane's metrics, means over an interval.
+
+    Returns:
+      Sentences for the user; none for an algorithm that has no `diagnose`.
+    """
+    find = getattr(algorithm, "diagnose", None)
+    return [] if find is None else list(find(config, metrics))
 
 
 def check_batch(batch: Batch, spec: BatchSpec, name: str) -> None:

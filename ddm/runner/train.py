@@ -21,7 +21,7 @@ from ddm.runner.program import example_batch, init_lanes, make_interval
 from ddm.runner.progress import Progress
 from ddm.runner.schedule import make_schedule
 from ddm.runner.signals import StopSignals
-from ddm.types import Algorithm
+from ddm.types import Algorithm, diagnose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,7 @@ def train(
         while run.step < run.schedule.num_updates:
             run.advance()
             if run.schedule.evaluates_at(run.step):
+                run.diagnose()
                 run.evaluate()
             stop = largest(signals.received)
             if stop or run.schedule.saves_at(run.step):
@@ -79,6 +80,8 @@ class _Run:
         self._configs, self._lanes = sweep.expand(
             config, options.sweep, options.seeds, options.seed
         )
+        self._means: dict[str, np.ndarray] = {}  # of all lanes, over the last interval
+        self._warnings: dict[str, list[str]] = {}  # lane -> sentences
         self._layout = Layout.create(len(self._lanes), options.devices)
         self._evaluator = self._make_evaluator(environment)
         # What the algorithm refuses, it refuses here, before there is a folder.
@@ -175,6 +178,7 @@ class _Run:
         self._check_finite(not_finite)
         self.step += self.schedule.log_every
         self.progress.update(self.step)
+        self._means = means
         self._write(means)
 
     def _check_finite(self, not_finite):
@@ -197,6 +201,18 @@ class _Run:
                 f"{name} of {self._lanes[i]} is not finite at gradient step "
                 f"{self.step + (update + 1) * minibatches}; {kept}"
             )
+
+    def diagnose(self):
+        """Reports what the algorithm says is amiss with a lane, by its last metrics."""
+        self._warnings = {}
+        for i, lane in enumerate(self._lanes):
+            config = jax.tree.map(lambda leaf, i=i: leaf[i].item(), self._configs)
+            metrics = {name: float(values[i]) for name, values in self._means.items()}
+            if found := diagnose(self._algorithm, config, metrics):
+                self._warnings[str(lane)] = found
+        for lane, sentences in self._warnings.items():
+            for sentence in sentences:
+                self.progress.note(f"warning at gradient step {self.step}, {lane}: {sentence}")
 
     def evaluate(self):
         """Evaluates the policies of all lanes; without an environment, does nothing."""
@@ -234,6 +250,7 @@ class _Run:
             **self._record,
             "gradient_steps": self.step,
             "score": score,
+            "warnings": self._warnings,
             **self._clock.figures(len(self._lanes)),
             **report.device_record(),
         }

@@ -68,3 +68,10 @@ def act(
 ) -> tuple[jax.Array, Any]:
     """The linear map."""
     return jnp.clip(observation @ state.weights, -1.0, 1.0), policy_state
+
+
+def diagnose(config: Config, metrics: Any) -> list[str]:
+    """A step size of 0 learns nothing."""
+    if config.learning_rate > 0.0:
+        return []
+    return [f"learning_rate is 0 and the loss stays at {metrics['loss']:.1f}"]

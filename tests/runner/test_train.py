@@ -135,6 +135,17 @@ def test_without_an_environment_there_is_no_score(run, tmp_path, capsys):
     assert {row["metric"] for row in read_rows(tmp_path)} == {"loss", "weight_norm"}
 
 
+def test_what_the_algorithm_says_is_amiss_is_shown_and_kept(run, tmp_path, capsys):
+    options = {"sweep": ("learning_rate=0,0.5",), "progress": "plain"}
+    result = run(tmp_path, **options)
+    [(lane, [sentence])] = result.summary["warnings"].items()
+    assert lane == "seed 0 learning_rate=0"
+    assert sentence.startswith("learning_rate is 0 and the loss stays at ")
+    shown = capsys.readouterr()
+    assert f"warning at gradient step 12, {lane}: {sentence}" in shown.out + shown.err
+    assert json.loads((tmp_path / "summary.json").read_text())["warnings"] == {lane: [sentence]}
+
+
 def test_divergence_names_lane_metric_and_step(run, tmp_path):
     with pytest.raises(DivergenceError) as error:
         run(tmp_path, sweep=("explode_at=-1,6",), seeds=2)
