@@ -2,6 +2,7 @@
 
 from ddm.ops import (
     averaging,
+    convergence,
     diffusion,
     divergences,
     improvement,
@@ -25,6 +26,7 @@ from ddm.ops.value_learning import (
 __all__ = [
     "averaging",
     "cond_if_any",
+    "convergence",
     "cosine_decay",
     "diffusion",
     "divergences",
