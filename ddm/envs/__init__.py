@@ -7,6 +7,7 @@ from ddm.envs.fork import Fork
 from ddm.envs.memory import Alternator, Brake, TMaze
 from ddm.envs.particle import Particle
 from ddm.envs.pendulum import Pendulum
+from ddm.envs.point_mass import PointMass
 from ddm.envs.point_maze import PointMaze, dense_reward, sparse_reward, waypoint_policy
 from ddm.envs.registry import ids, make, register
 from ddm.envs.road import Road
@@ -22,6 +23,7 @@ __all__ = [
     "Fork",
     "Particle",
     "Pendulum",
+    "PointMass",
     "PointMaze",
     "Road",
     "TMaze",

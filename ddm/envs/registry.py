@@ -10,6 +10,7 @@ from ddm.envs.fork import Fork
 from ddm.envs.memory import Alternator, Brake, TMaze
 from ddm.envs.particle import Particle
 from ddm.envs.pendulum import Pendulum
+from ddm.envs.point_mass import PointMass
 from ddm.envs.point_maze import MAPS, TIME_LIMITS, PointMaze, dense_reward
 from ddm.envs.road import Road
 from ddm.envs.tabular import (
@@ -53,7 +54,7 @@ _TABULAR = (
     ),
 )
 
-_CONTROL = (Pendulum(), Particle(), Road())
+_CONTROL = (Pendulum(), Particle(), PointMass(), Road())
 
 _MEMORY = (Alternator(), Brake(), TMaze())
 

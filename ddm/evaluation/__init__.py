@@ -15,6 +15,7 @@ from ddm.evaluation.statistics import (
     probability_of_improvement,
     wilson_interval,
 )
+from ddm.evaluation.values import monte_carlo_values
 
 __all__ = [
     "EvaluationResult",
@@ -28,6 +29,7 @@ __all__ = [
     "make_evaluator",
     "mean",
     "median",
+    "monte_carlo_values",
     "optimality_gap",
     "performance_profile",
     "policy_table",

@@ -42,6 +42,7 @@ def test_gymnasium_missing_is_one_sentence(monkeypatch):
         "Tightrope-v0",
         "CombinationLock-10-v0",
         "Fork-5-v0",
+        "PointMass-8-v0",
         "Road-v0",
         "Particle-2-v0",
         "Alternator-v0",
