@@ -44,6 +44,7 @@ class Batch(struct.PyTreeNode):
     truncations: jax.Array = ABSENT  # (B,) bool: the episode was cut here, values go on
     next_actions: jax.Array = ABSENT  # (B, A); never taken from another episode
     returns_to_go: jax.Array = ABSENT  # (B,) undiscounted sum of rewards to the episode's end
+    initial_observations: jax.Array = ABSENT  # (B, *O) first ones of episodes drawn for themselves
     mask: jax.Array = ABSENT  # (B, T) bool: True where the window lies inside its episode
 
 

@@ -32,6 +32,10 @@ def two_steps(spec: BatchSpec, rows: int, seed: int, best_share: float = 0.0) ->
         "rewards": rewards,
         "next_observations": np.ones((rows, 1)),
     }
+    if "next_actions" in spec.fields:  # s' is always the end
+        fields["next_actions"] = random.uniform(-1.0, 1.0, (rows, 1))
+    if "initial_observations" in spec.fields:
+        fields["initial_observations"] = -np.ones((rows, 1))
     arrays = {name: jnp.asarray(value, jnp.float32) for name, value in fields.items()}
     every_field = {**arrays, "terminations": jnp.asarray(at_end)}
     return Batch(**{name: every_field[name] for name in spec.fields})

@@ -26,6 +26,9 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
     transition no action follows; its `next_actions` row repeats its own action, which the
     stopped bootstrap makes irrelevant.
 
+    Where `initial_observations` is declared, each row also gets the first observation of an
+    episode, drawn uniformly over episodes whatever their length and whatever else is in the row.
+
     A spec with `whole_dataset` gets every transition once, in order, and `key` and `batch_size`
     are not used.
 
@@ -50,13 +53,25 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
             dataset, jnp.arange(dataset.num_transitions), dataset.episode_ids, spec.fields
         )
     rows = batch_size * spec.minibatches
+    initial_observations = None
+    if "initial_observations" in spec.fields:
+        key, episode_key = jax.random.split(key)
+        initial_observations = draw_initial_observations(dataset, episode_key, rows)
     transitions = draw_transitions(dataset, key, rows, "next_actions" in spec.fields)
-    if spec.window is None and "next_actions" not in spec.fields:
-        return gather(dataset, transitions, _take(dataset.episode_ids, transitions), spec.fields)
     episodes = _take(dataset.episode_ids, transitions)
-    ends = _take(dataset.episode_starts, episodes + 1)
     if spec.window is None:
-        return gather(dataset, transitions, episodes, spec.fields, ends=ends)
+        ends = None
+        if "next_actions" in spec.fields:
+            ends = _take(dataset.episode_starts, episodes + 1)
+        return gather(
+            dataset,
+            transitions,
+            episodes,
+            spec.fields,
+            ends=ends,
+            initial_observations=initial_observations,
+        )
+    ends = _take(dataset.episode_starts, episodes + 1)
     offsets = jnp.arange(-spec.history, spec.window - spec.history, dtype=jnp.int32)
     steps = transitions[:, None] + offsets
     starts, limits = _take(dataset.episode_starts, episodes)[:, None], (ends - 1)[:, None]
@@ -97,11 +112,15 @@ def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
         raise InputError(f"unknown batch field {unknown[0]!r}; known: {', '.join(_KNOWN_FIELDS)}")
     if spec.window is None and "mask" in spec.fields:
         raise InputError("batch field 'mask' belongs to windows: declare a window in the spec")
-    if spec.whole_dataset and (
-        spec.minibatches > 1 or spec.window is not None or "next_actions" in spec.fields
-    ):
+    drawn = {"next_actions", "initial_observations"} & set(spec.fields)
+    if spec.whole_dataset and (spec.minibatches > 1 or spec.window is not None or drawn):
         raise InputError(
-            "a spec of the whole dataset has no mini-batches, no window and no next_actions"
+            "a spec of the whole dataset has no mini-batches, no window, no next_actions and no "
+            "initial_observations"
+        )
+    if spec.window is not None and "initial_observations" in spec.fields:
+        raise InputError(
+            "batch field 'initial_observations' belongs to single transitions: declare no window"
         )
     if spec.window is not None and spec.window < 1:
         raise InputError(f"a window has {spec.window} steps, expected at least 1")
@@ -120,13 +139,17 @@ def draw_transitions(
     dataset: Dataset, key: PRNGKey, rows: int, known_next_action: bool = False
 ) -> jax.Array:
     """(rows,) int32 transitions, uniform; only those with a known next action if so asked."""
-    # 32 random bits modulo N: probabilities differ by N / 2**32 relative to each other (0.05 %
-    # at two million), for half the random bits of `jax.random.randint`.
-    bits = jax.random.bits(key, (rows,), jnp.uint32)
     if known_next_action and dataset.next_action_ids.shape[0] < dataset.num_transitions:
-        chosen = bits % jnp.uint32(dataset.next_action_ids.shape[0])
-        return _take(dataset.next_action_ids, chosen.astype(jnp.int32))
-    return (bits % jnp.uint32(dataset.num_transitions)).astype(jnp.int32)
+        return _take(
+            dataset.next_action_ids, _draw_below(dataset.next_action_ids.shape[0], key, rows)
+        )
+    return _draw_below(dataset.num_transitions, key, rows)
+
+
+def draw_initial_observations(dataset: Dataset, key: PRNGKey, rows: int) -> jax.Array:
+    """(rows, *O) first observations of episodes, uniform over episodes."""
+    episodes = _draw_below(dataset.num_episodes, key, rows)
+    return _take(dataset.observations, _take(dataset.episode_starts, episodes) + episodes)
 
 
 def gather(
@@ -137,6 +160,7 @@ def gather(
     *,
     ends: jax.Array | None = None,
     mask: jax.Array | None = None,
+    initial_observations: jax.Array | None = None,
 ) -> Batch:
     """The declared fields of the given transitions, and no others.
 
@@ -147,6 +171,7 @@ def gather(
       fields: names of batch fields.
       ends: one past the last transition of each episode; needed for `next_actions`.
       mask: handed on if declared.
+      initial_observations: handed on if declared.
     """
     observation_rows = transitions + episodes
     next_transitions = transitions if ends is None else jnp.minimum(transitions + 1, ends - 1)
@@ -159,9 +184,18 @@ def gather(
         "truncations": lambda: _take(dataset.truncations, transitions),
         "next_actions": lambda: _take(dataset.actions, next_transitions),
         "returns_to_go": lambda: _take(dataset.returns_to_go, transitions),
+        "initial_observations": lambda: initial_observations,
         "mask": lambda: mask,
     }
     return Batch(**{field: gathers[field]() for field in fields})
+
+
+def _draw_below(count: int, key: PRNGKey, rows: int) -> jax.Array:
+    """(rows,) int32 below `count`, uniform."""
+    # 32 random bits modulo N: probabilities differ by N / 2**32 relative to each other (0.05 %
+    # at two million), for half the random bits of `jax.random.randint`.
+    bits = jax.random.bits(key, (rows,), jnp.uint32)
+    return (bits % jnp.uint32(count)).astype(jnp.int32)
 
 
 def _take(array: jax.Array, rows: jax.Array) -> jax.Array:

@@ -131,6 +131,52 @@ def test_draws_are_uniform():
     assert np.all(np.abs(counts - 1000) < 5 * np.sqrt(1000))
 
 
+def test_initial_observations_are_first_ones_uniform_over_episodes():
+    dataset = numbered_dataset()
+    spec = BatchSpec(("rewards", "observations", "initial_observations"), minibatches=4)
+    batch = draw(dataset, jax.random.key(2), 2_500, spec)
+    episodes, steps = np.asarray(batch.initial_observations).T
+    assert np.all(steps == 0)
+    # One in five for each episode, whose lengths are 1 to 6 of 16 transitions.
+    counts = np.bincount(episodes.astype(int), minlength=5)
+    assert np.all(np.abs(counts - 2_000) < 5 * np.sqrt(2_000))
+    # Independent of the row: as likely with a transition of the same episode as of another.
+    same = np.mean(episodes == np.asarray(batch.observations)[:, 0])
+    assert same == pytest.approx(0.2, abs=0.02)
+
+
+def test_other_fields_do_not_share_random_numbers_with_the_initial_ones():
+    dataset = numbered_dataset((2,) * 8, (False,) * 8)
+    spec = BatchSpec(("observations", "initial_observations", "next_actions"))
+    batch = draw(dataset, jax.random.key(0), 4_000, spec)
+    pairs = 8 * batch.observations[:, 0] + batch.initial_observations[:, 0]
+    counts = np.bincount(np.asarray(pairs, int), minlength=64)
+    assert np.all(np.abs(counts - 62.5) < 5 * np.sqrt(62.5))
+
+
+def test_initial_observations_of_images_and_of_normalised_datasets():
+    images = [
+        {
+            "observations": np.full((3, 4, 4, 1), 10 * e, np.uint8)
+            + np.arange(3, dtype=np.uint8)[:, None, None, None],
+            "actions": np.zeros((2, 1)),
+            "rewards": np.zeros(2),
+            "terminations": True,
+        }
+        for e in range(3)
+    ]
+    spec = BatchSpec(("actions", "initial_observations"))
+    batch = draw(data.from_episodes(images), jax.random.key(0), 64, spec)
+    assert batch.initial_observations.shape == (64, 4, 4, 1)
+    assert batch.initial_observations.dtype == jnp.uint8
+    assert set(np.asarray(batch.initial_observations)[:, 0, 0, 0]) == {0, 10, 20}
+    normalised = data.normalize(numbered_dataset(), observations="standardize")
+    batch = draw(normalised, jax.random.key(0), 64, spec)
+    raw = normalised.normalization.denormalize_observations(batch.initial_observations)
+    np.testing.assert_allclose(raw[:, 1], 0.0, atol=1e-5)
+    assert set(np.round(np.asarray(raw)[:, 0])) == set(range(5))
+
+
 def test_same_key_same_batch_and_no_second_trace():
     dataset = numbered_dataset()
 
@@ -156,6 +202,8 @@ def test_impossible_specs_are_refused():
         data.sample(dataset, key, 2, BatchSpec(("obs",)))
     with pytest.raises(InputError, match="'mask' belongs to windows"):
         data.sample(dataset, key, 2, BatchSpec(("mask",)))
+    with pytest.raises(InputError, match="'initial_observations' belongs to single transitions"):
+        data.sample(dataset, key, 2, BatchSpec(("initial_observations",), window=2))
     with pytest.raises(InputError, match="window has 0 steps"):
         data.sample(dataset, key, 2, BatchSpec(("rewards",), window=0))
     with pytest.raises(InputError, match="window of 3 steps has 3 steps of history"):
@@ -180,7 +228,13 @@ def test_whole_dataset_is_every_transition_once_in_order():
 
 
 @pytest.mark.parametrize(
-    "options", [{"minibatches": 2}, {"window": 3}, {"fields": ("next_actions",)}]
+    "options",
+    [
+        {"minibatches": 2},
+        {"window": 3},
+        {"fields": ("next_actions",)},
+        {"fields": ("initial_observations",)},
+    ],
 )
 def test_whole_dataset_excludes_draws(options):
     spec = BatchSpec(**({"fields": ("rewards",), "whole_dataset": True} | options))
