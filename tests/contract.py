@@ -33,6 +33,14 @@ REQUIRED["autoregressive"] = {
     "warmup_steps": 2,
 }  # fmt: skip
 REQUIRED["implicit_bc"] = {"width": 8, "num_negatives": 4, "langevin_steps": 3}
+REQUIRED["bcq"] = {
+    "vae_hidden_sizes": (8, 8), "num_target_samples": 2, "num_eval_samples": 3,
+    "perturbation": 0.5,
+}  # fmt: skip
+REQUIRED["bear"] = {
+    "vae_hidden_sizes": (8, 8), "num_target_samples": 2, "num_eval_samples": 3,
+    "num_mmd_samples": 2, "warmup_steps": 2, "bandwidth": 1.0,
+}  # fmt: skip
 
 
 def pair_features(observations: Any) -> Any:
@@ -221,6 +229,7 @@ def make_batch(algorithm: Any, config: Any, rows: int = 8, seed: int = 0) -> Any
         "truncations": np.zeros(leading, bool),
         "next_actions": actions,
         "returns_to_go": normal(),
+        "initial_observations": observations[::-1],
     }
     if spec.window is not None:
         # As at an episode's end, where a window's last places are beyond it.

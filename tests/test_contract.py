@@ -253,6 +253,7 @@ OTHER_VALUE = {
     "prefix_dropout": 0.5, "temperature": 1e-3, "top_p": 0.1,
     "expert_log_prob_floor": 0.5, "anneal_steps": 4, "ratio_clip": 0.1, "instance_noise_steps": 4,
     "gradient_penalty_weight": 10.0,
+    "log_alpha_min": 0.5, "log_alpha_max": -0.5, "deviation_weight": 1.0,
 }  # fmt: skip
 CONTEXT = {
     "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
@@ -327,6 +328,8 @@ OTHER_STATIC = {
     "reconstruction": "mse", "prior": "learned", "latent": "sample", "latent_dim": 3,
     "num_decoder_layers": 2, "dfo_rounds": 2, "langevin_steps": 4,
     "unet_widths": (8, 16), "num_layers": 1, "width": 16, "num_heads": 2,
+    "vae_hidden_sizes": (8,), "num_target_samples": 3, "num_eval_samples": 4,
+    "num_mmd_samples": 3, "kernel": "gaussian", "values": "mean",
     "ratio": "known", "estimator": "score", "divergence": "js", "entropy": "sampled",
     "discriminator_steps": 3, "expert_log_prob": lambda observations, actions: actions[..., 0],
     "target": "gaussian1991", "loss": "cross_entropy", "readout": "center_of_mass",

@@ -54,7 +54,11 @@ class TanhGaussian:
 
     def sample(self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Actions (*sample_shape, ..., A)."""
-        return jnp.tanh(self._base.sample(seed=seed, sample_shape=sample_shape))
+        return jnp.tanh(self.sample_raw(seed=seed, sample_shape=sample_shape))
+
+    def sample_raw(self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """The u (*sample_shape, ..., A) of which actions are the tanh."""
+        return self._base.sample(seed=seed, sample_shape=sample_shape)
 
     def sample_and_log_prob(
         self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()

@@ -44,6 +44,15 @@ def test_sampled_log_densities_agree_with_evaluated_ones():
     np.testing.assert_allclose(policy.log_prob(actions), log_probs, atol=1e-3)
 
 
+def test_raw_samples_are_those_of_the_gaussian_and_actions_their_tanh():
+    policy = networks.TanhGaussian(jnp.full((2,), 3.0), jnp.full((2,), jnp.log(0.5)))
+    raw = policy.sample_raw(seed=jax.random.key(0), sample_shape=(4000,))
+    np.testing.assert_allclose(raw.mean(axis=0), 3.0, atol=0.05)
+    np.testing.assert_allclose(raw.std(axis=0), 0.5, atol=0.03)
+    actions = policy.sample(seed=jax.random.key(0), sample_shape=(4000,))
+    np.testing.assert_allclose(actions, np.tanh(raw), rtol=1e-6)
+
+
 def test_tanh_gaussian_is_finite_at_the_edge_with_finite_gradients():
     def log_prob(mean):
         policy = networks.TanhGaussian(mean, jnp.full((2,), -5.0))

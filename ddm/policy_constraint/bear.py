@@ -1,0 +1,255 @@
+"""BEAR: bootstrapping error accumulation reduction (Kumar et al. 2019, arXiv 1906.00949).
+
+    y       = r + gamma (1 - termination) max_m [lambda min_i + (1 - lambda) max_i] Qbar_i(s', a_m)
+    L_Q     = sum_i (Q_i(s, a) - y)^2
+    L_pi    = - min_i Q_i(s, tanh u_1) + alpha (MMD({u_n}, {b_n}) - epsilon)
+    L_alpha = - alpha (MMD({u_n}, {b_n}) - epsilon),   alpha in [exp(-5), exp(10)]
+    act     = argmax_m Q_1(s, a_m),   a_m ~ pi(. | s)
+
+with a_m ~ pi(. | s') in the target, u_n ~ pi(. | s) and b_n of a behaviour model, both before their
+tanh, where no gradient dies. The policy may be anywhere where the data is, not only where it is
+dense: with few samples and a bandwidth that is wide beside the actions, the maximum mean
+discrepancy says little about densities and much about supports (section 5.2 and appendix).
+
+MMD is the root of the mean over all pairs, a sample's pair with itself included, plus 1e-6: two
+samples of 4 from one wide distribution are already far apart (0.11 for uniform actions and the
+defaults), and where epsilon is below that, alpha grows to its bound. Watch ``mmd`` and
+``log_alpha``; `diagnose` does.
+
+The form is that of rail-berkeley/d4rl_evaluations: the behaviour model steps first; then all
+losses see the same critics, policy and alpha; in the first `warmup_steps` the policy only imitates;
+the target's actions are those of the policy itself. The first authors' code (aviralkumar2907/BEAR)
+is `deviation_weight` above 0, which takes the ensemble's deviation off its value: 1.2 there.
+Without noise, `act` draws its actions from a fixed key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from ddm import networks, ops
+from ddm.ops import convergence
+from ddm.ops.kernels import KernelFn
+from ddm.policy_constraint import generative
+from ddm.types import (
+    TRANSITION_FIELDS,
+    Batch,
+    BatchSpec,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    find_choice,
+    static,
+)
+
+# One value (B,) of an ensemble (E, B), by which the policy is improved.
+ValueFn = Callable[[jax.Array], jax.Array]
+VALUES: dict[str, ValueFn] = {
+    "minimum": lambda values: jnp.min(values, axis=0),
+    "mean": lambda values: jnp.mean(values, axis=0),
+}
+
+
+class Config(generative.Config):
+    """Hyper-parameters; defaults are those of the D4RL evaluations, whose batches have 256 rows."""
+
+    actor_learning_rate: float = 1e-4  # Adam's step size
+    critic_learning_rate: float = 3e-4  # Adam's step size
+    vae_learning_rate: float = 3e-4  # Adam's step size of the behaviour model
+    alpha_learning_rate: float = 1e-3  # Adam's step size of log alpha; 0 fixes alpha at 1
+    epsilon: float = 0.05  # MMD that alpha steers to; authors: 0.05 to 0.07
+    bandwidth: float = 20.0  # sigma of the kernel, before the tanh; authors: 20, or 50 for large
+    log_alpha_min: float = -5.0  # floor of log alpha
+    log_alpha_max: float = 10.0  # ceiling of log alpha
+    warmup_steps: int = 40_000  # first gradient steps, in which the policy ignores its values
+    deviation_weight: float = 0.0  # standard deviations of the ensemble taken off its value
+    log_std_min: float = -5.0  # floor of the policy's log standard deviation
+    log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
+    kernel: str | KernelFn = static("laplacian")  # laplacian or gaussian; or a function
+    values: str | ValueFn = static("minimum")  # minimum or mean of the critics; or a function
+    num_mmd_samples: int = static(4)  # actions from policy and model each; paper: 4 to 10
+    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers of policy and critics
+
+
+class State(struct.PyTreeNode):
+    """Everything that training changes."""
+
+    vae: networks.Trainable
+    vae_tracker: convergence.Convergence
+    actor: networks.Trainable
+    critic: networks.Trainable
+    critic_target_params: Any
+    alpha: networks.Trainable  # its parameter is log alpha, ()
+    step: jax.Array  # () int32, gradient steps done
+    key: PRNGKey
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """Transitions."""
+    del config
+    return BatchSpec(fields=TRANSITION_FIELDS)
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """Fresh networks for the shapes in `batch`.
+
+    Raises:
+      InputError: integer actions; an unknown kernel or choice of values.
+    """
+    check_batch(batch, batch_spec(config), "bear")
+    for choice in (_kernel, _values):
+        choice(config)  # refuses unknown ones
+    key, vae_key, actor_key, critic_key = jax.random.split(key, 4)
+    vae = generative.init_vae(config, vae_key, batch, "bear")
+    critic = generative.init_critic(config, critic_key, batch)
+    actor_params = _actor_network(config, batch.actions.shape[-1]).init(
+        actor_key, batch.observations[:1], config.log_std_min, config.log_std_max
+    )
+    return State(
+        vae=vae,
+        vae_tracker=convergence.start(),
+        actor=networks.trainable(actor_params, optax.adam(config.actor_learning_rate)),
+        critic=critic,
+        critic_target_params=jax.tree.map(jnp.copy, critic.params),
+        alpha=networks.trainable(
+            jnp.zeros((), jnp.float32), optax.adam(config.alpha_learning_rate)
+        ),
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """One step of behaviour model, critics, policy, dual variable and targets.
+
+    Metrics: ``vae_loss``; ``vae_progress``, the share of it that about the last 900 updates took
+    off; ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``actor_loss``; ``mmd``, mean over
+    the batch; ``log_alpha``, after the step.
+    """
+    check_batch(batch, batch_spec(config), "bear")
+    key, vae_key, target_key, actor_key = jax.random.split(state.key, 4)
+    vae, tracker, vae_metrics = generative.vae_step(
+        config, state.vae, state.vae_tracker, batch, vae_key
+    )
+    state = state.replace(vae=vae, vae_tracker=tracker)
+    policy = policy_at(config, state.actor.params, batch.next_observations)
+    next_actions = policy.sample(seed=target_key, sample_shape=(config.num_target_samples,))
+    next_values = generative.best_values(
+        config,
+        state.critic_target_params,
+        batch.next_observations,
+        jnp.moveaxis(next_actions, 0, 1),
+    )
+    actor, actor_metrics = networks.minimize(
+        lambda params: _actor_loss(config, state, params, batch, actor_key),
+        state.actor,
+        optax.adam(config.actor_learning_rate),
+    )
+    alpha = _alpha_step(config, state.alpha, actor_metrics["mmd"])
+    critic, critic_metrics = generative.critic_step(config, state.critic, batch, next_values)
+    state = state.replace(
+        actor=actor,
+        critic=critic,
+        critic_target_params=ops.polyak(
+            state.critic_target_params, critic.params, config.target_rate
+        ),
+        alpha=alpha,
+        step=state.step + 1,
+        key=key,
+    )
+    metrics = {**vae_metrics, **critic_metrics, **actor_metrics, "log_alpha": alpha.params}
+    return state, metrics
+
+
+def act(
+    config: Config,
+    state: State,
+    observation: jax.Array,
+    key: PRNGKey,
+    policy_state: PyTree = (),
+    *,
+    deterministic: bool = False,
+) -> tuple[jax.Array, PyTree]:
+    """The best by Q_1 of `num_eval_samples` actions of the policy, new ones or always the same."""
+    actions = policy_at(config, state.actor.params, observation).sample(
+        seed=generative.candidate_key(key, deterministic), sample_shape=(config.num_eval_samples,)
+    )
+    return generative.choose(config, state.critic.params, observation, actions), policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Sentences if the behaviour model has not converged, or the dual variable is at a bound."""
+    found = generative.diagnose(metrics)
+    log_alpha, mmd = metrics.get("log_alpha"), metrics.get("mmd", float("nan"))
+    if log_alpha is not None and log_alpha >= config.log_alpha_max - 0.01:
+        found.append(
+            f"the dual variable stands at its upper bound (log_alpha={log_alpha:.2f}): the MMD of "
+            f"{mmd:.3f} stays above epsilon={config.epsilon:g}, and values hardly count any more; "
+            "raise epsilon"
+        )
+    elif log_alpha is not None and log_alpha <= config.log_alpha_min + 0.01:
+        found.append(
+            f"the dual variable stands at its lower bound (log_alpha={log_alpha:.2f}): the MMD of "
+            f"{mmd:.3f} is below epsilon={config.epsilon:g}, so nothing holds the policy near the "
+            "data; lower epsilon"
+        )
+    return found
+
+
+def policy_at(config: Config, params: Any, observations: jax.Array) -> networks.TanhGaussian:
+    """The distribution pi(. | s) at observations (..., O)."""
+    network = _actor_network(config, networks.output_size(params) // 2)
+    return network.apply(params, observations, config.log_std_min, config.log_std_max)
+
+
+def _actor_network(config: Config, action_size: int) -> networks.TanhGaussianPolicy:
+    return networks.TanhGaussianPolicy(config.hidden_sizes, action_size)
+
+
+def _kernel(config: Config) -> KernelFn:
+    return find_choice(config.kernel, ops.kernels.KERNELS, "kernel", "bear")
+
+
+def _values(config: Config) -> ValueFn:
+    return find_choice(config.values, VALUES, "values", "bear")
+
+
+def _actor_loss(
+    config: Config, state: State, params: Any, batch: Batch, key: PRNGKey
+) -> tuple[jax.Array, Metrics]:
+    """Minus the value, once the warm-up is over, and the weighted distance to the data."""
+    policy_key, proposal_key = jax.random.split(key)
+    policy = policy_at(config, params, batch.observations)
+    raw = policy.sample_raw(seed=policy_key, sample_shape=(config.num_mmd_samples,))
+    rows, size = batch.observations.shape
+    observations = jnp.broadcast_to(
+        batch.observations[:, None], (rows, config.num_mmd_samples, size)
+    )
+    logged = generative.propose(config, state.vae.params, observations, proposal_key, bounded=False)
+    mmd = jnp.mean(
+        ops.kernels.mmd(jnp.moveaxis(raw, 0, 1), logged, _kernel(config), config.bandwidth)
+    )
+    values = generative.critic_network(config).apply(
+        state.critic.params, batch.observations, jnp.tanh(raw[0])
+    )
+    # The variance of equal critics is 0, where its root has no gradient.
+    deviation = jnp.sqrt(jnp.var(values, axis=0) + 1e-12)
+    merit = jnp.mean(_values(config)(values) - config.deviation_weight * deviation)
+    improves = jnp.where(state.step >= config.warmup_steps, 1.0, 0.0)
+    loss = jnp.exp(state.alpha.params) * (mmd - config.epsilon) - improves * merit
+    return loss, {"actor_loss": loss, "mmd": mmd}
+
+
+def _alpha_step(config: Config, alpha: networks.Trainable, mmd: jax.Array) -> networks.Trainable:
+    """Alpha rises while the MMD is above epsilon: ascent on alpha (MMD - epsilon)."""
+    gradient = -jnp.exp(alpha.params) * (mmd - config.epsilon)
+    alpha = networks.descend(gradient, alpha, optax.adam(config.alpha_learning_rate))
+    bounded = jnp.clip(alpha.params, config.log_alpha_min, config.log_alpha_max)
+    return alpha.replace(params=bounded)
