@@ -31,11 +31,12 @@ def _policy(name, num_tokens=TOKENS):
     """A policy whose parameters are large enough that every token matters."""
     policy = autoregressive.AutoregressivePolicy("none", _decoder(name, num_tokens))
     tokens = jnp.zeros((1, num_tokens), int)
-    shapes = jax.eval_shape(policy.init, jax.random.key(0), jnp.ones((1, 2, 3)), tokens)
-    random, scale = np.random.default_rng(0), 3.0 if name == "transformer" else 1.5
+    params = jax.jit(policy.init)(jax.random.key(0), jnp.ones((1, 2, 3)), tokens)
+    random = np.random.default_rng(0)
+    # Kernels times 3, and biases that are not 0.
     params = jax.tree.map(
-        lambda x: jnp.asarray(scale * random.normal(size=x.shape) / x.shape[0] ** 0.5, x.dtype),
-        shapes,
+        lambda x: 3.0 * x if x.ndim > 1 else x + 0.3 * random.normal(size=x.shape).astype(x.dtype),
+        params,
     )
     return policy, params, jax.jit(policy.apply)
 
