@@ -1,0 +1,30 @@
+"""BCQ on logged data (Fujimoto et al. 2019): the best of actions that a model of the data proposes.
+
+    python experiments/bcq.py --dataset=mujoco/hopper/medium-v0 --batch_size=100 --seeds=3
+
+Writes metrics, checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.policy_constraint import bcq
+
+runner.define_flags(bcq)
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(bcq)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    environment = runner.find_environment(options, dataset)
+    runner.train(bcq, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)
