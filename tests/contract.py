@@ -42,6 +42,7 @@ REQUIRED["bear"] = {
     "vae_hidden_sizes": (8, 8), "num_target_samples": 2, "num_eval_samples": 3,
     "num_mmd_samples": 2, "warmup_steps": 2, "bandwidth": 1.0,
 }  # fmt: skip
+REQUIRED["brac"] = {"warmup_steps": 2, "num_eval_samples": 3}
 
 
 def pair_features(observations: Any) -> Any:
@@ -91,6 +92,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"head": "tabular", "num_actions": NUM_ACTIONS},
         {"head": "linear_softmax", "num_actions": NUM_ACTIONS, "features": pair_features},
         {"encoder": "conv"},
+    ],
+    "brac": [
+        {"divergence": "mmd", "adaptive": True, "value_penalty": False},
+        {"divergence": "kl_dual", "divergence_steps": 2},
     ],
     "constrained_iteration": [
         {"constraint": "none"},

@@ -265,6 +265,7 @@ OTHER_VALUE = {
     "expert_log_prob_floor": 0.5, "anneal_steps": 4, "ratio_clip": 0.1, "instance_noise_steps": 4,
     "gradient_penalty_weight": 10.0,
     "log_alpha_min": 0.5, "log_alpha_max": -0.5, "deviation_weight": 1.0,
+    "behavior_steps": 1, "alpha_max": 0.5, "max_slope": 0.0,
 }  # fmt: skip
 CONTEXT = {
     "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
@@ -272,7 +273,15 @@ CONTEXT = {
     "num_components": {"head": "mixture", "prior": "mixture"},
     "ensemble_decay": {"temporal_ensemble": True},
     "target_gap": {"lagrange": True},
-    "alpha_learning_rate": {"lagrange": True},
+    "alpha_learning_rate": {"lagrange": True, "adaptive": True},
+    "target_divergence": {"adaptive": True},
+    "alpha_max": {"adaptive": True},
+    "kernel": {"divergence": "mmd"},
+    "bandwidth": {"divergence": "mmd"},
+    "divergence_steps": {"divergence": "kl_dual"},
+    "divergence_learning_rate": {"divergence": "kl_dual"},
+    "slope_penalty_weight": {"divergence": "kl_dual", "max_slope": 0.0},
+    "max_slope": {"divergence": "kl_dual"},
     "features": {
         "head": "linear_softmax",
         "num_actions": contract.NUM_ACTIONS,
@@ -343,6 +352,7 @@ OTHER_STATIC = {
     "num_mmd_samples": 3, "kernel": "gaussian", "values": "mean",
     "ratio": "known", "estimator": "score", "divergence": "js", "entropy": "sampled",
     "discriminator_steps": 3, "expert_log_prob": lambda observations, actions: actions[..., 0],
+    "brac.divergence": "mmd", "divergence_steps": 2,
     "target": "gaussian1991", "loss": "cross_entropy", "readout": "center_of_mass",
     "num_units": 30, "range_rows": 4,
     "features": lambda observations: 2.0 * contract.pair_features(observations),
@@ -369,7 +379,8 @@ def test_each_config_field_changes_the_computation(algorithm, field):
     base = contract.small_config(algorithm, **{n: v for n, v in context.items() if n in names})
     default = getattr(base, field.name)
     if not field.metadata.get("pytree_node", True):
-        other = OTHER_STATIC.get(field.name, not default)
+        own = f"{contract.short_name(algorithm)}.{field.name}"  # where a name means two things
+        other = OTHER_STATIC.get(own, OTHER_STATIC.get(field.name, not default))
         changed = base.replace(**{field.name: other})
         assert _base_program(algorithm, base) != _program(algorithm, changed)
         return

@@ -7,6 +7,7 @@ it is the reverse one, which punishes it for what it adds (Ghasemipour et al. 20
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -78,3 +79,49 @@ def kl_from_samples(log_p: jax.Array, log_q: jax.Array) -> Estimate:
     gaps = log_p - log_q
     error = jnp.std(gaps, axis=-1, ddof=1) / jnp.sqrt(gaps.shape[-1])
     return Estimate(jnp.mean(gaps, axis=-1), error)
+
+
+def kl_lower_bound(values: jax.Array, other_values: jax.Array) -> jax.Array:
+    """E_p log h - E_q h + 1 with h = softplus(c) > 0: at most KL(p || q), for every critic c.
+
+    The bound is met where h = p / q (Nguyen et al. 2010).
+
+    Args:
+      values: (...,) c at samples of p.
+      other_values: (...,) c at samples of q.
+
+    Returns:
+      (...,) one estimate a pair of samples; their mean is the bound.
+    """
+    chex.assert_equal_shape([values, other_values])
+    # The summand keeps the logarithm finite where softplus underflows.
+    return 1.0 + jnp.log(jax.nn.softplus(values) + 1e-8) - jax.nn.softplus(other_values)
+
+
+def wasserstein_lower_bound(values: jax.Array, other_values: jax.Array) -> jax.Array:
+    """E_p c - E_q c: at most the 1-Wasserstein distance, for a critic c with slopes up to 1.
+
+    Arguments and result are those of :func:`kl_lower_bound`.
+    """
+    chex.assert_equal_shape([values, other_values])
+    return values - other_values
+
+
+def slope_penalty(
+    critic: Callable[[jax.Array], jax.Array], inputs: jax.Array, max_slope: jax.Array | float = 1.0
+) -> jax.Array:
+    """Mean of max(|gradient of c| - max_slope, 0)^2 over inputs: keeps a critic Lipschitz.
+
+    Args:
+      critic: inputs (B, A) to values (B,), each of its own row alone.
+      inputs: (B, A).
+      max_slope: Euclidean norm of the gradient that is free.
+
+    Returns:
+      Scalar; of weight w beside a Wasserstein bound W, the best slope is max_slope + W / (2 w).
+    """
+    chex.assert_rank(inputs, 2)
+    gradients = jax.grad(lambda inputs: jnp.sum(critic(inputs)))(inputs)
+    # The root has no gradient at 0, where a relu network may well be flat.
+    slopes = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=-1) + 1e-8)
+    return jnp.mean(jnp.square(jnp.maximum(slopes - max_slope, 0.0)))

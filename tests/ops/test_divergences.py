@@ -142,3 +142,43 @@ def test_between_the_modes_lies_a_poor_local_minimum(std, width, divergence, flo
 def test_the_reverse_divergence_of_the_forward_optimum(float64):
     found = _reverse(jnp.array([0.0, 0.5 * np.log(1.01)]), 0.5, 0.1)
     assert found == pytest.approx(18.2, abs=0.06)
+
+
+def test_the_dual_kl_bound_is_met_by_the_density_ratio_and_by_no_other_critic():
+    # Between N(1, 1) and N(0, 1), KL = 1/2 and the ratio is exp(x - 1/2).
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+
+    def bound(critic):
+        values, others = critic(nodes + 1.0), critic(nodes)
+        return float(weights @ divergences.kl_lower_bound(jnp.array(values), jnp.array(others)))
+
+    def inverse_softplus(ratio):
+        return ratio + np.log(-np.expm1(-ratio))
+
+    best = bound(lambda x: inverse_softplus(np.exp(x - 0.5)))
+    assert best == pytest.approx(0.5, abs=1e-3)
+    for slope in (0.0, 0.5, 1.5):
+        assert bound(lambda x, slope=slope: inverse_softplus(np.exp(slope * (x - 0.5)))) < 0.47
+
+
+def test_dual_bounds_by_hand():
+    one, other = jnp.array([0.3, -2.0]), jnp.array([1.0, 0.5])
+    softplus = lambda x: np.log1p(np.exp(np.asarray(x)))  # noqa: E731
+    expected = 1.0 + np.log(softplus(one)) - softplus(other)
+    np.testing.assert_allclose(divergences.kl_lower_bound(one, other), expected, rtol=1e-5)
+    np.testing.assert_allclose(divergences.wasserstein_lower_bound(one, other), one - other)
+    assert np.isfinite(divergences.kl_lower_bound(jnp.array(-200.0), jnp.array(0.0)))
+
+
+def test_slopes_above_the_limit_are_penalised():
+    inputs = jnp.array([[0.5, 1.0], [2.0, -1.0]])
+    linear = lambda x: x @ jnp.array([3.0, 4.0])  # noqa: E731
+    assert float(divergences.slope_penalty(linear, inputs)) == pytest.approx(16.0, rel=1e-4)
+    assert float(divergences.slope_penalty(linear, inputs, 5.5)) == 0.0
+    # The slopes of |x|^2 / 2 are |x|: 1.118 and 2.236.
+    square = lambda x: 0.5 * jnp.sum(jnp.square(x), axis=-1)  # noqa: E731
+    expected = np.mean(np.square(np.sqrt([1.25, 5.0]) - 1.0))
+    assert float(divergences.slope_penalty(square, inputs)) == pytest.approx(expected, rel=1e-4)
+    flat = jax.grad(lambda scale: divergences.slope_penalty(lambda x: scale * x[:, 0], inputs))
+    assert np.isfinite(flat(0.0))
