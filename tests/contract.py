@@ -34,9 +34,14 @@ REQUIRED["autoregressive"] = {
     "warmup_steps": 2,
 }  # fmt: skip
 REQUIRED["implicit_bc"] = {"width": 8, "num_negatives": 4, "langevin_steps": 3}
+REQUIRED["awr"] = {"window": 3}
 REQUIRED["bcq"] = {
     "vae_hidden_sizes": (8, 8), "num_target_samples": 2, "num_eval_samples": 3,
     "perturbation": 0.5,
+}  # fmt: skip
+REQUIRED["discrete_bcq"] = {"num_actions": NUM_ACTIONS, "threshold": 0.999}
+REQUIRED["spibb_dqn"] = {
+    "num_actions": NUM_ACTIONS, "dataset_size": 8, "cell_size": 100.0, "hash_bits": 4,
 }  # fmt: skip
 REQUIRED["bear"] = {
     "vae_hidden_sizes": (8, 8), "num_target_samples": 2, "num_eval_samples": 3,
@@ -83,6 +88,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
             "encoder": "conv",
         },
     ],
+    "awac": [{"weight": "softmax"}, {"num_actions": NUM_ACTIONS}],
+    "awr": [{"num_actions": NUM_ACTIONS}],
     "bc": [
         {"head": "mse"},
         {"head": "tanh_gaussian"},
@@ -104,6 +111,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"constraint": "total_variation"},
     ],
     "cql": [{"lagrange": True}, {"max_target_backup": True}],
+    "crr": [
+        {"weight": "exponential", "baseline": "max", "num_critics": 2},
+        {"num_actions": NUM_ACTIONS},
+    ],
     "cvae": [
         {"prior": "learned", "reconstruction": "mse"},
         {"prior": "mixture", "reconstruction": "l1", "num_components": 2},
@@ -128,12 +139,14 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "implicit_bc": [{"negatives": "langevin", "gradient_penalty": True, "inference": "langevin"}],
     "iql": [{"dropout_rate": 0.5}, {"num_actions": NUM_ACTIONS}],
+    "one_step": [{"num_actions": NUM_ACTIONS}],
     "policy_gradient": [{"head": "tabular", "num_actions": NUM_ACTIONS, "entropy_weight": 0.1}],
     "reverse_kl": [
         {"ratio": "known", "expert_log_prob": standard_normal, "head": "mixture"},
         {"head": "categorical", "num_actions": NUM_ACTIONS},
     ],
     "spibb": [{"bounded": True}],
+    "spibb_dqn": [{"count": "one_hot", "behavior": "counted", "double_q": True}],
 }
 
 

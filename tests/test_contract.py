@@ -265,7 +265,9 @@ OTHER_VALUE = {
     "expert_log_prob_floor": 0.5, "anneal_steps": 4, "ratio_clip": 0.1, "instance_noise_steps": 4,
     "gradient_penalty_weight": 10.0,
     "log_alpha_min": 0.5, "log_alpha_max": -0.5, "deviation_weight": 1.0,
+    "target_period": 2, "cell_size": 0.5,
     "behavior_steps": 1, "alpha_max": 0.5, "max_slope": 0.0,
+    "exponent": 2.0, "orthogonal_weight": 1.0,
 }  # fmt: skip
 CONTEXT = {
     "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
@@ -331,6 +333,8 @@ CONTEXT = {
     "entropy": {"ratio": "known", "expert_log_prob": contract.standard_normal},
     "expert_log_prob": {"ratio": "known", "expert_log_prob": contract.standard_normal},
     "epsilon": {"constraint": "kl"},
+    "inverse_temperature": {"weight": "exponential"},
+    "max_weight": {"weight": "exponential"},
     "weight": {"constraint": "kl_penalty"},
     "smoothing": {"constraint": "kl_penalty"},
 }
@@ -350,6 +354,8 @@ OTHER_STATIC = {
     "unet_widths": (8, 16), "num_layers": 1, "width": 16, "num_heads": 2,
     "vae_hidden_sizes": (8,), "num_target_samples": 3, "num_eval_samples": 4,
     "num_mmd_samples": 3, "kernel": "gaussian", "values": "mean",
+    "count": "one_hot", "behavior": "counted", "dataset_size": 16, "hash_bits": 5,
+    "weight": "softmax", "baseline": "max", "window": 4,
     "ratio": "known", "estimator": "score", "divergence": "js", "entropy": "sampled",
     "discriminator_steps": 3, "expert_log_prob": lambda observations, actions: actions[..., 0],
     "brac.divergence": "mmd", "divergence_steps": 2,
@@ -494,7 +500,7 @@ def test_wrong_batches_are_refused_by_name(algorithm):
         with pytest.raises(InputError, match="rows"):
             algorithm.update(config, state, batch.replace(**{field: shorter}))
     if batch.rewards is not None:
-        with pytest.raises(InputError, match=r"batch.rewards has shape \(\d+, 1\)"):
+        with pytest.raises(InputError, match=r"batch.rewards has shape \(\d+, 1\b"):
             algorithm.update(config, state, batch.replace(rewards=batch.rewards[:, None]))
 
 

@@ -136,16 +136,19 @@ class CategoricalPolicy(Network):
     layer_norm: bool = False
     dropout_rate: float = 0.0
 
-    @nn.compact
     def __call__(self, observations: jax.Array, *, deterministic: bool = True) -> Any:
-        logits = MLP(
+        return distributions.categorical(self.logits(observations, deterministic=deterministic))
+
+    @nn.compact
+    def logits(self, observations: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Logits (..., K) as the network gives them; those of the distribution are normalised."""
+        return MLP(
             self.hidden_sizes,
             self.num_actions,
             layer_norm=self.layer_norm,
             dropout_rate=self.dropout_rate,
             name="mlp",
         )(observations, deterministic=deterministic)
-        return distributions.categorical(logits)
 
 
 class TabularPolicy(Network):

@@ -13,6 +13,23 @@ def polyak(target: Any, online: Any, rate: jax.Array | float) -> Any:
     return jax.tree.map(lambda old, new: old + rate * (new - old), target, online)
 
 
+def follow(
+    target: Any,
+    online: Any,
+    step: jax.Array | int,
+    rate: jax.Array | float,
+    period: jax.Array | int,
+) -> Any:
+    """Target parameters after update number `step`, counted from 1.
+
+    With a `period` of 0 they are a moving average of `rate`; with any other they are a copy, taken
+    at every `period`-th update. Both may be traced.
+    """
+    is_time = jnp.mod(step, jnp.maximum(period, 1)) == 0
+    rate = jnp.where(period > 0, jnp.where(is_time, 1.0, 0.0), rate)
+    return polyak(target, online, rate)
+
+
 def cosine_decay(
     learning_rate: jax.Array | float, step: jax.Array | int, decay_steps: jax.Array | int
 ) -> jax.Array:

@@ -48,6 +48,7 @@ class Config(struct.PyTreeNode):
     hidden_sizes: tuple[int, ...] = static((400, 300))  # relu layers of policy and critics
     vae_hidden_sizes: tuple[int, ...] = static((750, 750))  # relu layers of encoder and decoder
     latent_dim: int = static(0)  # dimensions of z; 0: twice the action's
+    layer_norm: bool = static(False)  # in the critics
 
 
 def vae_network(config: Config, action_size: int, *, bounded: bool = True) -> networks.ActionVAE:
@@ -62,7 +63,7 @@ def vae_network(config: Config, action_size: int, *, bounded: bool = True) -> ne
 
 def critic_network(config: Config) -> networks.ActionValue:
     """The ensemble of Q_i(s, a)."""
-    return networks.ActionValue(config.hidden_sizes, config.num_critics)
+    return networks.ActionValue(config.hidden_sizes, config.num_critics, config.layer_norm)
 
 
 def init_vae(config: Config, key: PRNGKey, batch: Batch, name: str) -> networks.Trainable:
@@ -151,7 +152,7 @@ def first_value(
 ) -> jax.Array:
     """Q_1 (B,) of actions (B, A), or (B, M) of actions (B, M, A)."""
     params = jax.tree.map(lambda leaf: leaf[:1], params)
-    single = networks.ActionValue(config.hidden_sizes, 1)
+    single = networks.ActionValue(config.hidden_sizes, 1, config.layer_norm)
     return single.apply(params, observations, actions)[0]
 
 

@@ -22,7 +22,7 @@ from ddm import data, runner
 from ddm.imitation import bc
 from ddm.lower_bound import cql
 from ddm.off_policy import sac, td3
-from ddm.policy_constraint import iql, td3_bc
+from ddm.policy_constraint import bcq, bear, iql, td3_bc
 from ddm.types import Box
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each algorithm.", lower_bound=1)
@@ -42,6 +42,17 @@ CONTESTANTS: dict[str, tuple[Any, Any]] = {
         iql.Config(hidden_sizes=(64, 64), actor_learning_rate=1e-3, value_learning_rate=1e-3),
     ),
     "CQL": (cql, cql.Config(**ACTOR_CRITIC, actor_learning_rate=3e-4, num_samples=4)),
+    "BCQ": (bcq, bcq.Config(**ACTOR_CRITIC, vae_hidden_sizes=(128, 128))),
+    "BEAR": (
+        bear,
+        bear.Config(
+            **ACTOR_CRITIC,
+            actor_learning_rate=1e-3,
+            vae_learning_rate=1e-3,
+            vae_hidden_sizes=(128, 128),
+            warmup_steps=2_000,
+        ),
+    ),
 }
 
 

@@ -6,11 +6,29 @@ import numpy as np
 import pytest
 
 from ddm import ops
+from ddm.ops import updates
 
 
 def test_polyak_moves_by_the_rate():
     moved = ops.polyak({"w": jnp.array([0.0, 1.0])}, {"w": jnp.array([1.0, 3.0])}, 0.25)
     np.testing.assert_allclose(moved["w"], [0.25, 1.5])
+
+
+def test_targets_follow_by_an_average_or_by_copies():
+    def target(rate, period, steps=7):
+        follow = jnp.float32(0.0)
+        for step in range(1, steps + 1):
+            follow = updates.follow(follow, jnp.float32(step), step, rate, period)
+        return float(follow)
+
+    # With no period, 7 steps of the average towards 1 .. 7.
+    expected = sum(0.25 * 0.75 ** (7 - step) * step for step in range(1, 8))
+    assert target(0.25, 0) == pytest.approx(expected, rel=1e-5)
+    # With one, the last copy, whatever the rate.
+    periods = jnp.array([1, 3, 4, 8])
+    copies = jax.vmap(lambda period: updates.follow(2.0, 5.0, 12, 0.25, period))(periods)
+    np.testing.assert_allclose(copies, [5.0, 5.0, 5.0, 2.0])
+    assert target(0.25, 3) == 6.0
 
 
 def test_cosine_decay_at_its_landmarks():

@@ -1,0 +1,140 @@
+"""What Q-learning with a cloned behaviour policy over discrete actions shares.
+
+    L_Q    = mean h(Q(s, a) - r - gamma (1 - termination) v(s')),   h Huber's loss of width 1
+    L_beta = - mean log beta(a | s) + w mean i(s, .)^2,   beta = softmax of the logits i
+
+The methods differ in v(s'), which they compute from Qbar and beta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from ddm import networks, ops
+from ddm.errors import InputError
+from ddm.ops import convergence
+from ddm.types import Batch, Metrics, PRNGKey, check_actions, static
+
+# Nats of likelihood that the clone's last 900 updates or so may have gained, in one that counts
+# as converged.
+SETTLED = 0.01
+
+
+class Config(struct.PyTreeNode):
+    """Hyper-parameters of the critic and of the clone."""
+
+    learning_rate: float = 3e-4  # Adam's step size of the critic
+    behavior_learning_rate: float = 3e-4  # Adam's step size of the cloned behaviour policy
+    logit_penalty: float = 1e-2  # w: weight of the clone's squared logits
+    discount: float = 0.99  # gamma
+    target_rate: float = 0.005  # tau of the moving average of the target
+    target_period: int = 0  # updates between two copies to the target; 0: the moving average
+    num_actions: int = static(0)  # size of the discrete action space; required
+    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers of critic and clone
+
+
+class Clone(struct.PyTreeNode):
+    """The behaviour policy as far as it is learned."""
+
+    policy: networks.Trainable
+    tracker: convergence.Convergence
+
+
+def critic_network(config: Config) -> networks.DiscreteActionValue:
+    """Q(s, .)."""
+    return networks.DiscreteActionValue(config.hidden_sizes, config.num_actions, 1)
+
+
+def behavior_network(config: Config) -> networks.CategoricalPolicy:
+    """Logits i(s, .) of the behaviour policy."""
+    return networks.CategoricalPolicy(config.hidden_sizes, config.num_actions)
+
+
+def check(config: Config, batch: Batch, name: str) -> None:
+    """Refuses continuous actions and a missing number of discrete ones.
+
+    Raises:
+      InputError: naming the algorithm and the field.
+    """
+    if config.num_actions < 1:
+        raise InputError(f"{name}: needs num_actions, the number of discrete actions")
+    check_actions(batch, config.num_actions, name)
+
+
+def init_critic(config: Config, key: PRNGKey, batch: Batch) -> networks.Trainable:
+    """A fresh critic for the shapes in `batch`."""
+    params = critic_network(config).init(key, batch.observations[:1])
+    return networks.trainable(params, optax.adam(config.learning_rate))
+
+
+def init_behavior(config: Config, key: PRNGKey, batch: Batch) -> Clone:
+    """A fresh clone for the shapes in `batch`."""
+    params = behavior_network(config).init(key, batch.observations[:1])
+    optimizer = optax.adam(config.behavior_learning_rate)
+    return Clone(networks.trainable(params, optimizer), convergence.start())
+
+
+def values_at(config: Config, params: Any, observations: jax.Array) -> jax.Array:
+    """Q(s, .), (B, K)."""
+    return critic_network(config).apply(params, observations)[0]
+
+
+def log_behavior_at(config: Config, clone: Clone, observations: jax.Array) -> jax.Array:
+    """Log beta(. | s), (B, K)."""
+    logits = behavior_network(config).apply(clone.policy.params, observations, method="logits")
+    return jax.nn.log_softmax(logits)
+
+
+def behavior_step(config: Config, clone: Clone, batch: Batch) -> tuple[Clone, Metrics]:
+    """One step of the clone.
+
+    Metrics: ``behavior_loss``, the negative log-likelihood in nats; ``behavior_progress``, what
+    about the last 900 updates took off it.
+    """
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+        logits = behavior_network(config).apply(params, batch.observations, method="logits")
+        log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.actions[:, None], axis=1)
+        loss = -jnp.mean(log_probs)
+        penalty = config.logit_penalty * jnp.mean(jnp.square(logits))
+        return loss + penalty, {"behavior_loss": loss}
+
+    optimizer = optax.adam(config.behavior_learning_rate)
+    policy, metrics = networks.minimize(loss_fn, clone.policy, optimizer)
+    tracker = convergence.observe(clone.tracker, metrics["behavior_loss"])
+    metrics = {**metrics, "behavior_progress": convergence.progress(tracker)}
+    return Clone(policy, tracker), metrics
+
+
+def critic_step(
+    config: Config, critic: networks.Trainable, batch: Batch, next_values: jax.Array
+) -> tuple[networks.Trainable, Metrics]:
+    """One step of the critic, given values (B,) of the next observations.
+
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over the batch.
+    """
+    targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+        values = critic_network(config).apply(params, batch.observations, batch.actions)[0]
+        loss = jnp.mean(optax.huber_loss(values, targets))
+        return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
+
+    return networks.minimize(loss_fn, critic, optax.adam(config.learning_rate))
+
+
+def diagnose(metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if the clone still learns."""
+    if metrics.get("behavior_progress", 0.0) <= SETTLED:
+        return []
+    return [
+        "the cloned behaviour policy still learns: its likelihood rose by "
+        f"{metrics['behavior_progress']:.3f} nats in about the last 900 updates, so the actions it "
+        "calls likely are not yet those of the data; train longer, or raise behavior_learning_rate"
+    ]
