@@ -14,7 +14,7 @@ from ddm.ops import (
     weights,
 )
 from ddm.ops.control import cond_if_any
-from ddm.ops.penalties import logsumexp_gap
+from ddm.ops.penalties import logsumexp_gap, orthogonality_penalty
 from ddm.ops.updates import cosine_decay, polyak
 from ddm.ops.value_learning import (
     expectile_loss,
@@ -37,6 +37,7 @@ __all__ = [
     "latent",
     "logsumexp_gap",
     "mix_ensemble",
+    "orthogonality_penalty",
     "plans",
     "polyak",
     "squared_td_error",

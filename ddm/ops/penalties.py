@@ -1,6 +1,8 @@
-"""Penalties on action values: soft maxima over sampled actions."""
+"""Penalties: soft maxima of action values over sampled actions, and orthogonal features."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import chex
 import jax
@@ -37,3 +39,22 @@ def logsumexp_gap(
     exponents = sampled_values / temperature - jax.lax.stop_gradient(log_densities)
     soft_maximum = jax.nn.logsumexp(exponents, axis=-1) - jnp.log(num_samples)
     return temperature * soft_maximum - data_values
+
+
+def orthogonality_penalty(params: Any) -> jax.Array:
+    """Sum over all kernels W of the squared products of different columns (Brock et al. 2019).
+
+    It is the squared norm of W^T W off its diagonal: 0 where the features of a layer are
+    orthogonal, whatever their lengths.
+
+    Args:
+      params: a tree; its leaves of two axes, inputs and outputs, are the kernels.
+
+    Returns:
+      Scalar.
+    """
+    total = jnp.zeros(())
+    for kernel in (leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2):
+        products = kernel.T @ kernel
+        total = total + jnp.sum(jnp.square(products)) - jnp.sum(jnp.square(jnp.diagonal(products)))
+    return total

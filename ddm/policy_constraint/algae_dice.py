@@ -1,0 +1,213 @@
+"""AlgaeDICE: policy gradients from arbitrary experience (Nachum et al. 2019, arXiv 1912.02074).
+
+The paper's objective, with the convex f and its conjugate f*,
+
+    max_pi min_nu (1 - gamma) E[nu(s_0, a_0)] + beta E_D[f*(delta / beta)],
+    delta = r + gamma nu(s', a') - nu(s, a),
+
+is the return less beta times the f-divergence of pi's discounted occupancy from the data. At its
+inner optimum f*' of the scaled residual is the ratio of pi's occupancy to the data's, so that the
+policy needs no importance weights. What is implemented is the form of the authors' code, with
+f*(x) = |x|^p / p. There alpha stands beside the first term instead of inside the second, which is
+the objective times a constant with alpha = beta^(p - 1), and the bootstrap is mostly a target's:
+
+    delta_i = r + gamma (1 - termination) (nu_i'(s', a') - tau log pi(a' | s')) - nu_i(s, a)
+    nu_i'   = kappa nu_i + (1 - kappa) min_j nubar_j,    a' ~ pi(. | s'),  a_0 ~ pi(. | s_0)
+    L_nu    = sum_i mean f*(delta_i) + alpha (1 - gamma) mean nu_i(s_0, a_0)
+    L_pi    = - mean_i mean [w_i delta_i + alpha (1 - gamma) nu_i(s_0, a_0)] + orthogonality
+    w_i     = max(delta_i, 0)^(p - 1), without gradient
+
+The gradient of L_nu flows through the share kappa of the bootstrap (`online_share`), and not
+through the target; that of L_pi flows through a' and a_0 in all terms. With kappa = 1 and without
+the entropy term tau this is the paper's objective; with the authors' kappa = 0.05 the residuals
+are ratios for a discount of kappa gamma, and nu is close to a Q-function. The critics nu are
+called `critic` in the state, as they estimate the value of pi for the reward less
+(alpha times the ratio)^(1 / (p - 1)). The temperature tau learns as SAC's does here.
+
+One `update` is `policy_delay` critic steps on consecutive mini-batches, then a step of the policy,
+the temperature and the targets, as in the authors' code. It needs a discount below 1 (their form
+for the average reward is not here), and the first observations of episodes in every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddm import networks, ops
+from ddm.off_policy import sac
+from ddm.off_policy.sac import State, act
+from ddm.types import (
+    TRANSITION_FIELDS,
+    Batch,
+    BatchSpec,
+    Metrics,
+    PRNGKey,
+    check_batch,
+    check_continuous,
+    static,
+)
+
+__all__ = ["Config", "State", "act", "batch_spec", "diagnose", "init", "update"]
+
+MAX_RESIDUAL = 1e6  # above it a residual weighs no more in the policy's loss
+
+
+class Config(sac.Config):
+    """Hyper-parameters of SAC and of the objective; defaults of the authors' code."""
+
+    actor_learning_rate: float = 1e-3  # Adam's step size
+    critic_learning_rate: float = 1e-3  # Adam's step size
+    temperature_learning_rate: float = 1e-3  # Adam's step size for log tau; 0 fixes tau
+    initial_temperature: float = 1.0  # tau at the start
+    backup_entropy: float = 1.0  # weight of the entropy term in the residual; 0 leaves it out
+    discount: float = 0.99  # gamma, below 1
+    target_rate: float = 0.005  # of the moving average of the critic targets, once per period
+    alpha: float = 0.01  # weight of the initial states; the paper's to the power of p - 1
+    exponent: float = 1.5  # p of f*(x) = |x|^p / p, above 1; lower counts as 1
+    online_share: float = 0.05  # kappa of the bootstrap; 1 is the paper's objective
+    orthogonal_weight: float = 1e-4  # of the policy's squared products of different features
+    policy_delay: int = static(2)  # critic steps per policy step
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """Transitions and initial observations; one mini-batch for each critic step."""
+    fields = (*TRANSITION_FIELDS, "initial_observations")
+    return BatchSpec(fields=fields, minibatches=config.policy_delay)
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """Fresh networks for the shapes in `batch`.
+
+    Raises:
+      InputError: integer actions.
+    """
+    check_batch(batch, batch_spec(config), "algae_dice")
+    check_continuous(batch, "algae_dice")
+    return sac.init(config, key, batch)
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """`policy_delay` critic steps, one step of policy, temperature and targets.
+
+    Metrics: ``critic_loss``, ``q_value``, mean nu(s, a) over members, and ``density_ratio``, the
+    mean of w / alpha, all of the period's last mini-batch; ``actor_loss``; ``entropy``, the sample
+    estimate -log pi at next observations; ``temperature``.
+    """
+    check_batch(batch, batch_spec(config), "algae_dice")
+    key, actor_key, *critic_keys = jax.random.split(state.key, config.policy_delay + 2)
+    shares = [
+        jax.tree.map(lambda rows, i=i: jnp.split(rows, config.policy_delay)[i], batch)
+        for i in range(config.policy_delay)
+    ]
+    critic_metrics: Metrics = {}
+    for share, critic_key in zip(shares, critic_keys, strict=True):
+        critic, critic_metrics = networks.minimize(
+            lambda params, share=share, state=state, critic_key=critic_key: critic_loss(
+                config, state, params, share, critic_key
+            ),
+            state.critic,
+            optax.adam(config.critic_learning_rate),
+        )
+        state = state.replace(critic=critic)
+    actor, actor_metrics = networks.minimize(
+        lambda params: actor_loss(config, state, params, shares[-1], actor_key),
+        state.actor,
+        optax.adam(config.actor_learning_rate),
+    )
+    state = state.replace(
+        actor=actor,
+        temperature=sac.temperature_step(config, state, actor_metrics["entropy"], batch),
+        critic_target_params=ops.polyak(
+            state.critic_target_params, state.critic.params, config.target_rate
+        ),
+        step=state.step + config.policy_delay,
+        key=key,
+    )
+    metrics = {**critic_metrics, **actor_metrics, "temperature": sac.temperature(state)}
+    return state, metrics
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if the discount is 1, where the objective has no term for the initial states."""
+    del metrics
+    if config.discount < 1.0:
+        return []
+    return [f"discount={config.discount:g} leaves no weight for the initial states; take one below"]
+
+
+def residuals(
+    config: Config, state: State, actor_params: Any, critic_params: Any, batch: Batch, key: PRNGKey
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The residuals delta (E, B) and values nu(s, a) (E, B), and log pi(a' | s') (B,)."""
+    policy = _policy_at(config, actor_params, batch.next_observations, batch)
+    next_actions, log_probs = policy.sample_and_log_prob(seed=key)
+    network = sac.critic_network(config)
+    online = network.apply(critic_params, batch.next_observations, next_actions)
+    target = network.apply(state.critic_target_params, batch.next_observations, next_actions)
+    bootstrap = config.online_share * online + (1.0 - config.online_share) * jnp.min(target, axis=0)
+    bootstrap = bootstrap - config.backup_entropy * sac.temperature(state) * log_probs
+    # Not `ops.td_target`, through which no gradient passes.
+    backups = batch.rewards + config.discount * jnp.where(batch.terminations, 0.0, bootstrap)
+    values = network.apply(critic_params, batch.observations, batch.actions)
+    return backups - values, values, log_probs
+
+
+def initial_values(
+    config: Config, actor_params: Any, critic_params: Any, batch: Batch, key: PRNGKey
+) -> jax.Array:
+    """The term alpha (1 - gamma) nu_i(s_0, a_0), (E, B), at actions of the policy."""
+    policy = _policy_at(config, actor_params, batch.initial_observations, batch)
+    actions = policy.sample(seed=key)
+    values = sac.critic_network(config).apply(critic_params, batch.initial_observations, actions)
+    return config.alpha * (1.0 - config.discount) * values
+
+
+def critic_loss(
+    config: Config, state: State, params: Any, batch: Batch, key: PRNGKey
+) -> tuple[jax.Array, Metrics]:
+    """L_nu, the sum over critics of the mean over the batch."""
+    next_key, initial_key = jax.random.split(key)
+    deltas, values, _ = residuals(config, state, state.actor.params, params, batch, next_key)
+    initial = initial_values(config, state.actor.params, params, batch, initial_key)
+    exponent = _exponent(config)
+    costs = jnp.abs(deltas) ** exponent / exponent
+    loss = jnp.sum(jnp.mean(costs + initial, axis=1))
+    metrics = {
+        "critic_loss": loss,
+        "q_value": jnp.mean(values),
+        "density_ratio": jnp.mean(_weights(config, deltas)) / jnp.maximum(config.alpha, 1e-8),
+    }
+    return loss, metrics
+
+
+def actor_loss(
+    config: Config, state: State, params: Any, batch: Batch, key: PRNGKey
+) -> tuple[jax.Array, Metrics]:
+    """L_pi, with the critics as they are."""
+    next_key, initial_key = jax.random.split(key)
+    deltas, _, log_probs = residuals(config, state, params, state.critic.params, batch, next_key)
+    initial = initial_values(config, params, state.critic.params, batch, initial_key)
+    gain = jnp.mean(_weights(config, deltas) * deltas + initial)
+    loss = config.orthogonal_weight * ops.orthogonality_penalty(params) - gain
+    return loss, {"actor_loss": loss, "entropy": -jnp.mean(log_probs)}
+
+
+def _weights(config: Config, deltas: jax.Array) -> jax.Array:
+    """f*' of the residuals where it is above 0: alpha times the ratio of occupancies."""
+    positive = jnp.clip(jax.lax.stop_gradient(deltas), 0.0, MAX_RESIDUAL)
+    return positive ** (_exponent(config) - 1.0)
+
+
+def _exponent(config: Config) -> jax.Array:
+    return jnp.maximum(config.exponent, 1.0)  # below, f* is not convex and its slopes are infinite
+
+
+def _policy_at(
+    config: Config, params: Any, observations: jax.Array, batch: Batch
+) -> networks.TanhGaussian:
+    return sac.policy_at(config, params, observations, batch.actions.shape[-1])
