@@ -132,24 +132,39 @@ def critic_network(config: Config) -> networks.ActionValue:
     return networks.ActionValue(config.hidden_sizes, config.num_critics, config.layer_norm)
 
 
-def critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
-    """Targets (B,) with target policy smoothing and the minimum over the ensemble (eq. 14)."""
+def smoothed_actions(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
+    """The target policy's next actions (B, A) with clipped noise (eq. 14)."""
     policy = actor_network(config, batch.actions.shape[-1])
     next_actions = policy.apply(state.actor_target_params, batch.next_observations)
     noise = config.target_noise * jax.random.normal(key, next_actions.shape)
     noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
-    next_actions = jnp.clip(next_actions + noise, -1.0, 1.0)
-    next_values = critic_network(config).apply(
-        state.critic_target_params, batch.next_observations, next_actions
-    )
-    return ops.td_target(
-        batch.rewards, config.discount, batch.terminations, jnp.min(next_values, axis=0)
-    )
+    return jnp.clip(next_actions + noise, -1.0, 1.0)
+
+
+def target_values(
+    config: Config, state: State, observations: jax.Array, actions: jax.Array
+) -> jax.Array:
+    """The smallest value (B,) of the target critics."""
+    values = critic_network(config).apply(state.critic_target_params, observations, actions)
+    return jnp.min(values, axis=0)
+
+
+def critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
+    """Targets (B,) with target policy smoothing and the minimum over the ensemble (eq. 14)."""
+    next_actions = smoothed_actions(config, state, batch, key)
+    next_values = target_values(config, state, batch.next_observations, next_actions)
+    return ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
 
 
 def critic_steps(config: Config, state: State, batch: Batch, key: PRNGKey) -> tuple[State, Metrics]:
     """`policy_delay` critic steps, each on its share of the batch's rows."""
-    targets = critic_targets(config, state, batch, key)
+    return fit_critics(config, state, batch, critic_targets(config, state, batch, key))
+
+
+def fit_critics(
+    config: Config, state: State, batch: Batch, targets: jax.Array
+) -> tuple[State, Metrics]:
+    """`policy_delay` critic steps towards targets (B,) of all the batch's rows."""
     optimizer = optax.adam(config.critic_learning_rate)
     network = critic_network(config)
 

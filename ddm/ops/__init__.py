@@ -18,6 +18,7 @@ from ddm.ops.penalties import logsumexp_gap, orthogonality_penalty
 from ddm.ops.updates import cosine_decay, polyak
 from ddm.ops.value_learning import (
     expectile_loss,
+    lambda_returns,
     mix_ensemble,
     squared_td_error,
     td_target,
@@ -33,6 +34,7 @@ __all__ = [
     "expectile_loss",
     "improvement",
     "kernels",
+    "lambda_returns",
     "langevin",
     "latent",
     "logsumexp_gap",

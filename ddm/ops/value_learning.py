@@ -33,6 +33,46 @@ def td_target(
     return jax.lax.stop_gradient(target)
 
 
+def lambda_returns(
+    rewards: jax.Array,
+    discount: jax.Array | float,
+    decay: jax.Array | float,
+    terminations: jax.Array,
+    next_values: jax.Array,
+    ends: jax.Array,
+) -> jax.Array:
+    """TD(lambda) returns of windows of consecutive steps, computed backward (Sutton 1988).
+
+        G_t = r_t + discount * ((1 - decay) * v_{t+1} + decay * G_{t+1})
+
+    At an end G_{t+1} is not known, and v_{t+1} takes its place; at a termination both are 0.
+
+    Args:
+      rewards: (B, T) rewards.
+      discount: scalar in [0, 1].
+      decay: lambda in [0, 1]; 0 gives one-step targets, 1 the sum of rewards up to the end.
+      terminations: (B, T) bool, True where no value follows. Truncations do not belong here.
+      next_values: (B, T) values of the next observations.
+      ends: (B, T) bool, True where the next column is not the next step: at truncations, and at a
+        row's last valid step. The last column is an end whatever it says.
+
+    Returns:
+      (B, T) returns, without gradient.
+    """
+    chex.assert_rank([rewards, terminations, next_values, ends], 2)
+    chex.assert_equal_shape([rewards, terminations, next_values, ends])
+
+    def step(later: jax.Array, column: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        reward, terminates, next_value, end = column
+        mixed = jnp.where(end, next_value, (1.0 - decay) * next_value + decay * later)
+        value = reward + discount * jnp.where(terminates, 0.0, mixed)
+        return value, value
+
+    columns = jax.tree.map(jnp.transpose, (rewards, terminations, next_values, ends))
+    _, returns = jax.lax.scan(step, next_values[:, -1], columns, reverse=True)
+    return jax.lax.stop_gradient(returns.T)
+
+
 def squared_td_error(values: jax.Array, targets: jax.Array) -> jax.Array:
     """Squared error of an ensemble: the sum over members of the mean over the batch.
 

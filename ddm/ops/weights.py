@@ -83,6 +83,21 @@ def uniform(
     return jnp.ones_like(advantages)
 
 
+def effective_share(weights: jax.Array) -> jax.Array:
+    """(sum w)^2 / (B sum w^2): the effective sample size of Kish (1965) over the batch's.
+
+    Args:
+      weights: (B,), 0 or more.
+
+    Returns:
+      Scalar in [0, 1]: 1 for equal weights, 1 / B where one row has all, 0 where none has any.
+    """
+    chex.assert_rank(weights, 1)
+    scaled = weights / jnp.maximum(jnp.max(weights), 1e-30)  # squares do not overflow
+    squares = jnp.maximum(jnp.sum(jnp.square(scaled)), 1e-30)
+    return jnp.square(jnp.sum(scaled)) / (weights.shape[0] * squares)
+
+
 WEIGHTS: dict[str, WeightFn] = {
     "exponential": exponential,
     "binary": binary,

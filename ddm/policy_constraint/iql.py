@@ -84,7 +84,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of V, policy, critics and targets.
 
     Metrics: ``value_loss``, ``critic_loss``, ``actor_loss``; ``value``, mean V(s); ``q_value``,
-    mean Q(s, a) over members; ``weight``, mean weight of a logged action.
+    mean Q(s, a) over members; ``weight``, mean weight of a logged action; ``effective_share``,
+    their effective sample size over that of the batch.
     """
     check_batch(batch, batch_spec(config), "iql")
     key, dropout_key = jax.random.split(state.key)

@@ -4,12 +4,13 @@
 
 The policy is fitted to the log by likelihood, and the weights say which of its actions. They
 differ in where the advantage A comes from and in the weight. Actions are real vectors, for a
-Gaussian with a tanh mean, or indices, for a softmax; the critics follow suit.
+Gaussian with a tanh mean, or indices, for a softmax; the critics follow suit. What a policy's
+actions are worth is exact for a softmax, and estimated from samples, clipped to the box, otherwise.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,24 +21,37 @@ from ddm import networks, ops
 from ddm.types import Batch, Metrics, PRNGKey, check_actions, static
 
 
-class Config(struct.PyTreeNode):
-    """Hyper-parameters of the policy and the critics."""
+class PolicyConfig(struct.PyTreeNode):
+    """Hyper-parameters of the policy and its values."""
 
     actor_learning_rate: float = 3e-4  # Adam's step size
     value_learning_rate: float = 3e-4  # Adam's step size of V and Q
     actor_decay_steps: int = 0  # steps of the policy's cosine schedule; 0: constant
     discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of the targets
     log_std_min: float = -5.0  # floor of the policy's log standard deviation
     log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
     dropout_rate: float = static(0.0)  # in the policy
-    num_critics: int = static(2)  # members of the critic ensemble
     hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
     layer_norm: bool = static(False)  # in V and Q
     num_actions: int = static(0)  # size of a discrete action space; 0: real vectors
 
 
-def actor_network(config: Config, action_size: int) -> networks.Network:
+class Config(PolicyConfig):
+    """Hyper-parameters of the policy and the critics."""
+
+    target_rate: float = 0.005  # tau of the moving average of the targets
+    num_critics: int = static(2)  # members of the critic ensemble
+
+
+class PolicyValues(NamedTuple):
+    """min_i Q_i(s, .) of the logged action, and of M actions that stand for the policy's."""
+
+    logged: jax.Array  # (B,)
+    values: jax.Array  # (B, M)
+    shares: jax.Array  # (B, M) probability that each stands for; they sum to 1
+
+
+def actor_network(config: PolicyConfig, action_size: int) -> networks.Network:
     """pi(a | s): a Gaussian with one learned width an action dimension, or a softmax."""
     if config.num_actions > 0:
         return networks.CategoricalPolicy(
@@ -59,12 +73,12 @@ def critic_network(config: Config) -> networks.Network:
     return networks.ActionValue(config.hidden_sizes, *shared)
 
 
-def value_network(config: Config) -> networks.StateValue:
+def value_network(config: PolicyConfig) -> networks.StateValue:
     """V(s)."""
     return networks.StateValue(config.hidden_sizes, config.layer_norm, networks.orthogonal())
 
 
-def init_actor(config: Config, key: PRNGKey, batch: Batch, name: str) -> networks.Trainable:
+def init_actor(config: PolicyConfig, key: PRNGKey, batch: Batch, name: str) -> networks.Trainable:
     """A fresh policy for the shapes in `batch`.
 
     Raises:
@@ -83,14 +97,14 @@ def init_critic(config: Config, key: PRNGKey, batch: Batch) -> networks.Trainabl
     return networks.trainable(params, optax.adam(config.value_learning_rate))
 
 
-def init_value(config: Config, key: PRNGKey, batch: Batch) -> networks.Trainable:
+def init_value(config: PolicyConfig, key: PRNGKey, batch: Batch) -> networks.Trainable:
     """A fresh V for the shapes in `batch`."""
     params = value_network(config).init(key, batch.observations[:1])
     return networks.trainable(params, optax.adam(config.value_learning_rate))
 
 
 def policy_at(
-    config: Config, params: Any, observations: jax.Array, dropout_key: PRNGKey | None = None
+    config: PolicyConfig, params: Any, observations: jax.Array, dropout_key: PRNGKey | None = None
 ) -> Any:
     """The distribution pi(. | s) at observations (..., O); dropout needs a key."""
     dropout: dict[str, Any] = {}
@@ -100,8 +114,46 @@ def policy_at(
     return network.apply(params, observations, *_bounds(config), **dropout)
 
 
+def policy_values(
+    config: Config, critic_params: Any, policy: Any, batch: Batch, key: PRNGKey, num_samples: int
+) -> PolicyValues:
+    """Values at `batch.observations` of the logged action and of the policy's.
+
+    Args:
+      config: says which kind of actions there are.
+      critic_params: of the ensemble, online or target.
+      policy: pi(. | s) at those observations.
+      batch: with observations and actions.
+      key: for samples of a policy over real vectors.
+      num_samples: their number M; a softmax has all its actions instead.
+    """
+    network = critic_network(config)
+    if config.num_actions > 0:
+        values = jnp.min(network.apply(critic_params, batch.observations), axis=0)
+        logged = jnp.take_along_axis(values, batch.actions[:, None], axis=-1)[:, 0]
+        return PolicyValues(logged, values, policy.probs)
+    samples = policy.sample(seed=key, sample_shape=(num_samples,))
+    samples = jnp.clip(jnp.moveaxis(samples, 0, 1), -1.0, 1.0)
+    actions = jnp.concatenate([batch.actions[:, None], samples], axis=1)
+    values = jnp.min(network.apply(critic_params, batch.observations, actions), axis=0)
+    values, logged = values[:, 1:], values[:, 0]
+    return PolicyValues(logged, values, jnp.full(values.shape, 1.0 / num_samples))
+
+
+def expected_values(
+    config: Config, critic_params: Any, policy: Any, observations: jax.Array, key: PRNGKey
+) -> jax.Array:
+    """E_{a ~ pi} min_i Q_i(s, a), (B,): exact for a softmax, otherwise of one clipped sample."""
+    network = critic_network(config)
+    if config.num_actions > 0:
+        values = jnp.min(network.apply(critic_params, observations), axis=0)
+        return jnp.sum(policy.probs * values, axis=-1)
+    actions = jnp.clip(policy.sample(seed=key), -1.0, 1.0)
+    return jnp.min(network.apply(critic_params, observations, actions), axis=0)
+
+
 def actor_step(
-    config: Config,
+    config: PolicyConfig,
     actor: networks.Trainable,
     batch: Batch,
     weights: jax.Array,
@@ -110,16 +162,37 @@ def actor_step(
 ) -> tuple[networks.Trainable, Metrics]:
     """One step of the policy towards the logged actions, by weights (B,).
 
-    Metrics: ``actor_loss``; ``weight``, the mean weight of a logged action.
+    Metrics: ``actor_loss``; ``weight``, the mean weight of a logged action; ``effective_share``,
+    the effective sample size of the weights over that of the batch.
     """
+    weight_metrics = {
+        "weight": jnp.mean(weights),
+        "effective_share": ops.weights.effective_share(weights),
+    }
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         policy = policy_at(config, params, batch.observations, dropout_key)
         loss = -jnp.mean(weights * policy.log_prob(batch.actions))
-        return loss, {"actor_loss": loss, "weight": jnp.mean(weights)}
+        return loss, {"actor_loss": loss, **weight_metrics}
 
     rate = ops.cosine_decay(config.actor_learning_rate, step, config.actor_decay_steps)
     return networks.minimize(loss_fn, actor, optax.adam(rate))
+
+
+def value_step(
+    config: PolicyConfig, value: networks.Trainable, observations: jax.Array, targets: jax.Array
+) -> tuple[networks.Trainable, Metrics]:
+    """One step of V towards targets (B,), by squared error.
+
+    Metrics: ``value_loss``; ``value``, mean V(s).
+    """
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+        values = value_network(config).apply(params, observations)
+        loss = jnp.mean(jnp.square(values - targets))
+        return loss, {"value_loss": loss, "value": jnp.mean(values)}
+
+    return networks.minimize(loss_fn, value, optax.adam(config.value_learning_rate))
 
 
 def critic_step(
@@ -139,7 +212,7 @@ def critic_step(
 
 
 def act(
-    config: Config,
+    config: PolicyConfig,
     params: Any,
     observation: jax.Array,
     key: PRNGKey,
@@ -152,5 +225,5 @@ def act(
     return action if config.num_actions > 0 else jnp.clip(action, -1.0, 1.0)
 
 
-def _bounds(config: Config) -> tuple[jax.Array | float, ...]:
+def _bounds(config: PolicyConfig) -> tuple[jax.Array | float, ...]:
     return () if config.num_actions > 0 else (config.log_std_min, config.log_std_max)

@@ -1,0 +1,158 @@
+"""AWR: advantage-weighted regression (Peng et al. 2019, arXiv 1910.00177, algorithm 1).
+
+    R    = TD(lambda) return of the logged steps from (s, a) on
+    L_V  = (V(s) - R)^2
+    L_pi = - min(exp(A / temperature), w_max) log pi(a | s),   A = R - V(s)
+
+The only critic is V, on logged returns: nothing is stitched together from two episodes beyond
+what V knows, and no value is asked for an action. The advantages are standardised, so that the
+temperature has no unit.
+
+Where this leaves the authors' loop. They compute R and A of the whole buffer, fit V for hundreds of
+steps, compute them again, and fit the policy for a thousand. Here each update draws rows, looks
+`window` steps ahead from each for its R, and takes one step of V and one of the policy, with the
+new V. So the return of a row is cut after `window` steps (or at its episode's end, if that is
+nearer) and bootstrapped there: by V at a truncation, by 0 at a termination. The steps beyond
+have a weight of (gamma lambda)^window in it, 2 % at the defaults. Advantages are standardised over
+the batch, not over the buffer. Adam takes the place of SGD with momentum, and V needs no scaling by
+1 - gamma with it. The authors' policy has a fixed width, 0.4 or 0.2; here it is learned, and
+`log_std_min` = `log_std_max` fixes it. Their penalty on means outside of the box has no use
+for means that are a tanh.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ddm import networks, ops
+from ddm.errors import InputError
+from ddm.ops.weights import WEIGHTS, WeightFn
+from ddm.policy_constraint import regression
+from ddm.types import (
+    TRANSITION_FIELDS,
+    Batch,
+    BatchSpec,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    find_choice,
+    static,
+)
+
+
+class Config(regression.PolicyConfig):
+    """Hyper-parameters; temperature, largest weight and lambda are those of the authors' code."""
+
+    trace_decay: float = 0.95  # lambda of the returns; 1: rewards up to the window's end
+    inverse_temperature: float = 1.0  # per standard deviation; 0 is behaviour cloning
+    max_weight: float = 20.0  # largest weight of a logged action
+    weight: str | WeightFn = static("exponential")  # a function of advantages
+    window: int = static(64)  # steps of each return
+
+
+class State(struct.PyTreeNode):
+    """Everything that training changes."""
+
+    actor: networks.Trainable
+    value: networks.Trainable
+    step: jax.Array  # () int32, gradient steps done
+    key: PRNGKey
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """Windows that begin at the rows to fit."""
+    return BatchSpec(fields=(*TRANSITION_FIELDS, "mask"), window=config.window)
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """Fresh networks for the shapes in `batch`.
+
+    Raises:
+      InputError: no step in the window, an unknown weight, or actions of another kind than
+        `num_actions` says.
+    """
+    if config.window < 1:
+        raise InputError(f"awr: window is {config.window}, expected at least 1 step")
+    check_batch(batch, batch_spec(config), "awr")
+    find_choice(config.weight, WEIGHTS, "weight", "awr")
+    key, actor_key, value_key = jax.random.split(key, 3)
+    rows = _first_steps(batch)
+    return State(
+        actor=regression.init_actor(config, actor_key, rows, "awr"),
+        value=regression.init_value(config, value_key, rows),
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """One step of V and policy on the first step of each window.
+
+    Metrics: ``value_loss``; ``value``, mean V(s); ``return``, mean R; ``advantage_std``, before
+    it is divided out; ``actor_loss``; ``weight``, mean weight of a logged action;
+    ``effective_share``, their effective sample size over that of the batch.
+    """
+    check_batch(batch, batch_spec(config), "awr")
+    key, dropout_key = jax.random.split(state.key)
+    rows = _first_steps(batch)
+    _, targets = values_and_returns(config, state, batch)
+    value, value_metrics = regression.value_step(config, state.value, rows.observations, targets)
+    state = state.replace(value=value)
+
+    values, returns = values_and_returns(config, state, batch)
+    advantages = returns - values
+    spread = jnp.std(advantages)
+    advantages = (advantages - jnp.mean(advantages)) / (spread + 1e-5)
+    weight = find_choice(config.weight, WEIGHTS, "weight", "awr")
+    weights = weight(advantages, config.inverse_temperature, config.max_weight)
+    actor, actor_metrics = regression.actor_step(
+        config, state.actor, rows, weights, state.step, dropout_key
+    )
+    state = state.replace(actor=actor, step=state.step + 1, key=key)
+    metrics = {"return": jnp.mean(returns), "advantage_std": spread}
+    return state, {**value_metrics, **actor_metrics, **metrics}
+
+
+def act(
+    config: Config,
+    state: State,
+    observation: jax.Array,
+    key: PRNGKey,
+    policy_state: PyTree = (),
+    *,
+    deterministic: bool = False,
+) -> tuple[jax.Array, PyTree]:
+    """The policy's mode, or a sample clipped to the action box."""
+    action = regression.act(
+        config, state.actor.params, observation, key, deterministic=deterministic
+    )
+    return action, policy_state
+
+
+def values_and_returns(config: Config, state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """V(s) and R, both (B,), of the first step of each window.
+
+    A window repeats its episode's last step beyond its end, so that the last next observation is
+    that of the last valid step, wherever this lies.
+    """
+    observations = jnp.concatenate([batch.observations, batch.next_observations[:, -1:]], axis=1)
+    values = regression.value_network(config).apply(state.value.params, observations)
+    following = jnp.concatenate([batch.mask[:, 1:], jnp.zeros_like(batch.mask[:, :1])], axis=1)
+    next_values = jnp.where(following, values[:, 1:], values[:, -1:])
+    returns = ops.lambda_returns(
+        batch.rewards,
+        config.discount,
+        config.trace_decay,
+        batch.terminations,
+        next_values,
+        ends=~following,
+    )
+    return values[:, 0], returns[:, 0]
+
+
+def _first_steps(batch: Batch) -> Batch:
+    """The rows (B, ...) that windows (B, T, ...) begin with."""
+    return jax.tree.map(lambda leaf: leaf[:, 0], batch)

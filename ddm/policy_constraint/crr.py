@@ -1,0 +1,178 @@
+"""CRR: critic-regularised regression (Wang et al. 2020, arXiv 2006.15134, algorithm 1).
+
+    y    = r + gamma (1 - termination) min_i Qbar_i(s', a'),   a' ~ pibar(. | s')
+    L_Q  = sum_i (Q_i(s, a) - y)^2
+    L_pi = - f(A) log pi(a | s),   A = Q(s, a) - V(s)
+    f(A) = 1{A > 0},   or min(exp(beta A), f_max)                                       (eq. 3, 4)
+    V(s) = mean_j Q(s, a_j),   or max_j Q(s, a_j),   a_j ~ pi(. | s),  j = 1 .. m        (table 1)
+
+"binary" with "max" keeps the fewest actions, "exponential" with "mean" the most. Critics, then the
+policy with the new critics, then the targets of both.
+
+Where this leaves acme's code and the paper: the critics regress means, where the paper's have a
+distribution over returns; targets are moving averages, where acme copies both networks every 100
+steps; the policy sees the critics after their step, in acme before it. Both have one critic, as
+here; `num_critics=2` takes the minimum of two. The policy acts by its mode: the paper's other way,
+a softmax over the values of its samples, is not here.
+
+Discrete actions (`num_actions`) have the exact mean under the policy, or the maximum over all
+actions. No logged action is better than that one, which leaves "binary" nothing to clone: the
+two together are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ddm import networks, ops
+from ddm.errors import InputError
+from ddm.ops.weights import WEIGHTS, WeightFn, binary
+from ddm.policy_constraint import regression
+from ddm.types import (
+    TRANSITION_FIELDS,
+    Batch,
+    BatchSpec,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    find_choice,
+    static,
+)
+
+# Values (B, M) of the policy's actions, and the share (B, M) that each stands for -> V (B,).
+BaselineFn = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def mean_baseline(values: jax.Array, shares: jax.Array) -> jax.Array:
+    """The policy's expected value."""
+    return jnp.sum(shares * values, axis=-1)
+
+
+def max_baseline(values: jax.Array, shares: jax.Array) -> jax.Array:
+    """The best of the actions, however rare."""
+    del shares
+    return jnp.max(values, axis=-1)
+
+
+BASELINES: dict[str, BaselineFn] = {"mean": mean_baseline, "max": max_baseline}
+
+
+class Config(regression.Config):
+    """Hyper-parameters; defaults are acme's."""
+
+    inverse_temperature: float = 1.0  # 1 / beta of the paper, of exponential weights
+    max_weight: float = 20.0  # largest weight of a logged action, of exponential weights
+    weight: str | WeightFn = static("binary")  # or exponential; a function of advantages
+    baseline: str | BaselineFn = static("mean")  # or max; what an action must exceed
+    num_samples: int = static(4)  # m: actions of the policy in the baseline; real vectors
+    num_critics: int = static(1)  # members of the critic ensemble
+
+
+class State(struct.PyTreeNode):
+    """Everything that training changes."""
+
+    actor: networks.Trainable
+    actor_target_params: Any
+    critic: networks.Trainable
+    critic_target_params: Any
+    step: jax.Array  # () int32, gradient steps done
+    key: PRNGKey
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """Transitions."""
+    del config
+    return BatchSpec(fields=TRANSITION_FIELDS)
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """Fresh networks for the shapes in `batch`.
+
+    Raises:
+      InputError: actions of another kind than `num_actions` says, an unknown weight or baseline,
+        or two that leave discrete actions without any weight.
+    """
+    check_batch(batch, batch_spec(config), "crr")
+    _check_choices(config)
+    key, actor_key, critic_key = jax.random.split(key, 3)
+    actor = regression.init_actor(config, actor_key, batch, "crr")
+    critic = regression.init_critic(config, critic_key, batch)
+    return State(
+        actor=actor,
+        actor_target_params=jax.tree.map(jnp.copy, actor.params),
+        critic=critic,
+        critic_target_params=jax.tree.map(jnp.copy, critic.params),
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """One step of critics, policy and targets.
+
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``actor_loss``; ``weight``,
+    mean weight of a logged action, its share of the batch where binary; ``effective_share``, their
+    effective sample size over that of the batch.
+    """
+    check_batch(batch, batch_spec(config), "crr")
+    key, target_key, sample_key, dropout_key = jax.random.split(state.key, 4)
+    next_policy = regression.policy_at(config, state.actor_target_params, batch.next_observations)
+    next_values = regression.expected_values(
+        config, state.critic_target_params, next_policy, batch.next_observations, target_key
+    )
+    targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
+    critic, critic_metrics = regression.critic_step(config, state.critic, batch, targets)
+
+    policy = regression.policy_at(config, state.actor.params, batch.observations)
+    found = regression.policy_values(
+        config, critic.params, policy, batch, sample_key, config.num_samples
+    )
+    weight = find_choice(config.weight, WEIGHTS, "weight", "crr")
+    baseline = find_choice(config.baseline, BASELINES, "baseline", "crr")
+    advantages = found.logged - baseline(found.values, found.shares)
+    weights = weight(advantages, config.inverse_temperature, config.max_weight)
+    actor, actor_metrics = regression.actor_step(
+        config, state.actor, batch, weights, state.step, dropout_key
+    )
+    rate = config.target_rate
+    state = state.replace(
+        actor=actor,
+        actor_target_params=ops.polyak(state.actor_target_params, actor.params, rate),
+        critic=critic,
+        critic_target_params=ops.polyak(state.critic_target_params, critic.params, rate),
+        step=state.step + 1,
+        key=key,
+    )
+    return state, {**critic_metrics, **actor_metrics}
+
+
+def act(
+    config: Config,
+    state: State,
+    observation: jax.Array,
+    key: PRNGKey,
+    policy_state: PyTree = (),
+    *,
+    deterministic: bool = False,
+) -> tuple[jax.Array, PyTree]:
+    """The policy's mode, or a sample clipped to the action box."""
+    action = regression.act(
+        config, state.actor.params, observation, key, deterministic=deterministic
+    )
+    return action, policy_state
+
+
+def _check_choices(config: Config) -> None:
+    weight = find_choice(config.weight, WEIGHTS, "weight", "crr")
+    baseline = find_choice(config.baseline, BASELINES, "baseline", "crr")
+    if config.num_actions > 0 and weight is binary and baseline is max_baseline:
+        raise InputError(
+            "crr: weight=binary with baseline=max gives no discrete action any weight, because "
+            "none is better than the best; expected weight=exponential or baseline=mean"
+        )

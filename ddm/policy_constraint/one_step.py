@@ -1,0 +1,148 @@
+"""One-step improvement: offline RL without off-policy evaluation (Brandfonbrener et al. 2021).
+
+    y    = r + gamma (1 - termination) min_i Qbar_i(s', a'),   a' the logged next action
+    L_Q  = sum_i (Q_i(s, a) - y)^2
+    L_V  = (V(s) - min_i Qbar_i(s, a))^2
+    L_pi = - min(exp(tau (min_i Qbar_i(s, a) - V(s))), w_max) log pi(a | s)
+
+Q is the value of the behaviour policy, by SARSA, and the policy improves on it once: no value is
+ever asked for an action outside the data, nor for one of the learned policy, so that no error
+feeds on itself. It is AWR with a critic, and IQL with an expectile of 0.5 but for the target. The
+weights are the paper's "exponentially weighted imitation"; its other operators (best of a behaviour
+model's proposals, reverse KL) are `bcq` without perturbation and `brac` on other values.
+
+The authors fit the behaviour policy, then Q, then start the policy from the behaviour policy. Q
+does not depend on the policy, so that all may also be fitted side by side, as here: the policy
+clones for `bc_steps` and follows the advantages from then on. Their V is the mean of Q over samples
+of the fitted behaviour policy; here it is fitted to logged actions alone. Their tau is chosen for
+each dataset; so should it be here, since it goes with the scale of rewards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ddm import networks, ops
+from ddm.ops.weights import WEIGHTS, WeightFn
+from ddm.policy_constraint import regression
+from ddm.types import (
+    TRANSITION_FIELDS,
+    Batch,
+    BatchSpec,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    find_choice,
+    static,
+)
+
+
+class Config(regression.Config):
+    """Hyper-parameters; the largest weight is the authors'."""
+
+    inverse_temperature: float = 1.0  # tau, per unit of return; 0 is behaviour cloning
+    max_weight: float = 100.0  # largest weight of a logged action
+    bc_steps: int = 0  # first gradient steps in which the policy only clones
+    weight: str | WeightFn = static("exponential")  # a function of advantages
+
+
+class State(struct.PyTreeNode):
+    """Everything that training changes."""
+
+    actor: networks.Trainable
+    value: networks.Trainable
+    critic: networks.Trainable
+    critic_target_params: Any
+    step: jax.Array  # () int32, gradient steps done
+    key: PRNGKey
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """Transitions with the next action."""
+    del config
+    return BatchSpec(fields=(*TRANSITION_FIELDS, "next_actions"))
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """Fresh networks for the shapes in `batch`.
+
+    Raises:
+      InputError: actions of another kind than `num_actions` says, or an unknown weight.
+    """
+    check_batch(batch, batch_spec(config), "one_step")
+    find_choice(config.weight, WEIGHTS, "weight", "one_step")
+    key, actor_key, value_key, critic_key = jax.random.split(key, 4)
+    actor = regression.init_actor(config, actor_key, batch, "one_step")
+    critic = regression.init_critic(config, critic_key, batch)
+    return State(
+        actor=actor,
+        value=regression.init_value(config, value_key, batch),
+        critic=critic,
+        critic_target_params=jax.tree.map(jnp.copy, critic.params),
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """One step of critics, V, policy and targets.
+
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``value_loss``; ``value``,
+    mean V(s); ``actor_loss``; ``weight``, mean weight of a logged action; ``effective_share``,
+    their effective sample size over that of the batch.
+    """
+    check_batch(batch, batch_spec(config), "one_step")
+    key, dropout_key = jax.random.split(state.key)
+    logged, next_values = _target_values(config, state.critic_target_params, batch)
+    targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
+    critic, critic_metrics = regression.critic_step(config, state.critic, batch, targets)
+    value, value_metrics = regression.value_step(config, state.value, batch.observations, logged)
+
+    values = regression.value_network(config).apply(value.params, batch.observations)
+    weight = find_choice(config.weight, WEIGHTS, "weight", "one_step")
+    weights = weight(logged - values, config.inverse_temperature, config.max_weight)
+    weights = jnp.where(state.step < config.bc_steps, 1.0, weights)
+    actor, actor_metrics = regression.actor_step(
+        config, state.actor, batch, weights, state.step, dropout_key
+    )
+    state = state.replace(
+        actor=actor,
+        value=value,
+        critic=critic,
+        critic_target_params=ops.polyak(
+            state.critic_target_params, critic.params, config.target_rate
+        ),
+        step=state.step + 1,
+        key=key,
+    )
+    return state, {**critic_metrics, **value_metrics, **actor_metrics}
+
+
+def act(
+    config: Config,
+    state: State,
+    observation: jax.Array,
+    key: PRNGKey,
+    policy_state: PyTree = (),
+    *,
+    deterministic: bool = False,
+) -> tuple[jax.Array, PyTree]:
+    """The policy's mode, or a sample clipped to the action box."""
+    action = regression.act(
+        config, state.actor.params, observation, key, deterministic=deterministic
+    )
+    return action, policy_state
+
+
+def _target_values(config: Config, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Target critics' values (B,) of the logged action and of the next one, from one pass."""
+    observations = jnp.concatenate([batch.observations, batch.next_observations])
+    actions = jnp.concatenate([batch.actions, batch.next_actions])
+    values = regression.critic_network(config).apply(params, observations, actions)
+    logged, following = jnp.split(jnp.min(values, axis=0), 2)
+    return logged, following
