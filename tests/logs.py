@@ -56,6 +56,44 @@ def sweep(algorithm: Any, config: Any, batch: Batch, updates: int) -> Any:
     )[0]
 
 
+def anneal(
+    algorithm: Any,
+    config: Any,
+    batch: Batch,
+    updates: int,
+    rates: tuple[float, float],
+    names: tuple[str, ...] = ("learning_rate",),
+) -> Any:
+    """`sweep` while the named rates fall from one to another: Adam comes to rest."""
+    fields = algorithm.batch_spec(config).fields
+    batch = Batch(**{name: getattr(batch, name) for name in fields})
+    state = algorithm.init(config, jax.random.key(0), batch)
+    return jax.lax.scan(
+        lambda state, rate: (
+            algorithm.update(config.replace(**dict.fromkeys(names, rate)), state, batch)[0],
+            None,
+        ),
+        state,
+        jnp.geomspace(*rates, updates),
+    )[0]
+
+
+def with_next_actions(batch: Batch, counts: Any) -> Batch:
+    """Each row of an exact log once for every row of its next state, with the action of that.
+
+    All states have equally many rows in `counts` (S, A), but for terminal ones, which have none and
+    whose action is 0.
+    """
+    counts = np.array(counts)
+    rows = int(counts.sum(axis=1).max())
+    counts[counts.sum(axis=1) == 0, 0] = rows
+    np.testing.assert_array_equal(counts.sum(axis=1), rows)
+    actions = np.stack([np.repeat(np.arange(counts.shape[1]), row) for row in counts])
+    next_actions = actions[np.asarray(batch.next_observations).argmax(axis=1)]
+    batch = jax.tree.map(lambda leaf: jnp.repeat(leaf, rows, axis=0), batch)
+    return batch.replace(next_actions=jnp.asarray(next_actions.ravel(), jnp.int32))
+
+
 def line_counts(length: int) -> np.ndarray:
     """(S, A) rows of the line world's behaviour: ten a state, nine of them to the left.
 

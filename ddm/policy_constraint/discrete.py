@@ -1,9 +1,11 @@
 """What Q-learning with a cloned behaviour policy over discrete actions shares.
 
-    L_Q    = mean h(Q(s, a) - r - gamma (1 - termination) v(s')),   h Huber's loss of width 1
+    L_Q    = mean h(Q(s, a) - r - gamma (1 - termination) v(s')),   h Huber's loss
     L_beta = - mean log beta(a | s) + w mean i(s, .)^2,   beta = softmax of the logits i
 
-The methods differ in v(s'), which they compute from Qbar and beta.
+The methods differ in v(s'), which they compute from Qbar and beta. Huber's loss estimates means only
+where the errors are within its width: where the targets of one pair scatter farther, as in a random
+world with large values, the values lean towards medians, and the width should grow with them.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class Config(struct.PyTreeNode):
     learning_rate: float = 3e-4  # Adam's step size of the critic
     behavior_learning_rate: float = 3e-4  # Adam's step size of the cloned behaviour policy
     logit_penalty: float = 1e-2  # w: weight of the clone's squared logits
+    huber_width: float = 1.0  # error from which the critic's loss is linear, in reward units
     discount: float = 0.99  # gamma
     target_rate: float = 0.005  # tau of the moving average of the target
     target_period: int = 0  # updates between two copies to the target; 0: the moving average
@@ -123,7 +126,7 @@ def critic_step(
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         values = critic_network(config).apply(params, batch.observations, batch.actions)[0]
-        loss = jnp.mean(optax.huber_loss(values, targets))
+        loss = jnp.mean(optax.huber_loss(values, targets, delta=config.huber_width))
         return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
 
     return networks.minimize(loss_fn, critic, optax.adam(config.learning_rate))

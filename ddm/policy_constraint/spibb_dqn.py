@@ -7,7 +7,8 @@
 
 Where the data is scarce the policy does what the baseline beta did, with the rest of its
 probability it is greedy. At N_wedge = 0 it is DQN, at infinity the baseline. On one-hot
-observations, with counted baseline, its fixed point is that of the tabular `spibb`.
+observations, with a counted baseline and a wide `huber_width`, its fixed point is that of the
+tabular `spibb`.
 
 Pseudo-counts N come from one of
 
@@ -152,8 +153,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         ),
         step=step,
     )
-    uncertain = jnp.mean((counts < config.min_count).astype(jnp.float32))
-    return state, {**metrics, **critic_metrics, "uncertain": uncertain}
+    uncertain = _uncertain(config, counts).astype(jnp.float32)
+    return state, {**metrics, **critic_metrics, "uncertain": jnp.mean(uncertain)}
 
 
 def act(
@@ -184,7 +185,7 @@ def improved_policy(
     config: Config, state: State, observations: jax.Array, values: jax.Array
 ) -> jax.Array:
     """Probabilities (B, K): the baseline on uncertain pairs, greedy by `values` on others."""
-    uncertain = counts_at(config, state, observations) < config.min_count
+    uncertain = _uncertain(config, counts_at(config, state, observations))
     improve = improvement.spibb_bounded if config.bounded else improvement.spibb
     return improve(values, behavior_at(config, state, observations), uncertain).policy
 
@@ -230,6 +231,11 @@ def neighbor_counts(
         return jnp.maximum(1.0 - distances / radius, 0.0) @ taken
 
     return count
+
+
+def _uncertain(config: Config, counts: jax.Array) -> jax.Array:
+    # A count that equals the limit may have been rounded below it on the way from its share.
+    return counts < config.min_count * (1.0 - 1e-5)
 
 
 # The tables: which row an observation belongs to.

@@ -1,0 +1,34 @@
+"""Discrete BCQ on logged data (Fujimoto et al. 2019): Q-learning among the data's likely actions.
+
+    python experiments/discrete_bcq.py --dataset=logs.npz --batch_size=64 --seeds=3
+
+Takes discrete actions. Writes metrics, checkpoints, learning curves and a summary to a folder under
+`runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.policy_constraint import discrete_bcq
+from ddm.types import Discrete
+
+runner.define_flags(discrete_bcq)
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(discrete_bcq)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    if isinstance(dataset.info.action_space, Discrete):
+        config = config.replace(num_actions=dataset.info.action_space.n)
+    environment = runner.find_environment(options, dataset)
+    runner.train(discrete_bcq, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)

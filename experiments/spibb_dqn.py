@@ -1,0 +1,36 @@
+"""SPIBB-DQN on logged data (Laroche et al. 2019): the baseline's actions where data is scarce.
+
+    python experiments/spibb_dqn.py --dataset=logs.npz --normalize_observations=standardize
+
+Takes discrete actions. Counts are of cells of the normalised observations, `--cell_size` wide, or
+of one-hot rows with `--count=one_hot`. Writes metrics, checkpoints, learning curves and a summary
+to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.policy_constraint import spibb_dqn
+from ddm.types import Discrete
+
+runner.define_flags(spibb_dqn)
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(spibb_dqn)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    if isinstance(dataset.info.action_space, Discrete):
+        config = config.replace(num_actions=dataset.info.action_space.n)
+    config = config.replace(dataset_size=config.dataset_size or dataset.num_transitions)
+    environment = runner.find_environment(options, dataset)
+    runner.train(spibb_dqn, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)
