@@ -27,7 +27,7 @@ from ddm import data, runner
 from ddm.imitation import bc
 from ddm.lower_bound import cql
 from ddm.off_policy import sac, td3
-from ddm.policy_constraint import iql, td3_bc
+from ddm.policy_constraint import bcq, bear, discrete_bcq, iql, spibb_dqn, td3_bc
 
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Rows of one gradient step.")
 _ONLY = flags.DEFINE_list("only", [], "Names of algorithms; empty: all.")
@@ -44,10 +44,16 @@ Product = tuple[int, int, int, int]
 
 
 def forward(
-    rows: int, inputs: int, outputs: int, members: int = 1, times: float = 1.0
+    rows: int,
+    inputs: int,
+    outputs: int,
+    members: int = 1,
+    times: float = 1.0,
+    *,
+    hidden: tuple[int, ...] = HIDDEN,
 ) -> Iterator[tuple[Product, float]]:
     """Products of a forward pass through a perceptron."""
-    sizes = (inputs, *HIDDEN, outputs)
+    sizes = (inputs, *hidden, outputs)
     for inner, columns in itertools.pairwise(sizes):
         yield (members, rows, inner, columns), times
 
@@ -61,9 +67,10 @@ def backward(
     *,
     kernels: bool = True,
     to_inputs: bool = False,
+    hidden: tuple[int, ...] = HIDDEN,
 ) -> Iterator[tuple[Product, float]]:
     """Products of its gradient, for the kernels and where asked for the inputs."""
-    sizes = (inputs, *HIDDEN, outputs)
+    sizes = (inputs, *hidden, outputs)
     for layer, (inner, columns) in enumerate(itertools.pairwise(sizes)):
         if kernels:
             yield (members, inner, rows, columns), times
@@ -128,6 +135,57 @@ def products_cql(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
     yield from _policy_through(rows, 2 * ACTION_SIZE, members)
 
 
+def _trained_vae(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """Encoder and decoder, and the gradient from one to the other."""
+    hidden, latent = config.vae_hidden_sizes, 2 * ACTION_SIZE
+    yield from trained(rows, OBSERVATION_SIZE + ACTION_SIZE, 2 * latent, hidden=hidden)
+    yield from forward(rows, OBSERVATION_SIZE + latent, ACTION_SIZE, hidden=hidden)
+    yield from backward(rows, OBSERVATION_SIZE + latent, ACTION_SIZE, to_inputs=True, hidden=hidden)
+
+
+def products_bcq(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """Model, proposals at s and s', perturbed and valued at s', critics, perturbation."""
+    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    targets = config.num_target_samples * rows
+    yield from _trained_vae(rows, config)
+    yield from forward(
+        targets + rows, OBSERVATION_SIZE + 2 * ACTION_SIZE, ACTION_SIZE,
+        hidden=config.vae_hidden_sizes,
+    )  # fmt: skip
+    yield from forward(targets, pair, ACTION_SIZE)
+    yield from forward(targets, pair, 1, members)
+    yield from trained(rows, pair, 1, members)
+    yield from trained(rows, pair, ACTION_SIZE)
+    yield from forward(rows, pair, 1)
+    yield from backward(rows, pair, 1, kernels=False, to_inputs=True)
+
+
+def products_bear(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """Model, its actions at s, the policy's at s' and their values, critics, policy."""
+    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    yield from _trained_vae(rows, config)
+    yield from forward(
+        config.num_mmd_samples * rows, OBSERVATION_SIZE + 2 * ACTION_SIZE, ACTION_SIZE,
+        hidden=config.vae_hidden_sizes,
+    )  # fmt: skip
+    yield from forward(rows, OBSERVATION_SIZE, 2 * ACTION_SIZE)
+    yield from forward(config.num_target_samples * rows, pair, 1, members)
+    yield from trained(rows, pair, 1, members)
+    yield from _policy_through(rows, 2 * ACTION_SIZE, members)
+
+
+def products_discrete_bcq(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """Critic, its target and the clone at s'; critic and clone trained."""
+    yield from forward(rows, OBSERVATION_SIZE, config.num_actions, times=3)
+    yield from trained(rows, OBSERVATION_SIZE, config.num_actions, times=2)
+
+
+def products_spibb_dqn(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """The target and the clone at s'; critic and clone trained."""
+    yield from forward(rows, OBSERVATION_SIZE, config.num_actions, times=2)
+    yield from trained(rows, OBSERVATION_SIZE, config.num_actions, times=2)
+
+
 ALGORITHMS: dict[str, tuple[Any, Callable[[int, Any], Iterator[tuple[Product, float]]]]] = {
     "bc": (bc, products_bc),
     "td3": (td3, products_td3),
@@ -135,22 +193,31 @@ ALGORITHMS: dict[str, tuple[Any, Callable[[int, Any], Iterator[tuple[Product, fl
     "sac": (sac, products_sac),
     "iql": (iql, products_iql),
     "cql": (cql, products_cql),
+    "bcq": (bcq, products_bcq),
+    "bear": (bear, products_bear),
+    "discrete_bcq": (discrete_bcq, products_discrete_bcq),
+    "spibb_dqn": (spibb_dqn, products_spibb_dqn),
+}
+
+# What a default configuration lacks; with `num_actions`, logged actions are indices.
+REQUIRED: dict[str, dict[str, Any]] = {
+    "discrete_bcq": {"num_actions": ACTION_SIZE},
+    "spibb_dqn": {"num_actions": ACTION_SIZE, "dataset_size": 100_000},
 }
 
 
 def main(_):
     """One row an algorithm."""
-    dataset = timing.random_dataset(OBSERVATION_SIZE, ACTION_SIZE)
     names = _ONLY.value or list(ALGORITHMS)
     rows = []
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {_BATCH.value}")
     header = ("algorithm", "updates/s", "ms", "floor ms", "fraction", "compile s", "GFLOP/s", "MiB")
-    print("{:10}{:>11}{:>9}{:>10}{:>10}{:>11}{:>9}{:>7}".format(*header))
+    print("{:13}{:>11}{:>9}{:>10}{:>10}{:>11}{:>9}{:>7}".format(*header))
     for name in names:
-        row = measure(name, dataset)
+        row = measure(name)
         rows.append(row)
         print(
-            "{algorithm:10}{updates_per_second:11.0f}{milliseconds:9.3f}{floor_milliseconds:10.3f}"
+            "{algorithm:13}{updates_per_second:11.0f}{milliseconds:9.3f}{floor_milliseconds:10.3f}"
             "{fraction_of_floor:10.2f}{compile_seconds:11.1f}{gflops:9.0f}{peak_mib:7.0f}".format(
                 **row
             ),
@@ -160,10 +227,17 @@ def main(_):
         runner.write_csv(_CSV.value, rows)
 
 
-def measure(name: str, dataset: data.Dataset) -> dict[str, Any]:
+@functools.cache
+def random_dataset(num_actions: int) -> data.Dataset:
+    """Noise, with real actions or, where their number is given, with indices."""
+    return timing.random_dataset(OBSERVATION_SIZE, ACTION_SIZE, num_actions=num_actions)
+
+
+def measure(name: str) -> dict[str, Any]:
     """Times updates and their products in turns."""
     algorithm, products = ALGORITHMS[name]
-    config = algorithm.Config(hidden_sizes=HIDDEN)
+    config = algorithm.Config(hidden_sizes=HIDDEN, **REQUIRED.get(name, {}))
+    dataset = random_dataset(getattr(config, "num_actions", 0))
     counted: dict[Product, float] = collections.defaultdict(float)
     for product, times in products(_BATCH.value, config):
         counted[product] += times

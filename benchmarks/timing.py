@@ -14,15 +14,18 @@ from ddm import data
 
 
 def random_dataset(
-    observation_size: int, action_size: int, transitions: int = 100_000
+    observation_size: int, action_size: int, transitions: int = 100_000, num_actions: int = 0
 ) -> data.Dataset:
-    """Random transitions in episodes of 1,000."""
+    """Random transitions in episodes of 1,000; with `num_actions`, actions are indices."""
     random = np.random.default_rng(0)
     truncations = np.arange(1, transitions + 1) % 1_000 == 0
     observations = random.normal(size=(transitions, observation_size)).astype(np.float32)
+    actions = np.tanh(random.normal(size=(transitions, action_size))).astype(np.float32)
+    if num_actions > 0:
+        actions = random.integers(num_actions, size=transitions, dtype=np.int32)
     return data.from_arrays(
         observations,
-        np.tanh(random.normal(size=(transitions, action_size))).astype(np.float32),
+        actions,
         random.normal(size=transitions).astype(np.float32),
         np.zeros(transitions, bool),
         truncations,
