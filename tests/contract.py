@@ -47,6 +47,10 @@ REQUIRED["bear"] = {
     "vae_hidden_sizes": (8, 8), "num_target_samples": 2, "num_eval_samples": 3,
     "num_mmd_samples": 2, "warmup_steps": 2, "bandwidth": 1.0,
 }  # fmt: skip
+REQUIRED["kl_control"] = {
+    "num_actions": NUM_ACTIONS, "prior_steps": 1, "learning_rate": 0.1, "target_rate": 0.5,
+    "embedding_size": 4,
+}  # fmt: skip
 REQUIRED["brac"] = {"warmup_steps": 2, "num_eval_samples": 3}
 
 
@@ -140,6 +144,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "implicit_bc": [{"negatives": "langevin", "gradient_penalty": True, "inference": "langevin"}],
     "iql": [{"dropout_rate": 0.5}, {"num_actions": NUM_ACTIONS}],
     "one_step": [{"num_actions": NUM_ACTIONS}],
+    "kl_control": [
+        {"form": "q", "network": "gru", "num_tokens": 5},
+        {"dropout_rate": 0.5, "target_samples": 2},
+    ],
     "policy_gradient": [{"head": "tabular", "num_actions": NUM_ACTIONS, "entropy_weight": 0.1}],
     "reverse_kl": [
         {"ratio": "known", "expert_log_prob": standard_normal, "head": "mixture"},

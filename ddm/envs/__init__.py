@@ -3,6 +3,7 @@
 from ddm.envs import tabular
 from ddm.envs.base import Environment, EnvParams, EnvState, EpisodeKeys, episode_keys
 from ddm.envs.collect import collect
+from ddm.envs.dialogue import Dialogue
 from ddm.envs.fork import Fork
 from ddm.envs.memory import Alternator, Brake, TMaze
 from ddm.envs.particle import Particle
@@ -16,6 +17,7 @@ from ddm.envs.tabular import TabularEnvironment
 __all__ = [
     "Alternator",
     "Brake",
+    "Dialogue",
     "EnvParams",
     "EnvState",
     "Environment",

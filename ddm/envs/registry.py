@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from ddm.envs.base import Environment
+from ddm.envs.dialogue import Dialogue
 from ddm.envs.fork import Fork
 from ddm.envs.memory import Alternator, Brake, TMaze
 from ddm.envs.particle import Particle
@@ -16,6 +17,7 @@ from ddm.envs.road import Road
 from ddm.envs.tabular import (
     TabularEnvironment,
     combination_lock,
+    dialogue_world,
     discount_grid,
     line_world,
     tightrope,
@@ -52,6 +54,7 @@ _TABULAR = (
     TabularEnvironment(
         functools.partial(combination_lock, 10), name="CombinationLock-10-v0", max_steps=10
     ),
+    TabularEnvironment(dialogue_world, name="Utterance-16-v0", max_steps=8),
 )
 
 _CONTROL = (Pendulum(), Particle(), PointMass(), Road())
@@ -64,9 +67,11 @@ _FORKS = (
     Fork(num_decisions=5, name="ForkCorridor-5-v0"),
 )
 
+_LANGUAGE = (Dialogue(),)
+
 _ENVIRONMENTS = {
     environment.name: environment
-    for environment in (*_point_mazes(), *_CONTROL, *_FORKS, *_MEMORY, *_TABULAR)
+    for environment in (*_point_mazes(), *_CONTROL, *_FORKS, *_MEMORY, *_LANGUAGE, *_TABULAR)
 }
 
 

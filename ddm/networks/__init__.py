@@ -55,6 +55,7 @@ from ddm.networks.policies import (
     TabularPolicy,
     TanhGaussianPolicy,
 )
+from ddm.networks.scores import ActionScores, RecurrentActionScores
 from ddm.networks.trainable import LossFn, Trainable, descend, minimize, trainable
 from ddm.networks.transformer import (
     Cache,
@@ -69,6 +70,7 @@ __all__ = [
     "ENCODERS",
     "MLP",
     "PRIORS",
+    "ActionScores",
     "ActionVAE",
     "ActionValue",
     "Cache",
@@ -96,6 +98,7 @@ __all__ = [
     "Prior",
     "Reconstruction",
     "Recurrent",
+    "RecurrentActionScores",
     "StateValue",
     "TabularPolicy",
     "TanhGaussian",

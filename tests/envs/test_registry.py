@@ -48,6 +48,8 @@ def test_gymnasium_missing_is_one_sentence(monkeypatch):
         "Alternator-v0",
         "Brake-v0",
         "TMaze-10-v0",
+        "Dialogue-v0",
+        "Utterance-16-v0",
     ],
 )
 def test_every_environment_keeps_the_interface(name):

@@ -1,5 +1,13 @@
 """Finite MDPs: exact solvers, small worlds, and the same worlds as simulators."""
 
+from ddm.envs.tabular.dialogue import (
+    Speech,
+    dialogue_prior,
+    dialogue_state,
+    dialogue_world,
+    judge_speech,
+    kl_optimum,
+)
 from ddm.envs.tabular.environment import TabularEnvironment, make_params
 from ddm.envs.tabular.icu_sepsis import icu_sepsis
 from ddm.envs.tabular.importance import ImportanceMoments, importance_moments
@@ -41,11 +49,15 @@ __all__ = [
     "ImportanceMoments",
     "Solution",
     "SparseTabularMDP",
+    "Speech",
     "TabularEnvironment",
     "TabularMDP",
     "backup",
     "check_policy",
     "combination_lock",
+    "dialogue_prior",
+    "dialogue_state",
+    "dialogue_world",
     "discount_grid",
     "evaluate_policy",
     "expected_return",
@@ -54,6 +66,8 @@ __all__ = [
     "grid_world",
     "icu_sepsis",
     "importance_moments",
+    "judge_speech",
+    "kl_optimum",
     "line_behavior",
     "line_world",
     "make_mdp",

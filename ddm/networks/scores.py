@@ -1,0 +1,76 @@
+"""One number for each of K discrete actions: logits of a policy, or action values.
+
+Observations are vectors (..., O), or the last N tokens of a text as numbers (..., N), oldest first:
+1 .. num_tokens - 1, and 0 where the text has not begun. Tokens are embedded.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ddm.networks.history import Recurrent
+from ddm.networks.mlp import MLP, Network
+
+
+class ActionScores(Network):
+    """A perceptron on the vector, or on the embeddings side by side (Bengio et al. 2003).
+
+    Maps (..., O) to (..., K). With `num_tokens` 0 the observation is a vector, and the parameters
+    are those of a `CategoricalPolicy`.
+    """
+
+    hidden_sizes: tuple[int, ...]
+    num_actions: int
+    num_tokens: int = 0
+    embedding_size: int = 32
+    dropout_rate: float = 0.0  # after each activation
+
+    @nn.compact
+    def __call__(self, observations: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        inputs = observations
+        if self.num_tokens > 0:
+            embedded = embed(self.num_tokens, self.embedding_size)(token_numbers(self, inputs))
+            inputs = embedded.reshape(*embedded.shape[:-2], -1)
+        mlp = MLP(self.hidden_sizes, self.num_actions, dropout_rate=self.dropout_rate, name="mlp")
+        return mlp(inputs, deterministic=deterministic)
+
+
+class RecurrentActionScores(Network):
+    """A GRU over the tokens as wide as the first hidden layer, and the other layers on its end.
+
+    Maps token numbers (..., N) to (..., K). Dropout follows the GRU, and each activation.
+    """
+
+    hidden_sizes: tuple[int, ...]
+    num_actions: int
+    num_tokens: int
+    embedding_size: int = 32
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, observations: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        tokens = token_numbers(self, observations)
+        embedded = embed(self.num_tokens, self.embedding_size)(tokens)
+        width, *others = self.hidden_sizes
+        trunk = Recurrent(functools.partial(nn.GRUCell, width), name="trunk")
+        features = trunk(embedded, tokens > 0)[..., -1, :]
+        if self.dropout_rate > 0.0:
+            features = nn.Dropout(self.dropout_rate, deterministic=deterministic)(features)
+        mlp = MLP(tuple(others), self.num_actions, dropout_rate=self.dropout_rate, name="mlp")
+        return mlp(features, deterministic=deterministic)
+
+
+def embed(num_tokens: int, size: int) -> nn.Embed:
+    """The table of embeddings; unit variance, as a perceptron's other inputs have it."""
+    return nn.Embed(num_tokens, size, embedding_init=nn.initializers.normal(1.0), name="embedding")
+
+
+def token_numbers(
+    network: ActionScores | RecurrentActionScores, observations: jax.Array
+) -> jax.Array:
+    """Observations as int32; what is no token counts as the nearest one."""
+    return jnp.clip(observations, 0, network.num_tokens - 1).astype(jnp.int32)
