@@ -3,9 +3,10 @@
     L_Q    = mean h(Q(s, a) - r - gamma (1 - termination) v(s')),   h Huber's loss
     L_beta = - mean log beta(a | s) + w mean i(s, .)^2,   beta = softmax of the logits i
 
-The methods differ in v(s'), which they compute from Qbar and beta. Huber's loss estimates means only
-where the errors are within its width: where the targets of one pair scatter farther, as in a random
-world with large values, the values lean towards medians, and the width should grow with them.
+The methods differ in v(s'), which they compute from Qbar and beta. Huber's loss estimates means
+only where errors are within its width: where the targets of one pair scatter farther, as in a
+random world with large values, its values lean towards medians, and the width should grow with
+them.
 """
 
 from __future__ import annotations

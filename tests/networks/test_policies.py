@@ -52,3 +52,12 @@ def test_dropout_is_off_when_deterministic():
 
     np.testing.assert_array_equal(mean(0, True), mean(1, True))
     assert not np.allclose(mean(0, False), mean(1, False))
+
+
+def test_logits_are_those_of_the_distribution_up_to_its_normalisation():
+    network = networks.CategoricalPolicy((8,), 3)
+    params = network.init(jax.random.key(0), OBSERVATIONS)
+    logits = network.apply(params, OBSERVATIONS, method="logits")
+    policy = network.apply(params, OBSERVATIONS)
+    np.testing.assert_allclose(policy.probs, jax.nn.softmax(logits), atol=1e-6)
+    assert np.abs(jax.nn.logsumexp(logits, axis=-1)).min() > 1e-3
