@@ -12,7 +12,7 @@ dense: with few samples and a bandwidth that is wide beside the actions, the max
 discrepancy says little about densities and much about supports (section 5.2 and appendix).
 
 MMD is the root of the mean over all pairs, a sample's pair with itself included, plus 1e-6: two
-samples of 4 from one wide distribution are already far apart (0.11 for uniform actions and the
+samples of 4 from one wide distribution are already far apart (0.1 for uniform actions and the
 defaults), and where epsilon is below that, alpha grows to its bound. Watch ``mmd`` and
 ``log_alpha``; `diagnose` does.
 
