@@ -27,7 +27,19 @@ from ddm import data, runner
 from ddm.imitation import bc
 from ddm.lower_bound import cql
 from ddm.off_policy import sac, td3
-from ddm.policy_constraint import bcq, bear, discrete_bcq, iql, spibb_dqn, td3_bc
+from ddm.policy_constraint import (
+    awac,
+    awr,
+    bcq,
+    bear,
+    crr,
+    discrete_bcq,
+    iql,
+    one_step,
+    rebrac,
+    spibb_dqn,
+    td3_bc,
+)
 
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Rows of one gradient step.")
 _ONLY = flags.DEFINE_list("only", [], "Names of algorithms; empty: all.")
@@ -186,6 +198,42 @@ def products_spibb_dqn(rows: int, config: Any) -> Iterator[tuple[Product, float]
     yield from trained(rows, OBSERVATION_SIZE, config.num_actions, times=2)
 
 
+def products_awr(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """V at all steps of the windows and after them; V and policy at their first."""
+    yield from forward((config.window + 1) * rows, OBSERVATION_SIZE, 1)
+    yield from trained(rows, OBSERVATION_SIZE, 1)
+    yield from trained(rows, OBSERVATION_SIZE, ACTION_SIZE)
+
+
+def products_awac(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """Targets, critics, new critics at logged and sampled actions, policy; CRR has the same."""
+    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    yield from forward(rows, OBSERVATION_SIZE, ACTION_SIZE)
+    yield from forward(rows, pair, 1, members)
+    yield from trained(rows, pair, 1, members)
+    yield from forward((1 + config.num_samples) * rows, pair, 1, members)
+    yield from trained(rows, OBSERVATION_SIZE, ACTION_SIZE)
+
+
+def products_one_step(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """Target values of both logged actions, critics, V, new V, policy."""
+    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    yield from forward(2 * rows, pair, 1, members)
+    yield from trained(rows, pair, 1, members)
+    yield from trained(rows, OBSERVATION_SIZE, 1)
+    yield from forward(rows, OBSERVATION_SIZE, 1)
+    yield from trained(rows, OBSERVATION_SIZE, ACTION_SIZE)
+
+
+def products_rebrac(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """TD3, whose policy step goes through all critics."""
+    delay, members, pair = config.policy_delay, config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    yield from forward(delay * rows, OBSERVATION_SIZE, ACTION_SIZE, times=1 / delay)
+    yield from forward(delay * rows, pair, 1, members, 1 / delay)
+    yield from trained(rows, pair, 1, members)
+    yield from _policy_through(rows, ACTION_SIZE, members, 1 / delay)
+
+
 ALGORITHMS: dict[str, tuple[Any, Callable[[int, Any], Iterator[tuple[Product, float]]]]] = {
     "bc": (bc, products_bc),
     "td3": (td3, products_td3),
@@ -197,6 +245,11 @@ ALGORITHMS: dict[str, tuple[Any, Callable[[int, Any], Iterator[tuple[Product, fl
     "bear": (bear, products_bear),
     "discrete_bcq": (discrete_bcq, products_discrete_bcq),
     "spibb_dqn": (spibb_dqn, products_spibb_dqn),
+    "awr": (awr, products_awr),
+    "awac": (awac, products_awac),
+    "crr": (crr, products_awac),
+    "one_step": (one_step, products_one_step),
+    "rebrac": (rebrac, products_rebrac),
 }
 
 # What a default configuration lacks; with `num_actions`, logged actions are indices.

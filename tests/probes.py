@@ -41,6 +41,25 @@ def two_steps(spec: BatchSpec, rows: int, seed: int, best_share: float = 0.0) ->
     return Batch(**{name: every_field[name] for name in spec.fields})
 
 
+def two_step_windows(spec: BatchSpec, rows: int, seed: int) -> Batch:
+    """Windows of the same problem, from either step on; beyond the end they repeat it."""
+    random = np.random.default_rng(seed)
+    at_end = random.random(rows) < 0.5
+    steps = at_end[:, None] + np.arange(spec.window or 1)
+    mask, later = steps < 2, steps > 0
+    actions = random.uniform(-1.0, 1.0, (rows, 2))  # of both steps
+    actions = np.take_along_axis(actions, later.astype(int), axis=1)
+    fields = {
+        "observations": np.where(later, 1.0, -1.0)[..., None],
+        "actions": actions[..., None],
+        "rewards": np.where(later, 1.0 - (actions - BEST_ACTION) ** 2, 0.0),
+        "next_observations": np.ones((*steps.shape, 1)),
+    }
+    arrays = {name: jnp.asarray(value, jnp.float32) for name, value in fields.items()}
+    every_field = {**arrays, "terminations": jnp.asarray(later), "mask": jnp.asarray(mask)}
+    return Batch(**{name: every_field[name] for name in spec.fields})
+
+
 def train(algorithm: Any, config: Any, data: Batch, steps: int, batch_size: int = 64) -> Any:
     """`steps` updates on random rows of `data`, as one compiled scan; returns state, metrics."""
     spec = algorithm.batch_spec(config)

@@ -10,14 +10,15 @@ temperature has no unit.
 
 Where this leaves the authors' loop. They compute R and A of the whole buffer, fit V for hundreds of
 steps, compute them again, and fit the policy for a thousand. Here each update draws rows, looks
-`window` steps ahead from each for its R, and takes one step of V and one of the policy, with the
-new V. So the return of a row is cut after `window` steps (or at its episode's end, if that is
-nearer) and bootstrapped there: by V at a truncation, by 0 at a termination. The steps beyond
-have a weight of (gamma lambda)^window in it, 2 % at the defaults. Advantages are standardised over
-the batch, not over the buffer. Adam takes the place of SGD with momentum, and V needs no scaling by
-1 - gamma with it. The authors' policy has a fixed width, 0.4 or 0.2; here it is learned, and
-`log_std_min` = `log_std_max` fixes it. Their penalty on means outside of the box has no use
-for means that are a tanh.
+`window` steps ahead from each for its R, and takes one step of V and one of the policy, both from
+the values before it: another pass over the windows would double the cost. The return of a row is
+cut after `window` steps, or at its episode's end if that is nearer, and bootstrapped there: by V
+at a truncation, by 0 at a termination. What lies beyond has a weight of (gamma lambda)^window in
+an uncut return, 14 % at the defaults. Advantages are standardised over the batch, not over the
+buffer. Adam takes the place of SGD with momentum, and V needs no scaling by 1 - gamma with it. The
+authors' policy has a fixed width, 0.4 or 0.2; here it is learned, and `log_std_min` =
+`log_std_max` fixes it. Their penalty on means outside of the box has no use for means that are a
+tanh.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Config(regression.PolicyConfig):
     inverse_temperature: float = 1.0  # per standard deviation; 0 is behaviour cloning
     max_weight: float = 20.0  # largest weight of a logged action
     weight: str | WeightFn = static("exponential")  # a function of advantages
-    window: int = static(64)  # steps of each return
+    window: int = static(32)  # steps of each return; most of an update's time
 
 
 class State(struct.PyTreeNode):
@@ -98,11 +99,9 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     check_batch(batch, batch_spec(config), "awr")
     key, dropout_key = jax.random.split(state.key)
     rows = _first_steps(batch)
-    _, targets = values_and_returns(config, state, batch)
-    value, value_metrics = regression.value_step(config, state.value, rows.observations, targets)
-    state = state.replace(value=value)
-
     values, returns = values_and_returns(config, state, batch)
+    value, value_metrics = regression.value_step(config, state.value, rows.observations, returns)
+
     advantages = returns - values
     spread = jnp.std(advantages)
     advantages = (advantages - jnp.mean(advantages)) / (spread + 1e-5)
@@ -111,7 +110,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     actor, actor_metrics = regression.actor_step(
         config, state.actor, rows, weights, state.step, dropout_key
     )
-    state = state.replace(actor=actor, step=state.step + 1, key=key)
+    state = state.replace(actor=actor, value=value, step=state.step + 1, key=key)
     metrics = {"return": jnp.mean(returns), "advantage_std": spread}
     return state, {**value_metrics, **actor_metrics, **metrics}
 

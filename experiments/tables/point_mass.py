@@ -22,16 +22,40 @@ from ddm import data, runner
 from ddm.imitation import bc
 from ddm.lower_bound import cql
 from ddm.off_policy import sac, td3
-from ddm.policy_constraint import bcq, bear, iql, td3_bc
+from ddm.policy_constraint import (
+    algae_dice,
+    awac,
+    awr,
+    bcq,
+    bear,
+    brac,
+    crr,
+    iql,
+    one_step,
+    rebrac,
+    td3_bc,
+)
 from ddm.types import Box
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each algorithm.", lower_bound=1)
 _UPDATES = flags.DEFINE_integer("num_updates", 6_000, "Gradient steps.", lower_bound=2)
 _TRANSITIONS = flags.DEFINE_integer("transitions", 10_000, "Size of each log.", lower_bound=50)
+_ONLY = flags.DEFINE_list("only", [], "Names of algorithms; empty: all.")
 _CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
 
 SIZE, STEPS, DISCOUNT, GOAL = 8, 50, 0.99, 0.5
 ACTOR_CRITIC = {"hidden_sizes": (64, 64), "critic_learning_rate": 9e-4}
+BRAC = {
+    **ACTOR_CRITIC,
+    "actor_learning_rate": 1e-3,
+    "behavior_learning_rate": 1e-3,
+    "warmup_steps": 1_000,
+}
+REGRESSION = {
+    "hidden_sizes": (64, 64),
+    "actor_learning_rate": 1e-3,
+    "value_learning_rate": 9e-4,
+}
 CONTESTANTS: dict[str, tuple[Any, Any]] = {
     "BC": (bc, bc.Config(hidden_sizes=(64, 64))),
     "TD3": (td3, td3.Config(**ACTOR_CRITIC, actor_learning_rate=1e-3)),
@@ -53,6 +77,22 @@ CONTESTANTS: dict[str, tuple[Any, Any]] = {
             warmup_steps=2_000,
         ),
     ),
+    "BRAC-p": (brac, brac.Config(**BRAC, value_penalty=False)),
+    "BRAC-v": (brac, brac.Config(**BRAC)),
+    "AlgaeDICE": (
+        algae_dice,
+        algae_dice.Config(**ACTOR_CRITIC, actor_learning_rate=1e-3, initial_temperature=0.1),
+    ),
+    "AWR": (awr, awr.Config(**REGRESSION)),
+    "AWAC": (awac, awac.Config(**REGRESSION)),
+    "CRR": (crr, crr.Config(**REGRESSION)),
+    "one-step": (one_step, one_step.Config(**REGRESSION, inverse_temperature=3.0)),
+    "ReBRAC": (  # a weight of 0.05 on 8 dimensions is TD3+BC's alpha of 2.5
+        rebrac,
+        rebrac.Config(
+            **ACTOR_CRITIC, actor_learning_rate=1e-3, actor_bc_weight=0.05, critic_bc_weight=0.05
+        ),
+    ),
 }
 
 
@@ -62,7 +102,8 @@ def main(_):
     print(f"{'log':8}{'algorithm':10}{'return':>16}{'estimate':>10}{'truth':>8}")
     for log_name in ("expert", "medium"):
         dataset = collect(log_name, jax.random.key(0))
-        for name, (algorithm, config) in CONTESTANTS.items():
+        for name in _ONLY.value or CONTESTANTS:
+            algorithm, config = CONTESTANTS[name]
             row = {"log": log_name, "algorithm": name, **measure(algorithm, config, dataset)}
             rows.append(row)
             spread = f"{row['return']:.1f} +- {row['return_std']:.1f}"

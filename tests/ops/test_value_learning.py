@@ -33,6 +33,46 @@ def test_td_target_refuses_a_column_of_values():
         ops.td_target(jnp.ones(3), 0.9, jnp.zeros(3, bool), jnp.ones((3, 1)))
 
 
+def _returns(decay, terminations=(0, 0, 0), ends=(0, 0, 0)):
+    """Of rewards 1, 2, 3 with next values 10, 20, 30 and a discount of 0.5."""
+    row = lambda values, kind=float: jnp.array([values], kind)  # noqa: E731
+    return ops.lambda_returns(
+        row([1, 2, 3]), 0.5, decay, row(terminations, bool), row([10, 20, 30]), row(ends, bool)
+    )[0]
+
+
+def test_lambda_returns_bootstrap_at_the_windows_end():
+    # Backward: 3 + 15 = 18; then 2 + 0.5 G, 1 + 0.5 G with G = 18, 11 where lambda is 1.
+    np.testing.assert_allclose(_returns(1.0), [6.5, 11.0, 18.0], rtol=1e-6)
+    np.testing.assert_allclose(_returns(0.0), [6.0, 12.0, 18.0], rtol=1e-6)  # one-step targets
+    # Half: 2 + 0.5 (10 + 9) = 11.5; 1 + 0.5 (5 + 5.75) = 6.375.
+    np.testing.assert_allclose(_returns(0.5), [6.375, 11.5, 18.0], rtol=1e-6)
+
+
+def test_lambda_returns_stop_at_terminations_and_bootstrap_at_truncations():
+    for decay in (0.0, 0.5, 1.0):
+        ended = _returns(decay, terminations=(0, 1, 0))
+        assert ended[1] == 2.0
+        # A truncation, or a window's last valid step: nothing of the third column is in it.
+        cut = _returns(decay, ends=(0, 1, 0))
+        assert cut[1] == 12.0
+    np.testing.assert_allclose(_returns(1.0, terminations=(0, 1, 0))[0], 2.0)
+    np.testing.assert_allclose(_returns(1.0, ends=(0, 1, 0))[0], 7.0)
+    # Both at once is a termination.
+    np.testing.assert_allclose(_returns(1.0, (0, 1, 0), (0, 1, 0))[1], 2.0)
+    np.testing.assert_allclose(_returns(0.5, (0, 0, 1))[2], 3.0)
+
+
+def test_lambda_returns_carry_no_gradient_and_refuse_vectors():
+    falses = jnp.zeros((1, 2), bool)
+    gradient = jax.grad(
+        lambda v: ops.lambda_returns(jnp.ones((1, 2)), 0.9, 0.5, falses, v, falses).sum()
+    )(jnp.ones((1, 2)))
+    np.testing.assert_array_equal(gradient, [[0.0, 0.0]])
+    with pytest.raises(AssertionError):
+        ops.lambda_returns(jnp.ones(2), 0.9, 0.5, falses[0], jnp.ones(2), falses[0])
+
+
 def test_squared_td_error_sums_members_and_averages_rows():
     values = jnp.array([[1.0, 2.0], [3.0, 4.0]])
     # Member means: (0 + 1) / 2 and (4 + 9) / 2.

@@ -37,3 +37,11 @@ def test_no_gradient_passes_and_a_column_is_refused(name):
     np.testing.assert_array_equal(gradient, [0.0, 0.0])
     with pytest.raises(AssertionError):
         weight(jnp.ones((3, 1)), 1.0, 10.0)
+
+
+def test_effective_share_counts_equal_weights():
+    assert weights.effective_share(jnp.full(5, 0.3)) == pytest.approx(1.0)
+    assert weights.effective_share(jnp.array([0.0, 2.0, 0.0, 0.0])) == pytest.approx(0.25)
+    assert weights.effective_share(jnp.array([1.0, 3.0])) == pytest.approx(16 / 20)
+    assert weights.effective_share(jnp.zeros(3)) == 0.0
+    assert weights.effective_share(jnp.full(2, 1e30)) == pytest.approx(1.0)

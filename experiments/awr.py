@@ -1,0 +1,33 @@
+"""AWR on logged data (Peng et al. 2019): logged returns weigh the logged actions.
+
+    python experiments/awr.py --dataset=mujoco/hopper/medium-v0 --seeds=3
+
+Writes metrics, checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.policy_constraint import awr
+from ddm.types import Discrete
+
+runner.define_flags(awr, normalize_observations="standardize")
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(awr)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    if isinstance(dataset.info.action_space, Discrete):
+        config = config.replace(num_actions=dataset.info.action_space.n)
+    environment = runner.find_environment(options, dataset)
+    runner.train(awr, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)

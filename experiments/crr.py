@@ -1,0 +1,33 @@
+"""CRR on logged data (Wang et al. 2020): only actions that the critic prefers are cloned.
+
+    python experiments/crr.py --dataset=mujoco/hopper/medium-v0 --seeds=3
+
+Writes metrics, checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.policy_constraint import crr
+from ddm.types import Discrete
+
+runner.define_flags(crr)
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(crr)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    if isinstance(dataset.info.action_space, Discrete):
+        config = config.replace(num_actions=dataset.info.action_space.n)
+    environment = runner.find_environment(options, dataset)
+    runner.train(crr, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)

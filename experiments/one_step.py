@@ -1,0 +1,33 @@
+"""One-step improvement of logged data (Brandfonbrener et al. 2021) with the values of its policy.
+
+    python experiments/one_step.py --dataset=mujoco/hopper/medium-v0 --seeds=3
+
+Writes metrics, checkpoints, learning curves and a summary to a folder under `runs`.
+"""
+
+from __future__ import annotations
+
+from ddm import data, runner
+from ddm.policy_constraint import one_step
+from ddm.types import Discrete
+
+runner.define_flags(one_step)
+
+
+def main(_):
+    """Load, normalise, train, evaluate, report."""
+    options, config = runner.parse_flags(one_step)
+    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
+    dataset = data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+    if isinstance(dataset.info.action_space, Discrete):
+        config = config.replace(num_actions=dataset.info.action_space.n)
+    environment = runner.find_environment(options, dataset)
+    runner.train(one_step, config, dataset, environment, options)
+
+
+if __name__ == "__main__":
+    runner.launch(main)
