@@ -49,7 +49,8 @@ class Config(regression.Config):
 
     inverse_temperature: float = 3.0  # 1 / lambda; 0 is behaviour cloning
     max_weight: float = 100.0  # largest weight of a logged action
-    weight: str | WeightFn = static("exponential")  # or softmax; a function of advantages
+    # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
+    weight: str | WeightFn = static("exponential")
     num_samples: int = static(1)  # actions of the policy that estimate its value; real vectors
     hidden_sizes: tuple[int, ...] = static((256, 256, 256))  # relu layers
 

@@ -50,7 +50,8 @@ class Config(regression.PolicyConfig):
     trace_decay: float = 0.95  # lambda of the returns; 1: rewards up to the window's end
     inverse_temperature: float = 1.0  # per standard deviation; 0 is behaviour cloning
     max_weight: float = 20.0  # largest weight of a logged action
-    weight: str | WeightFn = static("exponential")  # a function of advantages
+    # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
+    weight: str | WeightFn = static("exponential")
     window: int = static(32)  # steps of each return; most of an update's time
 
 

@@ -68,8 +68,9 @@ class Config(regression.Config):
 
     inverse_temperature: float = 1.0  # 1 / beta of the paper, of exponential weights
     max_weight: float = 20.0  # largest weight of a logged action, of exponential weights
-    weight: str | WeightFn = static("binary")  # or exponential; a function of advantages
-    baseline: str | BaselineFn = static("mean")  # or max; what an action must exceed
+    # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
+    weight: str | WeightFn = static("binary")
+    baseline: str | BaselineFn = static("mean")  # mean or max: the value that an action must exceed
     num_samples: int = static(4)  # m: actions of the policy in the baseline; real vectors
     num_critics: int = static(1)  # members of the critic ensemble
 

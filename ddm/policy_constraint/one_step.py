@@ -48,7 +48,8 @@ class Config(regression.Config):
     inverse_temperature: float = 1.0  # tau, per unit of return; 0 is behaviour cloning
     max_weight: float = 100.0  # largest weight of a logged action
     bc_steps: int = 0  # first gradient steps in which the policy only clones
-    weight: str | WeightFn = static("exponential")  # a function of advantages
+    # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
+    weight: str | WeightFn = static("exponential")
 
 
 class State(struct.PyTreeNode):
