@@ -3,7 +3,7 @@
     y    = r + gamma (1 - termination) min_i Qbar_i(s', a'),   a' ~ pibar(. | s')
     L_Q  = sum_i (Q_i(s, a) - y)^2
     L_pi = - f(A) log pi(a | s),   A = Q(s, a) - V(s)
-    f(A) = 1{A > 0},   or min(exp(beta A), f_max)                                       (eq. 3, 4)
+    f(A) = 1{A > 0},   or min(exp(A / beta), f_max)                                      (eq. 3, 4)
     V(s) = mean_j Q(s, a_j),   or max_j Q(s, a_j),   a_j ~ pi(. | s),  j = 1 .. m        (table 1)
 
 "binary" with "max" keeps the fewest actions, "exponential" with "mean" the most. Critics, then the
