@@ -1,0 +1,212 @@
+"""A family of methods on the same logs, at equal budgets: one table, one profile.
+
+    python experiments/tables/compare.py --datasets=mujoco/hopper/medium-v0 --seeds=3
+    python experiments/tables/compare.py --datasets=a.npz,b.npz --methods=bc,iql,td3_bc \\
+        --method="soft iql=iql --expectile=0.6" --flags="--num_updates=30000 --eval_episodes=20"
+
+Each method is a run of its own experiment, with its own defaults; `--flags` go to all of them.
+Runs that are finished are not repeated, and one that was interrupted goes on, so that the same
+command may be given again (with more methods, too). `--out` then holds `table.csv`, with the
+command of every run, and `profile.png`: the share of runs that score above a threshold, over all
+datasets and seeds. Scores are of the last policy; the best evaluation stands beside it, apart.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import summary
+from absl import flags
+
+from ddm import runner
+from ddm.errors import InputError
+from ddm.evaluation import statistics
+
+_DATASETS = flags.DEFINE_list("datasets", [], "Minari ids, folders or files, with commas.")
+_METHODS = flags.DEFINE_list("methods", [], "Names from the table of methods; empty: all.")
+_METHOD = flags.DEFINE_multi_string(
+    "method", [], 'One more method, as "name=experiment --flag=value ...".'
+)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each run.", lower_bound=1)
+_FLAGS = flags.DEFINE_string("flags", "", "Flags for every run, as on a command line.")
+_JOBS = flags.DEFINE_integer("jobs", 1, "Runs side by side.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", "runs/compare", "Folder of the runs, the table and the profile.")
+
+EXPERIMENTS = pathlib.Path(__file__).parents[1]
+
+# Name -> experiment and flags; continuous actions.
+METHODS: dict[str, str] = {
+    "bc": "bc",
+    "td3_bc": "td3_bc",
+    "rebrac": "rebrac",
+    "iql": "iql",
+    "awr": "awr",
+    "awac": "awac",
+    "crr": "crr --weight=binary",
+    "crr_exp": "crr --weight=exponential",
+    "one_step": "one_step",
+    "bcq": "bcq",
+    "bear": "bear",
+    "brac_p": "brac --novalue_penalty",
+    "brac_v": "brac --value_penalty",
+    "algae_dice": "algae_dice",
+}
+
+
+def main(_):
+    """Runs what is missing, then reports everything."""
+    if not _DATASETS.value:
+        raise InputError("--datasets is missing: name at least one Minari id, folder or file")
+    methods = chosen_methods(_METHODS.value, _METHOD.value)
+    out = pathlib.Path(_OUT.value)
+    jobs = {
+        (dataset, name): (command, out / folder_name(dataset, name))
+        for dataset, (name, command) in itertools.product(_DATASETS.value, methods.items())
+    }
+    with concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool:
+        futures = {
+            key: pool.submit(run, command, key[0], folder)
+            for key, (command, folder) in jobs.items()
+        }
+        failed = [key for key, future in futures.items() if not report_end(key, future.result())]
+    rows = [
+        {"method": name, **row}
+        for (dataset, name), (_, folder) in jobs.items()
+        if (dataset, name) not in failed
+        for row in summary.read_rows(folder)
+    ]
+    if rows:
+        runner.write_csv(out / "table.csv", rows)
+        print_table(rows)
+        draw_profile(rows, out / "profile.png")
+        print(f"{out / 'table.csv'}\n{out / 'profile.png'}")
+    if failed:
+        logs = ", ".join(str(jobs[key][1]) + ".log" for key in failed)
+        raise InputError(f"{len(failed)} of {len(jobs)} runs failed; see {logs}")
+
+
+def chosen_methods(names: list[str], more: list[str]) -> dict[str, str]:
+    """Name -> experiment and flags.
+
+    Raises:
+      InputError: an unknown name, or a method that is not "name=experiment ...".
+    """
+    if unknown := [name for name in names if name not in METHODS]:
+        raise InputError(
+            f"--methods={unknown[0]} is unknown; choose among {', '.join(METHODS)}, or describe "
+            "it with --method"
+        )
+    found = {name: METHODS[name] for name in names or METHODS}
+    for text in more:
+        name, equals, command = (part.strip() for part in text.partition("="))
+        if not equals or not command or not name:
+            raise InputError(f'--method="{text}" is not "name=experiment --flag=value ..."')
+        found[name] = command
+    for name, command in found.items():
+        script = EXPERIMENTS / f"{shlex.split(command)[0]}.py"
+        if not script.is_file():
+            raise InputError(f"--method: {name} needs {script}, which does not exist")
+    return found
+
+
+def folder_name(dataset: str, name: str) -> str:
+    """A folder for the run; ids with slashes and paths become one name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{dataset.strip('/')}-{name}").strip("-")
+
+
+def run(command: str, dataset: str, folder: pathlib.Path) -> bool:
+    """Trains, unless the result is there; its output goes to a log beside the folder."""
+    if (folder / "summary.json").is_file():
+        return True
+    experiment, *own = shlex.split(command)
+    arguments = [
+        f"--dataset={dataset}", f"--seeds={_SEEDS.value}", f"--run_dir={folder}",
+        "--progress=plain", *shlex.split(_FLAGS.value), *own,
+    ]  # fmt: skip
+    if (folder / "config.json").is_file():
+        arguments.append("--resume")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with pathlib.Path(f"{folder}.log").open("a", encoding="utf-8") as log:
+        script = str(EXPERIMENTS / f"{experiment}.py")
+        done = subprocess.run(
+            [sys.executable, script, *arguments], stdout=log, stderr=log, check=False
+        )
+    return done.returncode == 0
+
+
+def report_end(key: tuple[str, str], succeeded: bool) -> bool:
+    """One line as runs end."""
+    dataset, name = key
+    print(f"{name} on {dataset}: {'done' if succeeded else 'FAILED'}", flush=True)
+    return succeeded
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """A line a method, a column a dataset: last score with its interval, and the best."""
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    cells: dict[tuple[str, str], str] = {}
+    for row in rows:
+        cells[row["method"], row["dataset"]] = (
+            f"{row['last']:.1f} [{row['low']:.1f}, {row['high']:.1f}] best {row['best']:.1f}"
+        )
+    width = max(len(text) for text in (*cells.values(), *datasets)) + 2
+    print(f"{'':14}" + "".join(f"{dataset:>{width}}" for dataset in datasets))
+    for name in dict.fromkeys(row["method"] for row in rows):
+        line = "".join(f"{cells.get((name, dataset), '-'):>{width}}" for dataset in datasets)
+        print(f"{name:14}{line}")
+
+
+def scores_by_method(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """(seeds, datasets) last scores of the methods that have a run on every dataset."""
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    columns: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        seeds = [float(score) for score in row["last_of_each_seed"].split()]
+        columns.setdefault(row["method"], {})[row["dataset"]] = seeds
+    return {
+        name: np.array([own[dataset] for dataset in datasets]).T
+        for name, own in columns.items()
+        if len(own) == len(datasets) and len({len(seeds) for seeds in own.values()}) == 1
+    }
+
+
+def draw_profile(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Share of runs above each threshold, and the interquartile mean with its interval."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scores = scores_by_method(rows)
+    every = np.concatenate([values.ravel() for values in scores.values()])
+    thresholds = np.linspace(min(0.0, every.min()), max(every.max(), 1.0), 201)
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    profile, means = figure.subplots(1, 2)
+    for i, (name, values) in enumerate(scores.items()):
+        style = {"color": f"C{i % 10}", "ls": ["-", "--", ":"][i // 10 % 3]}
+        profile.plot(
+            thresholds, statistics.performance_profile(values, thresholds), label=name, **style
+        )
+        low, high = statistics.bootstrap_interval(values)
+        means.plot([low, high], [i, i], color=style["color"], lw=6, alpha=0.35)
+        means.plot(statistics.interquartile_mean(values), i, "o", color=style["color"])
+    profile.set(xlabel="score", ylabel="share of runs above it")
+    profile.legend(frameon=False, fontsize=7)
+    means.set_yticks(range(len(scores)), list(scores))
+    means.invert_yaxis()
+    means.set(xlabel="interquartile mean, 95 % interval")
+    for axis in (profile, means):
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    runner.launch(main)
