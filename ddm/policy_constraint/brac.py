@@ -18,8 +18,10 @@ BRAC-p does not. The divergence D(s) of the policy from the behaviour policy is 
 Primal divergences need a behaviour policy beta. The authors train it beforehand, for 3e5 to 1e6
 steps, and then keep it. Here it is a network of the state that takes a step of maximum likelihood
 with every batch (with the first `behavior_steps`, if that is not 0), and the first `warmup_steps`
-of the policy, without Q, are the time that it gets to become useful: the policy follows it. Where
-it has not settled by then, `behavior_progress` and `diagnose` say so: warm up for longer.
+of the policy, without Q, are the time that it gets to become useful: the policy follows it. The
+value penalty too waits for the end of the warm-up: the first divergences are hundreds of nats, and
+values that have learned them forget slowly. Where the behaviour policy has not settled by then,
+`behavior_progress` and `diagnose` say so: warm up for longer.
 
 Other differences: one loss draws the actions of D and of Q, where the authors draw anew for the
 step of alpha; the further steps of a dual critic see the same rows with new actions of the policy,
@@ -89,7 +91,7 @@ class Config(struct.PyTreeNode):
     minimum_weight: float = 1.0  # lambda: share of the smallest Q_i in Q, against the largest
     discount: float = 0.99  # gamma
     target_rate: float = 0.005  # tau of the moving average of the critic targets
-    warmup_steps: int = 20_000  # first gradient steps, in which the policy ignores its values
+    warmup_steps: int = 20_000  # first gradient steps, without Q in L_pi and without D in y
     behavior_steps: int = 0  # gradient steps of the behaviour policy; 0: as many as there are
     bandwidth: float = 10.0  # of mmd's kernel; laplacian: half the authors' sigma of 20
     slope_penalty_weight: float = 5.0  # weight of squared excess slopes of a dual's critic
@@ -356,6 +358,11 @@ def penalty_weight(config: Config, state: State) -> jax.Array | float:
     return state.alpha.params if config.adaptive else config.alpha
 
 
+def value_weight(config: Config, state: State) -> jax.Array:
+    """0 in the warm-up, then 1."""
+    return jnp.where(state.step >= config.warmup_steps, 1.0, 0.0)
+
+
 def critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
     """Targets y (B,)."""
     action_key, divergence_key = jax.random.split(key)
@@ -370,7 +377,7 @@ def critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> 
         divergence = divergence_at(
             config, state, policy, batch.next_observations, batch.next_actions, divergence_key
         )
-        values = values - penalty_weight(config, state) * divergence
+        values = values - value_weight(config, state) * penalty_weight(config, state) * divergence
     return ops.td_target(batch.rewards, config.discount, batch.terminations, values)
 
 
@@ -385,17 +392,17 @@ def actor_loss(
     divergence = divergence_at(
         config, state, policy, batch.observations, batch.actions, divergence_key
     )
-    value_weight = jnp.where(state.step >= config.warmup_steps, 1.0, 0.0)
+    improves = value_weight(config, state)
     loss = jnp.mean(
         penalty_weight(config, state) * divergence
         + config.entropy_weight * log_probs
-        - value_weight * ops.mix_ensemble(values, config.minimum_weight)
+        - improves * ops.mix_ensemble(values, config.minimum_weight)
     )
     metrics = {
         "actor_loss": loss,
         "divergence": jnp.mean(divergence),
         "entropy": -jnp.mean(log_probs),
-        "value_weight": value_weight,
+        "value_weight": improves,
     }
     return loss, metrics
 

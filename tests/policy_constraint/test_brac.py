@@ -101,7 +101,7 @@ def test_the_policys_loss_by_hand_and_without_a_penalty(start):
     assert float(plain) == pytest.approx(-value, rel=1e-5)
 
 
-def test_in_the_warm_up_the_policy_ignores_its_values(start):
+def test_in_the_warm_up_the_policy_ignores_its_values_and_these_the_penalty(start):
     batch, key = example(), jax.random.key(6)
 
     def loss(warmup_steps, factor):
@@ -114,6 +114,13 @@ def test_in_the_warm_up_the_policy_ignores_its_values(start):
 
     assert loss(1, 1.0) == loss(1, 2.0)
     assert loss(0, 1.0) != loss(0, 2.0)
+
+    def targets(warmup_steps, alpha):
+        config = SMALL.replace(warmup_steps=warmup_steps, alpha=alpha)
+        return brac.critic_targets(config, start, batch, key)
+
+    np.testing.assert_array_equal(targets(1, 0.7), targets(0, 0.0))
+    assert np.any(targets(0, 0.7) != targets(0, 0.0))
 
 
 def test_the_behaviour_policy_learns_by_likelihood_and_stops_when_told(start):
