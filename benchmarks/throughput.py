@@ -28,13 +28,16 @@ from ddm.imitation import bc
 from ddm.lower_bound import cql
 from ddm.off_policy import sac, td3
 from ddm.policy_constraint import (
+    algae_dice,
     awac,
     awr,
     bcq,
     bear,
+    brac,
     crr,
     discrete_bcq,
     iql,
+    kl_control,
     one_step,
     rebrac,
     spibb_dqn,
@@ -234,6 +237,37 @@ def products_rebrac(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
     yield from _policy_through(rows, ACTION_SIZE, members, 1 / delay)
 
 
+def products_kl_control(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """The prior at s and s', the target at s'; the policy trained."""
+    yield from forward(rows, OBSERVATION_SIZE, config.num_actions, times=3)
+    yield from trained(rows, OBSERVATION_SIZE, config.num_actions)
+
+
+def products_brac(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """BRAC-v with a primal divergence: the behaviour policy is trained, and asked at s and s'."""
+    members, pair, width = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE, 2 * ACTION_SIZE
+    yield from trained(rows, OBSERVATION_SIZE, width)
+    yield from forward(rows, OBSERVATION_SIZE, width, times=3)
+    yield from forward(rows, pair, 1, members)
+    yield from trained(rows, pair, 1, members)
+    yield from _policy_through(rows, width, members)
+
+
+def products_algae_dice(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+    """Critics trained at s, s' and s_0, targets; a share of a policy step through all but s."""
+    members, pair, width = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE, 2 * ACTION_SIZE
+    share = 1 / config.policy_delay
+    yield from forward(rows, OBSERVATION_SIZE, width, times=2)
+    yield from forward(rows, pair, 1, members)
+    yield from trained(rows, pair, 1, members, times=3)
+    yield from trained(rows, OBSERVATION_SIZE, width, times=2 * share)
+    yield from forward(rows, pair, 1, members, times=4 * share)
+    yield from backward(rows, pair, 1, members, 3 * share, kernels=False, to_inputs=True)
+    for inner, columns in itertools.pairwise((OBSERVATION_SIZE, *HIDDEN, width)):
+        yield (1, columns, inner, columns), share  # orthogonality: products, and their gradient
+        yield (1, inner, columns, columns), share
+
+
 ALGORITHMS: dict[str, tuple[Any, Callable[[int, Any], Iterator[tuple[Product, float]]]]] = {
     "bc": (bc, products_bc),
     "td3": (td3, products_td3),
@@ -245,15 +279,19 @@ ALGORITHMS: dict[str, tuple[Any, Callable[[int, Any], Iterator[tuple[Product, fl
     "bear": (bear, products_bear),
     "discrete_bcq": (discrete_bcq, products_discrete_bcq),
     "spibb_dqn": (spibb_dqn, products_spibb_dqn),
+    "kl_control": (kl_control, products_kl_control),
     "awr": (awr, products_awr),
     "awac": (awac, products_awac),
     "crr": (crr, products_awac),
     "one_step": (one_step, products_one_step),
     "rebrac": (rebrac, products_rebrac),
+    "brac": (brac, products_brac),
+    "algae_dice": (algae_dice, products_algae_dice),
 }
 
 # What a default configuration lacks; with `num_actions`, logged actions are indices.
 REQUIRED: dict[str, dict[str, Any]] = {
+    "kl_control": {"num_actions": ACTION_SIZE, "prior_steps": 0},
     "discrete_bcq": {"num_actions": ACTION_SIZE},
     "spibb_dqn": {"num_actions": ACTION_SIZE, "dataset_size": 100_000},
 }

@@ -244,6 +244,13 @@ def decode(words: Iterable[int]) -> str:
     return " ".join(WORDS[word] for word in said)
 
 
+def user_text(observation: jax.Array) -> str:
+    """What the user has just said, where an answer begins."""
+    tables = _tables()
+    row = int(_recognise(jnp.asarray(observation).astype(jnp.int32)))
+    return decode(tables.user_tokens[row, : tables.user_lengths[row] - 1] - 1)
+
+
 def append(context: np.ndarray, tokens: Iterable[int]) -> np.ndarray:
     """The context (CONTEXT,) after further tokens."""
     joined = np.concatenate([context, np.asarray(list(tokens), context.dtype)])

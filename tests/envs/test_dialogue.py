@@ -86,6 +86,8 @@ def test_rewards_are_those_of_the_drawn_acts(start):
     assert np.isclose(np.asarray(rewards)[:, None], worth, atol=1e-6).any(axis=1).all()
     assert (observations[:, -1] == dialogue.USER_END).all()
     assert (states.length == 0).all()
+    texts = {dialogue.user_text(each) for each in np.unique(observations, axis=0)}
+    assert texts >= {"that is great", "what ?", "i like music"}
 
 
 def test_an_answer_is_cut_where_there_is_no_room(start):
