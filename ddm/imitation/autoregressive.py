@@ -198,8 +198,8 @@ def act(
     The deterministic form takes the likeliest bin at each place, and its centre: where modes are
     equally likely, one of them. It is not always the likeliest action: see :func:`beam_search`.
     Where the demonstrator's noise spans many bins, which of them is the likeliest is an accident of
-    the fit: samples at a low `temperature` then act better than greedy ones. Without a policy state an
-    episode begins.
+    the fit: samples at a low `temperature` then act better than greedy ones. Without a policy
+    state an episode begins.
     """
     carried = policy_state or initial_policy_state(config, state)
     frames = plans.push(carried.frames, observation)
