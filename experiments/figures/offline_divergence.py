@@ -33,9 +33,9 @@ from ddm.evaluation import statistics
 from ddm.off_policy import sac, td3
 from ddm.policy_constraint import td3_bc
 
-_SEEDS = flags.DEFINE_integer("starts", 3, "Seeds of each learner.", lower_bound=1)
-_UPDATES = flags.DEFINE_integer("fit_updates", 25_000, "Gradient steps.", lower_bound=20)
-_TRANSITIONS = flags.DEFINE_integer("transitions", 100_000, "Size of the log.", lower_bound=500)
+_SEEDS = flags.DEFINE_integer("learner_seeds", 3, "Seeds of each learner.", lower_bound=1)
+_UPDATES = flags.DEFINE_integer("learner_updates", 25_000, "Gradient steps.", lower_bound=20)
+_TRANSITIONS = flags.DEFINE_integer("log_transitions", 100_000, "Size of the log.", lower_bound=500)
 
 FRACTIONS = (0.1, 0.5, 1.0)  # of the log's episodes
 POINTS = 10  # evaluations of a training
