@@ -82,7 +82,7 @@ CONTESTANTS: dict[str, tuple[Any, Any]] = {
     "BRAC-v": (brac, brac.Config(**BRAC)),
     "AlgaeDICE": (
         algae_dice,
-        algae_dice.Config(**ACTOR_CRITIC, actor_learning_rate=1e-3, initial_temperature=0.1),
+        algae_dice.Config(**ACTOR_CRITIC, actor_learning_rate=3e-4, alpha=0.3, backup_entropy=0.0),
     ),
     "AWR": (awr, awr.Config(**REGRESSION)),
     "AWAC": (awac, awac.Config(**REGRESSION)),
