@@ -113,7 +113,9 @@ def test_residuals_of_a_fixed_policy_are_its_occupancy_over_the_datas(data):
     # The start has occupancy 1 - gamma, the end gamma times that: after it nothing follows. Where
     # the bootstrap is a target's but for a share, the end's is smaller by that share.
     shares = (1.0, 0.3)
-    fixed = PAPER.replace(alpha=1.0, actor_learning_rate=0.0, critic_learning_rate=1e-3)
+    fixed = PAPER.replace(
+        alpha=1.0, hidden_sizes=(16, 16), actor_learning_rate=0.0, critic_learning_rate=1e-3
+    )
     configs = [fixed.replace(online_share=share) for share in shares]
     lanes = probes.train_lanes(algae_dice, configs, [data, data], steps=1500, batch_size=256)
     ends = np.asarray(data.terminations)
@@ -126,8 +128,8 @@ def test_residuals_of_a_fixed_policy_are_its_occupancy_over_the_datas(data):
             )[0][0]
         )(keys).mean(axis=0)
         at_start, at_end = np.mean(deltas * ~ends), np.mean(deltas * ends)
-        assert at_start == pytest.approx(1.0 - GAMMA, abs=0.01)
-        assert at_end == pytest.approx(config.online_share * GAMMA * (1.0 - GAMMA), abs=0.01)
+        assert at_start == pytest.approx(1.0 - GAMMA, abs=0.015)
+        assert at_end == pytest.approx(config.online_share * GAMMA * (1.0 - GAMMA), abs=0.015)
 
 
 # The outer problem: E r - alpha chi^2, in closed form for uniform data.
