@@ -15,15 +15,24 @@ SMALL = "--hidden_sizes=8"
 TOKENS = ("--width=8", "--num_heads=2", "--num_layers=1")
 SCRIPTS = {
     "act": (*TOKENS, "--chunk_size=4", "--execute_steps=4"),
+    "algae_dice": (SMALL,),
     "autoregressive": ("--decoder=lstm", "--width=8", "--num_bins=8", "--binning=quantile"),
+    "awac": (SMALL,),
+    "awr": (SMALL, "--window=4"),
     "bc": (SMALL,),
+    "bcq": (SMALL, "--vae_hidden_sizes=8"),
+    "bear": (SMALL, "--vae_hidden_sizes=8"),
+    "brac": (SMALL,),
     "cql": (SMALL,),
+    "crr": (SMALL,),
     "cvae": (SMALL,),
     "diffusion": (SMALL,),
     "flow_matching": (SMALL,),
     "history_bc": (SMALL, "--width=8"),
     "implicit_bc": ("--width=8",),
     "iql": (SMALL,),
+    "one_step": (SMALL,),
+    "rebrac": (SMALL,),
     "reverse_kl": (SMALL,),
     "sac": (SMALL,),
     "td3": (SMALL,),
@@ -34,13 +43,24 @@ SCRIPTS = {
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory):
     """Forty random transitions in four episodes."""
+    actions = np.random.default_rng(1).uniform(-1.0, 1.0, (40, 2)).astype(np.float32)
+    return _write_logs(tmp_path_factory.mktemp("logs") / "logs.npz", actions)
+
+
+@pytest.fixture(scope="module")
+def discrete_logs(tmp_path_factory):
+    """The same with three discrete actions."""
+    actions = np.arange(40) % 3
+    return _write_logs(tmp_path_factory.mktemp("discrete") / "logs.npz", actions)
+
+
+def _write_logs(path, actions):
     random = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("logs") / "logs.npz"
-    ends = np.arange(1, 41) % 10 == 0
+    ends = np.arange(40) % 10 == 9
     np.savez(
         path,
         observations=random.normal(size=(40, 3)).astype(np.float32),
-        actions=random.uniform(-1.0, 1.0, (40, 2)).astype(np.float32),
+        actions=actions,
         rewards=random.normal(size=40).astype(np.float32),
         terminations=ends,
         truncations=np.zeros(40, bool),
@@ -72,6 +92,29 @@ def test_every_experiment_trains_without_an_environment(name, logs, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "no score" in done.stdout + done.stderr
     assert (tmp_path / "run" / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["crr", "discrete_bcq", "kl_control", "spibb_dqn"])
+def test_experiments_train_on_discrete_actions(name, discrete_logs, tmp_path):
+    done = _run(
+        ROOT / "experiments" / f"{name}.py", f"--dataset={discrete_logs}", "--num_updates=4",
+        "--log_every=2", "--batch_size=4", "--run_dir=run", "--noplots", SMALL,
+        folder=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("bcq", "discrete_logs"), ("discrete_bcq", "logs")])
+def test_actions_of_the_other_kind_are_refused_in_one_sentence(name, wrong, request, tmp_path):
+    done = _run(
+        ROOT / "experiments" / f"{name}.py", f"--dataset={request.getfixturevalue(wrong)}",
+        "--run_dir=run", SMALL, folder=tmp_path,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "actions" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_help_shows_hyper_parameters_with_their_meaning(tmp_path):
