@@ -46,7 +46,7 @@ def _block(x, p):
     normed = _norm(x, p["attention_norm"])
     query, key, value = (
         np.einsum("btw,whd->bhtd", normed, p["attention"][name]["kernel"])
-        + p["attention"][name]["bias"][:, None]
+        + (0.0 if name == "key" else p["attention"][name]["bias"][:, None])
         for name in ("query", "key", "value")
     )
     scores = np.einsum("bhtd,bhsd->bhts", query, key) / np.sqrt(WIDTH / HEADS)
