@@ -185,7 +185,8 @@ def draw_profile(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
     scores = scores_by_method(rows)
     every = np.concatenate([values.ravel() for values in scores.values()])
-    thresholds = np.linspace(min(0.0, every.min()), max(every.max(), 1.0), 201)
+    margin = 0.02 * (every.max() - every.min()) + 1e-6
+    thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     profile, means = figure.subplots(1, 2)
