@@ -66,8 +66,7 @@ def from_arrays(
       observation_space: a gymnasium space, or `ddm.types.Box` / `Discrete`.
       action_space: likewise, or the bounds `(low, high)` of a box. If None, integers are taken to
         run from 0 to the largest one, and floats to lie in [-1, 1].
-      clip_actions: moves real actions outside their box onto its edge, as many environments do,
-        instead of refusing them.
+      clip_actions: moves real actions outside their box onto its edge instead of refusing them.
       environment_id: where a policy can be evaluated.
       reference_scores: returns of a random and of an expert policy.
       reference_source: where the reference scores are from.

@@ -80,11 +80,19 @@ def load(
         _require_file(path)
         dataset = read_npz(path, **arrays_options)
         return _override(dataset, environment_id, reference_scores)
-    columns = read_minari(_minari_folder(source, path, download), cache)
+    folder = _minari_folder(source, path, download)
+    dataset = _read_minari_folder(folder, cache, action_space, clip_actions)
+    return _override(dataset, environment_id, reference_scores)
+
+
+def _read_minari_folder(
+    folder: Path, cache: bool | None, action_space: Any, clip_actions: bool
+) -> Dataset:
+    columns = read_minari(folder, cache)
     columns.clip_actions = clip_actions
     if action_space is not None:
         columns.action_space = parse_space(action_space)
-    return _override(build(columns), environment_id, reference_scores)
+    return build(columns)
 
 
 def _require_file(path: Path) -> None:

@@ -53,38 +53,9 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
             dataset, jnp.arange(dataset.num_transitions), dataset.episode_ids, spec.fields
         )
     rows = batch_size * spec.minibatches
-    initial_observations = None
-    if "initial_observations" in spec.fields:
-        key, episode_key = jax.random.split(key)
-        initial_observations = draw_initial_observations(dataset, episode_key, rows)
-    transitions = draw_transitions(dataset, key, rows, "next_actions" in spec.fields)
-    episodes = _take(dataset.episode_ids, transitions)
     if spec.window is None:
-        ends = None
-        if "next_actions" in spec.fields:
-            ends = _take(dataset.episode_starts, episodes + 1)
-        return gather(
-            dataset,
-            transitions,
-            episodes,
-            spec.fields,
-            ends=ends,
-            initial_observations=initial_observations,
-        )
-    ends = _take(dataset.episode_starts, episodes + 1)
-    offsets = jnp.arange(-spec.history, spec.window - spec.history, dtype=jnp.int32)
-    steps = transitions[:, None] + offsets
-    starts, limits = _take(dataset.episode_starts, episodes)[:, None], (ends - 1)[:, None]
-    if "next_actions" in spec.fields:
-        limits = limits - ~_take(dataset.terminations, limits)
-    return gather(
-        dataset,
-        jnp.clip(steps, starts, limits),
-        episodes[:, None],
-        spec.fields,
-        ends=ends[:, None],
-        mask=(starts <= steps) & (steps <= limits),
-    )
+        return _sample_transitions(dataset, key, rows, spec)
+    return _sample_windows(dataset, key, rows, spec)
 
 
 def check_episodes(dataset: Dataset, spec: BatchSpec) -> None:
@@ -188,6 +159,47 @@ def gather(
         "mask": lambda: mask,
     }
     return Batch(**{field: gathers[field]() for field in fields})
+
+
+def _sample_transitions(dataset: Dataset, key: PRNGKey, rows: int, spec: BatchSpec) -> Batch:
+    """Single transitions, with what they need of their episodes."""
+    ends = initial_observations = None
+    if "initial_observations" in spec.fields:
+        key, episode_key = jax.random.split(key)
+        initial_observations = draw_initial_observations(dataset, episode_key, rows)
+    transitions = draw_transitions(dataset, key, rows, "next_actions" in spec.fields)
+    episodes = _take(dataset.episode_ids, transitions)
+    if "next_actions" in spec.fields:
+        ends = _take(dataset.episode_starts, episodes + 1)
+    return gather(
+        dataset,
+        transitions,
+        episodes,
+        spec.fields,
+        ends=ends,
+        initial_observations=initial_observations,
+    )
+
+
+def _sample_windows(dataset: Dataset, key: PRNGKey, rows: int, spec: BatchSpec) -> Batch:
+    """Windows of `spec.window` steps, cut at the ends of their episodes."""
+    assert spec.window is not None
+    transitions = draw_transitions(dataset, key, rows, "next_actions" in spec.fields)
+    episodes = _take(dataset.episode_ids, transitions)
+    ends = _take(dataset.episode_starts, episodes + 1)
+    offsets = jnp.arange(-spec.history, spec.window - spec.history, dtype=jnp.int32)
+    steps = transitions[:, None] + offsets
+    starts, limits = _take(dataset.episode_starts, episodes)[:, None], (ends - 1)[:, None]
+    if "next_actions" in spec.fields:
+        limits = limits - ~_take(dataset.terminations, limits)
+    return gather(
+        dataset,
+        jnp.clip(steps, starts, limits),
+        episodes[:, None],
+        spec.fields,
+        ends=ends[:, None],
+        mask=(starts <= steps) & (steps <= limits),
+    )
 
 
 def _draw_below(count: int, key: PRNGKey, rows: int) -> jax.Array:
