@@ -20,6 +20,8 @@ from ddm.envs.tabular import (
     dialogue_world,
     discount_grid,
     line_world,
+    sepsis_features,
+    sepsis_world,
     tightrope,
 )
 from ddm.errors import InputError, MissingDependencyError
@@ -55,6 +57,7 @@ _TABULAR = (
         functools.partial(combination_lock, 10), name="CombinationLock-10-v0", max_steps=10
     ),
     TabularEnvironment(dialogue_world, name="Utterance-16-v0", max_steps=8),
+    TabularEnvironment(sepsis_world, "Sepsis-v0", max_steps=20, features=sepsis_features),
 )
 
 _CONTROL = (Pendulum(), Particle(), PointMass(), Road())

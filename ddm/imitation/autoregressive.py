@@ -74,7 +74,7 @@ class Config(struct.PyTreeNode):
     chunk_size: int = static(1)  # actions predicted as one sequence
     execute_steps: int = static(1)  # actions of a chunk that are executed before the next one
     encoder: str = static("none")  # none: observations are vectors; conv: images
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers of mlp and factorised
+    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers of lstm, mlp and factorised
     width: int = static(128)  # of the transformer or the lstm
     num_layers: int = static(3)  # of the transformer
     num_heads: int = static(4)  # of the transformer; divides its width
@@ -427,7 +427,7 @@ DECODERS: dict[str, Callable[[Config, int], decoding.Decoder]] = {
         config.cache,
     ),
     "lstm": lambda config, num_tokens: decoding.LSTMDecoder(
-        num_tokens, config.num_bins, config.width
+        num_tokens, config.num_bins, config.width, config.hidden_sizes
     ),
     "mlp": lambda config, num_tokens: decoding.MLPDecoder(
         num_tokens, config.num_bins, config.hidden_sizes

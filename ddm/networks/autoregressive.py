@@ -127,15 +127,19 @@ class FactorisedDecoder(Decoder):
 
 
 class LSTMDecoder(Decoder):
-    """An LSTM over the tokens, which starts from the features and sees them at each place."""
+    """An LSTM over the tokens, which starts from the features and sees them at each place.
+
+    The features pass a perceptron first: without it the first token would be a function of one
+    cell's step.
+    """
 
     width: int
+    hidden_sizes: tuple[int, ...] = ()
 
     def setup(self) -> None:
         self.embed = nn.Embed(self.num_bins + 1, self.width)
         self.place = self.param("place", _small_normal, (self.num_tokens, self.width))
-        self.features = nn.Dense(self.width)
-        self.memory = nn.Dense(2 * self.width)
+        self.features = MLP(self.hidden_sizes, 3 * self.width)
         self.cell = nn.OptimizedLSTMCell(self.width)
         self.rnn = nn.RNN(self.cell)
         self.head = nn.Dense(self.num_bins)
@@ -149,8 +153,8 @@ class LSTMDecoder(Decoder):
         return self.head(self.rnn(inputs, initial_carry=memory))
 
     def start(self, features: jax.Array) -> Any:
-        memory, output = jnp.split(self.memory(features), 2, axis=-1)
-        return (memory, jnp.tanh(output)), self.features(features)
+        memory, output, seen = jnp.split(self.features(features), 3, axis=-1)
+        return (memory, jnp.tanh(output)), seen
 
     def step(self, carry: Any, token: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
         memory, seen = carry

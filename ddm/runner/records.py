@@ -7,11 +7,13 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 
 from ddm.errors import InputError
 from ddm.runner.files import full_disk_named, read_json, write_json
@@ -35,6 +37,7 @@ def describe_run(
         "algorithm": algorithm_name(algorithm),
         "config": {f.name: getattr(config, f.name) for f in dataclasses.fields(config)},
         "options": dataclasses.asdict(options),
+        "script_flags": script_flags(config),
         "dataset": {
             "name": dataset.info.name,
             "transitions": dataset.num_transitions,
@@ -51,6 +54,13 @@ def _environment_name(environment: Any, named: str | None) -> str:
     if isinstance(environment, str):
         return environment
     return str(getattr(environment, "name", None) or named or "unnamed")
+
+
+def script_flags(config: Any) -> dict[str, Any]:
+    """Flags that the experiment defines beside the options and the configuration, where given."""
+    fields = {field.name for cls in (Options, config) for field in dataclasses.fields(cls)}
+    given = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    return {flag.name: flag.value for flag in given if flag.present and flag.name not in fields}
 
 
 def versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ _RUNS = flags.DEFINE_list("runs", [], "Folders of finished runs, with commas bet
 _CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
 
 FAMILIES = ("imitation", "off_policy", "on_policy", "policy_constraint", "lower_bound")
+LONGEST_LIST = 32
 NOT_PART_OF_THE_RESULT = ("run_dir", "resume", "progress", "plots", "tensorboard", "lanes")
 
 
@@ -78,7 +79,10 @@ def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def command_of(summary: dict[str, Any]) -> list[str]:
-    """The command of a run: flags that are not the defaults of `Options` and of its `Config`."""
+    """The command of a run: flags that are not the defaults of `Options` and of its `Config`.
+
+    Long lists of numbers are left out: what an experiment fitted to its data, it fits again.
+    """
     options = {
         name: value
         for name, value in summary["options"].items()
@@ -91,10 +95,12 @@ def command_of(summary: dict[str, Any]) -> list[str]:
     ):
         for name, value in values.items():
             default = getattr(defaults, name, None)
+            if isinstance(value, list) and len(value) > LONGEST_LIST:
+                continue
             if value != (list(default) if isinstance(default, tuple) else default):
                 text = ",".join(map(str, value)) if isinstance(value, list) else value
                 found.append(f"--{name}={text}")
-    return found
+    return found + [f"--{name}={value}" for name, value in summary["script_flags"].items()]
 
 
 def find_algorithm(name: str) -> Any:

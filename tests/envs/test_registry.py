@@ -50,6 +50,7 @@ def test_gymnasium_missing_is_one_sentence(monkeypatch):
         "TMaze-10-v0",
         "Dialogue-v0",
         "Utterance-16-v0",
+        "Sepsis-v0",
     ],
 )
 def test_every_environment_keeps_the_interface(name):

@@ -270,3 +270,21 @@ def test_scripts_write_a_table_and_a_picture(name, arguments, tmp_path):
     lines = (tmp_path / f"{name}.csv").read_text().splitlines()
     assert len(lines) > 80
     assert {line.count(",") for line in lines} == {lines[0].count(",")}
+
+
+# Sepsis: the tables of the learners are as published, within what a log of that size decides.
+
+
+def test_only_constrained_learners_treat_better_than_the_clinicians(figures):
+    sepsis = figures("sepsis")
+    mdp = tabular.sepsis_world()
+    behavior = tabular.sepsis_behavior(mdp, 0.05)
+    log = sepsis.sample_log(mdp, behavior, 0, 1_000)
+    constrained, _ = sepsis.learn("BCQ, threshold 0.3", mdp, log, 300)
+    assert constrained == pytest.approx(0.362, abs=0.02)
+    assert constrained > sepsis.exact_return(mdp, behavior)
+    naive, belief = sepsis.learn("none, optimism 1", mdp, log, 300)
+    assert naive < -0.7
+    assert belief > 0.98
+    cloned, _ = sepsis.learn("BC", mdp, log, 300)
+    assert cloned == pytest.approx(0.25, abs=0.03)  # knows less than the clinicians

@@ -14,7 +14,13 @@ def _write_run(folder, **score):
     point = {"seeds": 2, "mean": 10.5, "mean_interval": [10.0, 11.0], "iqm": 10.5}
     summary = {
         "algorithm": "iql",
-        "config": {"expectile": 0.9, "discount": 0.99, "hidden_sizes": [256, 256]},
+        "config": {
+            "expectile": 0.9,
+            "discount": 0.99,
+            "hidden_sizes": [256, 256],
+            "edges": [0.5] * 99,
+        },
+        "script_flags": {"binning": "quantile"},
         "options": {"dataset": "logs.npz", "seeds": 2, "eval_episodes": 10, "run_dir": "x"},
         "dataset": {"name": "logs.npz"},
         "environment": "Hopper-v4",
@@ -43,7 +49,7 @@ def test_rows_hold_scores_and_the_command_that_repeats_the_run(tmp_path):
     assert row["last_of_each_seed"] == "10.0 11.0"
     assert (row["last"], row["best"], row["updates"]) == ("10.5", "20.5", "1000")
     assert row["command"] == (
-        "python experiments/iql.py --dataset=logs.npz --seeds=2 --expectile=0.9"
+        "python experiments/iql.py --dataset=logs.npz --seeds=2 --expectile=0.9 --binning=quantile"
     )
     assert row["versions"] == "jax=0.10.2 numpy=2.4.6"
 

@@ -18,7 +18,7 @@ def _decoder(name, num_tokens=TOKENS, cache=True):
     return {
         "mlp": lambda: autoregressive.MLPDecoder(*sizes, (16, 16)),
         "factorised": lambda: autoregressive.FactorisedDecoder(*sizes, (16,)),
-        "lstm": lambda: autoregressive.LSTMDecoder(*sizes, 8),
+        "lstm": lambda: autoregressive.LSTMDecoder(*sizes, 8, (8,)),
         "transformer": lambda: autoregressive.TransformerDecoder(*sizes, 8, 2, 2, 0.0, cache),
     }[name]()
 

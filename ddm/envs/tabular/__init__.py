@@ -19,6 +19,7 @@ from ddm.envs.tabular.mdp import (
     make_mdp,
     make_sparse_mdp,
 )
+from ddm.envs.tabular.sepsis import sepsis_behavior, sepsis_features, sepsis_world
 from ddm.envs.tabular.solvers import (
     Solution,
     backup,
@@ -78,6 +79,9 @@ __all__ = [
     "random_mdp",
     "reach_probability",
     "reach_within",
+    "sepsis_behavior",
+    "sepsis_features",
+    "sepsis_world",
     "tightrope",
     "value_iteration",
 ]

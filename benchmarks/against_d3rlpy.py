@@ -1,0 +1,342 @@
+"""Updates per second beside d3rlpy's, in turns on one machine; and scores, where asked.
+
+    python3 -m venv /tmp/d3rlpy && /tmp/d3rlpy/bin/pip install "d3rlpy==2.8.*"
+    python benchmarks/against_d3rlpy.py --d3rlpy_python=/tmp/d3rlpy/bin/python
+    python benchmarks/against_d3rlpy.py --d3rlpy_python=... --dataset=D4RL/pen/human-v2 \\
+        --updates=10000 --seeds=3
+
+Both have the same transitions, batches of one size, the networks and settings of `ddm`'s
+defaults, and all cores. d3rlpy's time is that of its own `fit`, without bars, logs and
+checkpoints; ours draws its batches inside the loop, too. The floor is the matrix products of the
+update as `throughput.py` counts and times them; a fraction of it stands beside both. With a data
+set, both also train for `--updates` steps and one evaluator scores the greedy policies of both.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import subprocess
+import tempfile
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import throughput
+import timing
+from absl import app, flags
+
+from ddm import data, evaluation, runner
+from ddm.policy_constraint import awac, bcq, bear, crr, iql, td3_bc
+
+_PYTHON = flags.DEFINE_string("d3rlpy_python", None, "Python in which d3rlpy is installed.")
+_ONLY = flags.DEFINE_list("methods", [], "Names of algorithms; empty: all.")
+_TURNS = flags.DEFINE_integer("turns", 5, "Measurements of each; the median counts.", 1)
+_LENGTH = flags.DEFINE_float("turn_seconds", 3.0, "Length of a measurement.", 0.1)
+_DATASET = flags.DEFINE_string("dataset", "", "Minari id, folder or file; empty: noise, no scores.")
+_UPDATES = flags.DEFINE_integer("updates", 10_000, "Gradient steps before a score.", 1)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of the scores.", 1)
+_EPISODES = flags.DEFINE_integer("episodes", 20, "Episodes of a score.", 1)
+_TABLE = flags.DEFINE_string("table", "", "File for the table, beside the screen.")
+
+BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """An algorithm here, and the same settings by d3rlpy's names."""
+
+    algorithm: types.ModuleType
+    config: Any
+    settings: dict[str, Any]
+
+
+def settings_of(config: Any, **more: Any) -> dict[str, Any]:
+    """What all of d3rlpy's algorithms have."""
+    sizes = list(config.hidden_sizes)
+    shared = {"batch_size": BATCH, "gamma": config.discount}
+    encoders = dict.fromkeys(("actor_encoder_factory", "critic_encoder_factory"), sizes)
+    return {**shared, **encoders, "actor_learning_rate": config.actor_learning_rate, **more}
+
+
+def _td3_bc() -> Contestant:
+    config = td3_bc.Config()
+    rate = {"critic_learning_rate": config.critic_learning_rate, "tau": config.target_rate}
+    return Contestant(td3_bc, config, settings_of(config, alpha=config.alpha, **rate))
+
+
+def _iql() -> Contestant:
+    config = iql.Config()
+    more = {
+        "critic_learning_rate": config.value_learning_rate,
+        "value_encoder_factory": list(config.hidden_sizes),
+        "expectile": config.expectile,
+        "weight_temp": config.inverse_temperature,
+        "max_weight": config.max_weight,
+    }
+    return Contestant(iql, config, settings_of(config, **more))
+
+
+def _awac() -> Contestant:
+    config = awac.Config(hidden_sizes=(256, 256))
+    more = {
+        "critic_learning_rate": config.value_learning_rate,
+        "lam": 1.0 / config.inverse_temperature,
+        "n_action_samples": config.num_samples,
+    }
+    return Contestant(awac, config, settings_of(config, **more))
+
+
+def _crr() -> Contestant:
+    config = crr.Config()
+    more = {
+        "critic_learning_rate": config.value_learning_rate,
+        "weight_type": "binary",
+        "advantage_type": "mean",
+        "n_action_samples": config.num_samples,
+        "n_critics": config.num_critics,
+        "target_update_type": "soft",
+        "tau": config.target_rate,
+    }
+    return Contestant(crr, config, settings_of(config, **more))
+
+
+def _bcq() -> Contestant:
+    config = bcq.Config()
+    more = {
+        "critic_learning_rate": config.critic_learning_rate,
+        "imitator_learning_rate": config.vae_learning_rate,
+        "imitator_encoder_factory": list(config.vae_hidden_sizes),
+        "n_action_samples": config.num_target_samples,
+    }
+    return Contestant(bcq, config, settings_of(config, **more))
+
+
+def _bear() -> Contestant:
+    config = bear.Config()
+    more = {
+        "critic_learning_rate": config.critic_learning_rate,
+        "imitator_learning_rate": config.vae_learning_rate,
+        "imitator_encoder_factory": list(config.vae_hidden_sizes),
+        "n_target_samples": config.num_target_samples,
+        "n_mmd_action_samples": config.num_mmd_samples,
+        "warmup_steps": config.warmup_steps,
+    }
+    return Contestant(bear, config, settings_of(config, **more))
+
+
+CONTESTANTS = {
+    "td3_bc": _td3_bc, "iql": _iql, "awac": _awac, "crr": _crr, "bcq": _bcq, "bear": _bear,
+}  # fmt: skip
+
+
+class Worker:
+    """d3rlpy in a process of its own."""
+
+    def __init__(self, python: str, arrays: Path):
+        script = Path(__file__).with_name("d3rlpy_worker.py")
+        self._process = subprocess.Popen(
+            [python, str(script), str(arrays)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=arrays.parent,
+            text=True,
+        )
+
+    def ask(self, **request: Any) -> Any:
+        """The answer to one request."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            print(json.dumps(request), file=stdin, flush=True)
+            answer = stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise app.UsageError(
+                f"--d3rlpy_python={_PYTHON.value} stopped at {request['do']}; is d3rlpy installed?"
+            )
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.terminate()
+        self._process.wait()
+
+
+def main(_):
+    """Speeds of every algorithm, then scores."""
+    if not _PYTHON.value:
+        raise app.UsageError("--d3rlpy_python is missing: name a Python in which d3rlpy is")
+    dataset = load_dataset()
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = Path(folder) / "transitions.npz"
+        write_arrays(dataset, arrays)
+        worker = Worker(_PYTHON.value, arrays)
+        try:
+            rows = [report(name, dataset, worker) for name in _ONLY.value or CONTESTANTS]
+        finally:
+            worker.close()
+    if _TABLE.value:
+        runner.write_csv(_TABLE.value, rows)
+
+
+def load_dataset() -> data.Dataset:
+    """Standardised for both, as the experiments do; noise without `--dataset`."""
+    if not _DATASET.value:
+        return throughput.random_dataset(0)
+    return data.normalize(data.load(_DATASET.value), observations="standardize")
+
+
+def write_arrays(dataset: data.Dataset, path: Path) -> None:
+    """The transitions in order; the last episode ends at the last of them."""
+    names = ("observations", "actions", "rewards", "terminations", "truncations")
+    arrays = {name: np.asarray(getattr(dataset, name)) for name in names}
+    arrays["truncations"] = arrays["truncations"] & ~arrays["terminations"]
+    if not arrays["terminations"][-1]:
+        arrays["truncations"][-1] = True
+    np.savez(path, **arrays)
+
+
+def report(name: str, dataset: data.Dataset, worker: Worker) -> dict[str, Any]:
+    """One line."""
+    contestant = CONTESTANTS[name]()
+    row = {"algorithm": name, **measure_speed(name, contestant, dataset, worker)}
+    print(
+        "{algorithm:8} {ddm:8.0f} updates/s ({ddm_floor:.2f} of the floor), d3rlpy {version} "
+        "{d3rlpy:6.0f} ({d3rlpy_floor:.2f}), ratio {ratio:.1f}".format(**row),
+        flush=True,
+    )
+    if _DATASET.value:
+        row |= measure_scores(name, contestant, dataset, worker)
+        print(
+            f"{name:8} score {row['ddm_score']:.1f} (seeds {row['ddm_seeds']}), d3rlpy "
+            f"{row['d3rlpy_score']:.1f} (seeds {row['d3rlpy_seeds']})",
+            flush=True,
+        )
+    return row
+
+
+def measure_speed(
+    name: str, contestant: Contestant, dataset: data.Dataset, worker: Worker
+) -> dict[str, Any]:
+    """Both loops and the floor in turns; medians, and the median of the turns' ratios."""
+    version = worker.ask(do="start", algorithm=name, seed=0, settings=contestant.settings)
+    run, _, steps = timing.compile_updates(
+        contestant.algorithm, contestant.config, dataset, BATCH, _LENGTH.value
+    )
+    floor = throughput.floor_timer(
+        count_products(name, contestant, dataset),
+        contestant.algorithm.batch_spec(contestant.config).minibatches,
+    )
+    first = worker.ask(do="fit", steps=30)
+    their_steps = max(30, int(30 * _LENGTH.value / first))
+    ours, theirs, floors = [], [], []
+    for _ in range(_TURNS.value):
+        ours.append(run() / steps)
+        theirs.append(worker.ask(do="fit", steps=their_steps) / their_steps)
+        floors.append(floor())
+    ours, theirs, floors = map(np.array, (ours, theirs, floors))
+    return {
+        "version": version,
+        "ddm": 1.0 / float(np.median(ours)),
+        "d3rlpy": 1.0 / float(np.median(theirs)),
+        "ratio": float(np.median(theirs / ours)),
+        "ddm_floor": float(np.median(floors / ours)),
+        "d3rlpy_floor": float(np.median(floors / theirs)),
+    }
+
+
+def count_products(name: str, contestant: Contestant, dataset: data.Dataset) -> Any:
+    """As in `throughput.py`, at this data set's sizes."""
+    throughput.OBSERVATION_SIZE = dataset.observations.shape[-1]
+    throughput.ACTION_SIZE = dataset.actions.shape[-1]
+    counted: dict[throughput.Product, float] = collections.defaultdict(float)
+    _, products = throughput.ALGORITHMS[name]
+    for product, times in products(BATCH, contestant.config):
+        counted[product] += times
+    return counted
+
+
+def measure_scores(
+    name: str, contestant: Contestant, dataset: data.Dataset, worker: Worker
+) -> dict[str, Any]:
+    """Scores after `--updates` steps from the same evaluator; percent where references exist."""
+    found: dict[str, list[float]] = {"ddm": [], "d3rlpy": []}
+    for seed in range(_SEEDS.value):
+        state = train(contestant, dataset, seed)
+        found["ddm"].append(score(contestant.algorithm, contestant.config, state, dataset))
+        worker.ask(do="start", algorithm=name, seed=seed, settings=contestant.settings)
+        worker.ask(do="fit", steps=_UPDATES.value)
+        found["d3rlpy"].append(score(foreign_algorithm(worker), (), (), dataset))
+    return {
+        key: value
+        for library, scores in found.items()
+        for key, value in (
+            (f"{library}_score", float(np.mean(scores))),
+            (f"{library}_seeds", " ".join(f"{each:.1f}" for each in scores)),
+        )
+    }
+
+
+def train(contestant: Contestant, dataset: data.Dataset, seed: int) -> Any:
+    """The state after `--updates` gradient steps."""
+    algorithm, config = contestant.algorithm, contestant.config
+    spec = algorithm.batch_spec(config)
+    init_key, sample_key = jax.random.split(jax.random.key(seed))
+
+    @jax.jit
+    def run(state: Any, dataset: data.Dataset) -> Any:
+        def one(state: Any, step: jax.Array) -> tuple[Any, None]:
+            key = jax.random.fold_in(sample_key, step)
+            return algorithm.update(config, state, data.sample(dataset, key, BATCH, spec))[0], None
+
+        return jax.lax.scan(one, state, jnp.arange(_UPDATES.value // spec.minibatches))[0]
+
+    example = data.sample(dataset, init_key, spec.minibatches, spec)
+    return run(algorithm.init(config, init_key, example), dataset)
+
+
+def foreign_algorithm(worker: Worker) -> Any:
+    """d3rlpy's greedy policy with the face of an algorithm here."""
+
+    def predict(observations: np.ndarray) -> np.ndarray:
+        rows = observations.reshape(-1, observations.shape[-1])
+        actions = np.asarray(worker.ask(do="act", observations=rows.tolist()), np.float32)
+        return actions.reshape(*observations.shape[:-1], -1)
+
+    def act(config, state, observation, key, policy_state=(), *, deterministic=False):
+        del config, state, key, deterministic
+        shape = jax.ShapeDtypeStruct((throughput.ACTION_SIZE,), jnp.float32)
+        action = jax.pure_callback(predict, shape, observation, vmap_method="broadcast_all")
+        return action, policy_state
+
+    return types.SimpleNamespace(act=act)
+
+
+def score(algorithm: Any, config: Any, state: Any, dataset: data.Dataset) -> float:
+    """Mean score of the greedy policy."""
+    policy = evaluation.Policy(
+        algorithm=algorithm, config=config, state=state, normalization=dataset.normalization
+    )
+    environment = dataset.info.environment_id
+    if not environment:
+        raise app.UsageError(f"--dataset={_DATASET.value} names no environment to score in")
+    result = evaluation.evaluate(
+        policy, environment, seed=0, num_episodes=_EPISODES.value, lanes=False
+    )
+    references = dataset.info.reference_scores
+    returns = (
+        result.returns if references is None else data.normalized_score(result.returns, references)
+    )
+    return float(np.mean(returns))
+
+
+if __name__ == "__main__":
+    app.run(main)
