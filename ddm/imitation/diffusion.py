@@ -69,7 +69,7 @@ class Config(struct.PyTreeNode):
     spacing: str = static("trailing")  # which levels it visits: trailing (from noise) or leading
     clip: bool = static(True)  # keep estimates of the actions in [-1, 1] while sampling; authors
     hidden_sizes: tuple[int, ...] = static((256, 256, 256))  # mish layers of the mlp
-    layer_norm: bool = static(False)  # in the mlp, before each activation
+    layer_norm: bool = static(True)  # in the mlp, before each activation; without, it learns slowly
     residual: bool = static(False)  # mlp of residual branches; layers of one size
     unet_widths: tuple[int, ...] = static((64, 128, 256))  # channels of each level of the unet
     num_layers: int = static(8)  # of the transformer; authors: 8

@@ -60,7 +60,7 @@ class Config(struct.PyTreeNode):
     solver: str = static("euler")  # euler, or midpoint, which evaluates the network twice a step
     sample_steps: int = static(10)  # equal steps of the solver; Black et al.: 10 of euler
     hidden_sizes: tuple[int, ...] = static((256, 256, 256))  # mish layers of the mlp
-    layer_norm: bool = static(False)  # in the mlp, before each activation
+    layer_norm: bool = static(True)  # in the mlp, before each activation; without, it learns slowly
     residual: bool = static(False)  # mlp of residual branches; layers of one size
     unet_widths: tuple[int, ...] = static((64, 128, 256))  # channels of each level of the unet
     num_layers: int = static(8)  # of the transformer; Chi et al.: 8

@@ -88,7 +88,7 @@ def _autoregressive(decoder: str) -> Callable[[Fork, int, int], dict[str, Any]]:
 
 def _denoising(fork: Fork, updates: int, width: int) -> dict[str, Any]:
     return ONE_STEP | {
-        "hidden_sizes": (width, width, width), "learning_rate": 2e-3, "decay_steps": updates
+        "hidden_sizes": (2 * width,) * 3, "learning_rate": 2e-3, "decay_steps": updates
     }  # fmt: skip
 
 
