@@ -81,7 +81,8 @@ class MLPDenoiser(Network):
     With `residual`, each hidden layer (all of one size) is a branch x + W2 mish(W1 norm(x)) of two
     layers, as in IDQL (Hansen-Estruch et al. 2023). Without `layer_norm` plain layers learn far
     more slowly where there are several modes: after 3,000 updates three layers of 64 units had 10 %
-    of their samples on one of three branches, and 86 % with it. Smooth densities fit better without.
+    of their samples on one of three branches, and 86 % with it. A single smooth mode fits better
+    without.
     """
 
     hidden_sizes: tuple[int, ...]
