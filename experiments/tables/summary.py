@@ -100,7 +100,7 @@ def command_of(summary: dict[str, Any]) -> list[str]:
             if value != (list(default) if isinstance(default, tuple) else default):
                 text = ",".join(map(str, value)) if isinstance(value, list) else value
                 found.append(f"--{name}={text}")
-    return found + [f"--{name}={value}" for name, value in summary["script_flags"].items()]
+    return found + [f"--{name}={value}" for name, value in summary.get("script_flags", {}).items()]
 
 
 def find_algorithm(name: str) -> Any:

@@ -119,6 +119,16 @@ def test_a_recurrent_policy_remembers_as_long_as_its_training_windows(burn_in, s
     assert result.successes.mean() == pytest.approx(success, abs=0.01 if success == 1.0 else 0.1)
 
 
+def test_a_recurrent_policy_remembers_for_fifty_steps():
+    environment = memory.TMaze(corridor=50)
+    dataset = data.from_episodes(_demonstrate(environment, max_steps=60))
+    config = RECURRENT.replace(
+        burn_in=50, segment_steps=51, num_actions=3, width=32, learning_rate=3e-3, decay_steps=1500
+    )
+    state, _ = _train(config, dataset)
+    assert _evaluate(config, state, environment).successes.mean() > 0.99
+
+
 # Copying: the light changes in 2 % of the steps; it is dim, so that copying is learned first.
 
 
