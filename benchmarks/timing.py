@@ -76,11 +76,14 @@ def compile_updates(
     return run, first - again, length * spec.minibatches
 
 
-def median_seconds(function: Callable[[], Any], repeats: int) -> float:
-    """Median time of a call whose results are waited for; the first call is not counted."""
+def median_seconds(function: Callable[[], Any], repeats: int, budget: float = 10.0) -> float:
+    """Median time of a call whose results are waited for; the first call is not counted.
+
+    After `budget` seconds three calls are enough.
+    """
     jax.block_until_ready(function())
-    times = []
-    for _ in range(repeats):
+    times: list[float] = []
+    while len(times) < 3 or (len(times) < repeats and sum(times) < budget):
         start = time.perf_counter()
         jax.block_until_ready(function())
         times.append(time.perf_counter() - start)

@@ -30,13 +30,9 @@ def float64() -> Iterator[None]:
         yield
 
 
-# They train policies, or compile transformers, for minutes.
+# They compile transformers, or train what figures need, for minutes.
 _SLOW = {
     "tests/experiments": ("alvinn", "kl_objectives", "mode_averaging"),
-    "tests/imitation": (
-        "act", "alvinn", "autoregressive", "cvae", "diffusion", "flow_matching", "history_bc",
-        "implicit_bc", "reverse_kl",
-    ),
     "tests/networks": ("autoregressive", "denoisers", "history", "latent", "transformer"),
 }  # fmt: skip
 _SLOW_FILES = {

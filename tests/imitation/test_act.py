@@ -79,6 +79,7 @@ def test_the_error_is_the_mean_over_valid_steps_by_hand():
         act.masked_l1(predictions[:, :1], targets, valid)
 
 
+@pytest.mark.slow
 def test_nothing_beyond_the_episode_and_no_later_observation_matters():
     config = SMALL.replace(observation_steps=2, dropout_rate=0.5)
     batch = _batch(config)
@@ -224,6 +225,7 @@ def test_a_single_step_regression_stalls_where_demonstrators_waited(walks):
     assert _share_that_leaves(bc, config, state) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_chunks_leave_the_place_where_demonstrators_waited(chunked, ensemble):
     config = CHUNKED.replace(temporal_ensemble=ensemble)
@@ -238,6 +240,7 @@ def test_a_chunk_is_the_median_of_what_demonstrators_did_next(chunked):
     np.testing.assert_allclose(plan[3:], 1.0, atol=0.15)
 
 
+@pytest.mark.slow
 def test_the_mean_latent_fails_on_a_fork_that_drawn_ones_solve():
     config = SMALL.replace(
         chunk_size=1, execute_steps=1, kl_weight=0.1, learning_rate=3e-3, decay_steps=800

@@ -38,6 +38,7 @@ def _log_prob(config, state, batch):
     return cvae.log_prob(config, state, batch.observations, batch.actions)
 
 
+@pytest.mark.slow
 def test_a_normal_prior_keeps_most_of_a_fork_and_its_mean_nothing():
     config, state, metrics = _trained()
     assert 0.7 < _validity(config, state) < 0.97  # measured 0.84 to 0.87 over 3 seeds

@@ -119,6 +119,7 @@ def test_a_recurrent_policy_remembers_as_long_as_its_training_windows(burn_in, s
     assert result.successes.mean() == pytest.approx(success, abs=0.01 if success == 1.0 else 0.1)
 
 
+@pytest.mark.slow
 def test_a_recurrent_policy_remembers_for_fifty_steps():
     environment = memory.TMaze(corridor=50)
     dataset = data.from_episodes(_demonstrate(environment, max_steps=60))
@@ -155,6 +156,7 @@ def _reaction_rate(config, driving):
     return likely[:, 1:][changed].mean(), metrics
 
 
+@pytest.mark.slow
 def test_a_policy_that_sees_its_last_action_copies_it_unless_it_is_kept_from_it(driving):
     config = STACK.replace(learning_rate=1e-3)
     plain, metrics = _reaction_rate(config, driving)
@@ -255,6 +257,7 @@ def test_a_recurrent_policy_may_forget_at_intervals():
     assert abs(actions[2] - actions[3]) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_loss_is_a_weighted_mean_over_supervised_valid_steps():
     # A segment after one step of burn-in; the first place of a window only lends its action.
     config = SMALL.replace(**HISTORIES["recurrent"])

@@ -157,6 +157,7 @@ def learned():
     return config, states, metrics, found
 
 
+@pytest.mark.slow
 def test_a_learned_ratio_finds_a_mode(learned):
     _, _, metrics, found = learned
     assert (found["valid"] >= 0.95).all()  # 0.29 by forward KL
