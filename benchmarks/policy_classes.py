@@ -57,11 +57,11 @@ CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
     "diffusion mlp": (diffusion, {}),
     "flow matching": (flow_matching, {}),
     "act": (act, {}),
-    "implicit": (implicit_bc, {}),
     "history stack": (history_bc, {"history": "stack"}),
     "history recurrent": (history_bc, {"history": "recurrent"}),
     "history transformer": (history_bc, {"history": "transformer"}),
     # The slow ones last: minutes each on a CPU.
+    "implicit": (implicit_bc, {}),
     "autoregressive uncached": (autoregressive, {"decoder": "transformer", "cache": False}),
     "diffusion transformer": (diffusion, {"denoiser": "transformer"}),
     "diffusion unet": (diffusion, {"denoiser": "unet"}),
