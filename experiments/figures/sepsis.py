@@ -32,7 +32,7 @@ from ddm.imitation import tabular_bc
 from ddm.policy_constraint import constrained_iteration, spibb
 from ddm.types import Batch
 
-_LOGS = flags.DEFINE_integer("num_logs", 3, "Logs of each size.", lower_bound=2)
+_LOGS = flags.DEFINE_integer("logs_of_each_size", 3, "Logs of each size.", lower_bound=2)
 _EPISODES = flags.DEFINE_list("log_episodes", ["1000", "10000"], "Episodes of a log.")
 _EPSILON = flags.DEFINE_float("epsilon", 0.05, "Share of the clinicians' random actions.")
 _SWEEPS = flags.DEFINE_integer("sweeps", 300, "Updates of each learner.", lower_bound=1)
