@@ -26,7 +26,6 @@ import numpy as np
 from ddm.envs.tabular.mdp import MDP, SparseTabularMDP, make_sparse_mdp
 from ddm.envs.tabular.solvers import value_iteration
 from ddm.errors import InputError
-from ddm.ops import improvement
 
 NUM_STEPS = 20
 NUM_OBSERVATIONS = 720  # states but for diabetes
@@ -89,7 +88,7 @@ def sepsis_behavior(mdp: MDP, epsilon: float = 0.05) -> jax.Array:
       mdp: a :func:`sepsis_world`.
       epsilon: probability of an action other than the optimal one, each of them equally likely.
     """
-    best = value_iteration(mdp, improvement.greedy).policy
+    best = value_iteration(mdp).policy
     return (1.0 - epsilon) * best + epsilon * (1.0 - best) / (mdp.num_actions - 1)
 
 
