@@ -126,8 +126,9 @@ def table(results: dict[str, runner.Result]) -> str:
     lines = [f"{'':6}{'reaches G':>10}{'95 % interval':>18}"]
     for name, result in results.items():
         score = result.summary["score"]["points"][0]
-        low, high = score["mean_interval"]
-        lines.append(f"{name:6}{score['mean']:10.0%}{f'{low:.0%} to {high:.0%}':>18}")
+        ends = score["mean_interval"]  # one seed has none
+        interval = f"{ends[0]:.0%} to {ends[1]:.0%}" if ends else ""
+        lines.append(f"{name:6}{score['mean']:10.0%}{interval:>18}")
     return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ def main(_):
     rows = [row for folder in _RUNS.value for row in read_rows(pathlib.Path(folder))]
     print(f"{'dataset':34}{'algorithm':12}{'seeds':>6}{'updates':>9}{'last score':>22}{'best':>8}")
     for row in rows:
-        score = f"{row['last']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+        score = score_text(row)
         name, size = row["algorithm"], f"{row['seeds']:6}{row['updates']:9}"
         print(f"{row['dataset']:34}{name:12}{size}{score:>22}{row['best']:8.1f}")
     if _CSV.value:
@@ -54,7 +54,7 @@ def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     rows = []
     for number, point in enumerate(summary["score"]["points"]):
         own = lanes[number * point["seeds"] : (number + 1) * point["seeds"]]
-        low, high = point["mean_interval"]
+        low, high = point["mean_interval"] or (None, None)  # one seed has no interval
         rows.append(
             {
                 "dataset": summary["dataset"]["name"],
@@ -65,8 +65,8 @@ def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
                 "episodes": summary["options"]["eval_episodes"],
                 "metric": summary["score"]["metric"],
                 "last": round(point["mean"], 2),
-                "low": round(low, 2),
-                "high": round(high, 2),
+                "low": None if low is None else round(low, 2),
+                "high": None if high is None else round(high, 2),
                 "best": round(sum(lane["best"] for lane in own) / len(own), 2),
                 "last_of_each_seed": " ".join(f"{lane['last']:.1f}" for lane in own),
                 "environment": summary["environment"],
@@ -76,6 +76,13 @@ def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def score_text(row: dict[str, Any]) -> str:
+    """The last score, with its interval where there are several seeds."""
+    if row["low"] is None:
+        return f"{row['last']:.1f}"
+    return f"{row['last']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
 
 
 def command_of(summary: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import pathlib
 import subprocess
 import sys
@@ -57,6 +58,24 @@ def test_one_more_method_is_described_on_the_command_line(compare):
 def test_methods_that_there_are_not_are_refused(compare, names, more, message):
     with pytest.raises(compare.InputError, match=message):
         compare.chosen_methods(names, more)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no threads")
+def test_runs_side_by_side_share_the_cores(compare):
+    cores = os.sched_getaffinity(0)
+    assert compare.core_shares(1) == [cores]
+    shares = compare.core_shares(len(cores))
+    assert [len(share) for share in shares] == [1] * len(cores)
+    assert set.union(*shares) == cores
+    assert compare.core_shares(len(cores) + 1)[-1] == cores  # more runs than cores
+
+
+def test_one_seed_has_no_interval(compare, tmp_path, capsys):
+    row = _row("bc", "a", [2.0]) | {"low": None, "high": None}
+    compare.print_table([row])
+    assert "2.0 best 2.0" in capsys.readouterr().out
+    compare.draw_profile([row], tmp_path / "profile.png")
+    assert (tmp_path / "profile.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_datasets_it_says_so():

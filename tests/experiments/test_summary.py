@@ -9,9 +9,9 @@ import sys
 SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "tables" / "summary.py"
 
 
-def _write_run(folder, **score):
+def _write_run(folder, *, interval=(10.0, 11.0), **score):
     lanes = [{"seed": s, "last": 10.0 + s, "best": 20.0 + s, "best_step": 1} for s in (0, 1)]
-    point = {"seeds": 2, "mean": 10.5, "mean_interval": [10.0, 11.0], "iqm": 10.5}
+    point = {"seeds": 2, "mean": 10.5, "mean_interval": interval, "iqm": 10.5}
     summary = {
         "algorithm": "iql",
         "config": {
@@ -52,6 +52,17 @@ def test_rows_hold_scores_and_the_command_that_repeats_the_run(tmp_path):
         "python experiments/iql.py --dataset=logs.npz --seeds=2 --expectile=0.9 --binning=quantile"
     )
     assert row["versions"] == "jax=0.10.2 numpy=2.4.6"
+
+
+def test_one_seed_has_a_score_without_an_interval(tmp_path):
+    _write_run(tmp_path / "run", interval=None)
+    done = _run(f"--runs={tmp_path / 'run'}", f"--csv={tmp_path / 'table.csv'}")
+    assert done.returncode == 0, done.stderr
+    assert "10.5 " in done.stdout
+    assert "[" not in done.stdout
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
+        [row] = csv.DictReader(file)
+    assert (row["last"], row["low"], row["high"]) == ("10.5", "", "")
 
 
 def test_folders_without_a_result_are_refused_in_one_sentence(tmp_path):
