@@ -2,8 +2,7 @@
 
     python3 -m venv /tmp/d3rlpy && /tmp/d3rlpy/bin/pip install "d3rlpy==2.8.*"
     python benchmarks/against_d3rlpy.py --d3rlpy_python=/tmp/d3rlpy/bin/python
-    python benchmarks/against_d3rlpy.py --d3rlpy_python=... --dataset=D4RL/pen/human-v2 \\
-        --updates=10000 --seeds=3
+    python benchmarks/against_d3rlpy.py --d3rlpy_python=... --dataset=point_mass --updates=6000
 
 Both have the same transitions, batches of one size, the networks and settings of `ddm`'s
 defaults, and all cores. d3rlpy's time is that of its own `fit`, without bars, logs and
@@ -30,20 +29,27 @@ import throughput
 import timing
 from absl import app, flags
 
-from ddm import data, evaluation, runner
+from ddm import data, envs, evaluation, runner
+from ddm.envs import point_mass
 from ddm.policy_constraint import awac, bcq, bear, crr, iql, td3_bc
 
 _PYTHON = flags.DEFINE_string("d3rlpy_python", None, "Python in which d3rlpy is installed.")
 _ONLY = flags.DEFINE_list("methods", [], "Names of algorithms; empty: all.")
 _TURNS = flags.DEFINE_integer("turns", 5, "Measurements of each; the median counts.", 1)
 _LENGTH = flags.DEFINE_float("turn_seconds", 3.0, "Length of a measurement.", 0.1)
-_DATASET = flags.DEFINE_string("dataset", "", "Minari id, folder or file; empty: noise, no scores.")
+_DATASET = flags.DEFINE_string(
+    "dataset",
+    "",
+    "Minari id, folder or file, or point_mass, a log of a noisy policy there; empty: no scores.",
+)
 _UPDATES = flags.DEFINE_integer("updates", 10_000, "Gradient steps before a score.", 1)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of the scores.", 1)
 _EPISODES = flags.DEFINE_integer("episodes", 20, "Episodes of a score.", 1)
+_BATCH = flags.DEFINE_integer("batch_size", 256, "Rows of one gradient step.", 1)
+_MODEL = flags.DEFINE_list(
+    "vae_hidden_sizes", ["750", "750"], "Hidden layers of the behaviour models of BCQ and BEAR."
+)
 _TABLE = flags.DEFINE_string("table", "", "File for the table, beside the screen.")
-
-BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +64,14 @@ class Contestant:
 def settings_of(config: Any, **more: Any) -> dict[str, Any]:
     """What all of d3rlpy's algorithms have."""
     sizes = list(config.hidden_sizes)
-    shared = {"batch_size": BATCH, "gamma": config.discount}
+    shared = {"batch_size": _BATCH.value, "gamma": config.discount}
     encoders = dict.fromkeys(("actor_encoder_factory", "critic_encoder_factory"), sizes)
     return {**shared, **encoders, "actor_learning_rate": config.actor_learning_rate, **more}
+
+
+def model_sizes() -> tuple[int, ...]:
+    """Hidden layers of a generative behaviour model."""
+    return tuple(map(int, _MODEL.value))
 
 
 def _td3_bc() -> Contestant:
@@ -106,7 +117,7 @@ def _crr() -> Contestant:
 
 
 def _bcq() -> Contestant:
-    config = bcq.Config()
+    config = bcq.Config(vae_hidden_sizes=model_sizes())
     more = {
         "critic_learning_rate": config.critic_learning_rate,
         "imitator_learning_rate": config.vae_learning_rate,
@@ -117,7 +128,7 @@ def _bcq() -> Contestant:
 
 
 def _bear() -> Contestant:
-    config = bear.Config()
+    config = bear.Config(vae_hidden_sizes=model_sizes())
     more = {
         "critic_learning_rate": config.critic_learning_rate,
         "imitator_learning_rate": config.vae_learning_rate,
@@ -179,19 +190,35 @@ def main(_):
         arrays = Path(folder) / "transitions.npz"
         write_arrays(dataset, arrays)
         worker = Worker(_PYTHON.value, arrays)
+        rows = []
         try:
-            rows = [report(name, dataset, worker) for name in _ONLY.value or CONTESTANTS]
+            for name in _ONLY.value or CONTESTANTS:
+                rows.append(report(name, dataset, worker))
+                if _TABLE.value:  # what is done is kept
+                    runner.write_csv(_TABLE.value, rows)
         finally:
             worker.close()
-    if _TABLE.value:
-        runner.write_csv(_TABLE.value, rows)
 
 
 def load_dataset() -> data.Dataset:
     """Standardised for both, as the experiments do; noise without `--dataset`."""
     if not _DATASET.value:
         return throughput.random_dataset(0)
-    return data.normalize(data.load(_DATASET.value), observations="standardize")
+    dataset = point_mass_log() if _DATASET.value == "point_mass" else data.load(_DATASET.value)
+    return data.normalize(dataset, observations="standardize")
+
+
+def point_mass_log() -> data.Dataset:
+    """10,000 transitions of a slow and noisy behaviour, for scores without a simulator."""
+    environment = envs.make("PointMass-8-v0")
+    policy = point_mass.behavior_policy("medium", environment.default_params)
+    episodes = envs.collect(environment, policy, jax.random.key(0), num_episodes=200)
+    return data.from_episodes(
+        episodes,
+        action_space=environment.action_space(environment.default_params),
+        name="point mass, medium",
+        environment_id="ddm/PointMass-8-v0",
+    )
 
 
 def write_arrays(dataset: data.Dataset, path: Path) -> None:
@@ -229,7 +256,7 @@ def measure_speed(
     """Both loops and the floor in turns; medians, and the median of the turns' ratios."""
     version = worker.ask(do="start", algorithm=name, seed=0, settings=contestant.settings)
     run, _, steps = timing.compile_updates(
-        contestant.algorithm, contestant.config, dataset, BATCH, _LENGTH.value
+        contestant.algorithm, contestant.config, dataset, _BATCH.value, _LENGTH.value
     )
     floor = throughput.floor_timer(
         count_products(name, contestant, dataset),
@@ -259,7 +286,7 @@ def count_products(name: str, contestant: Contestant, dataset: data.Dataset) -> 
     throughput.ACTION_SIZE = dataset.actions.shape[-1]
     counted: dict[throughput.Product, float] = collections.defaultdict(float)
     _, products = throughput.ALGORITHMS[name]
-    for product, times in products(BATCH, contestant.config):
+    for product, times in products(_BATCH.value, contestant.config):
         counted[product] += times
     return counted
 
@@ -295,7 +322,8 @@ def train(contestant: Contestant, dataset: data.Dataset, seed: int) -> Any:
     def run(state: Any, dataset: data.Dataset) -> Any:
         def one(state: Any, step: jax.Array) -> tuple[Any, None]:
             key = jax.random.fold_in(sample_key, step)
-            return algorithm.update(config, state, data.sample(dataset, key, BATCH, spec))[0], None
+            batch = data.sample(dataset, key, _BATCH.value, spec)
+            return algorithm.update(config, state, batch)[0], None
 
         return jax.lax.scan(one, state, jnp.arange(_UPDATES.value // spec.minibatches))[0]
 
