@@ -45,7 +45,7 @@ _DATASET = flags.DEFINE_string(
 _UPDATES = flags.DEFINE_integer("updates", 10_000, "Gradient steps before a score.", 1)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of the scores.", 1)
 _EPISODES = flags.DEFINE_integer("episodes", 20, "Episodes of a score.", 1)
-_BATCH = flags.DEFINE_integer("batch_size", 256, "Rows of one gradient step.", 1)
+_BATCH = flags.FLAGS["batch_size"]  # of throughput.py
 _MODEL = flags.DEFINE_list(
     "vae_hidden_sizes", ["750", "750"], "Hidden layers of the behaviour models of BCQ and BEAR."
 )
@@ -301,7 +301,7 @@ def measure_scores(
         found["ddm"].append(score(contestant.algorithm, contestant.config, state, dataset))
         worker.ask(do="start", algorithm=name, seed=seed, settings=contestant.settings)
         worker.ask(do="fit", steps=_UPDATES.value)
-        found["d3rlpy"].append(score(foreign_algorithm(worker), (), (), dataset))
+        found["d3rlpy"].append(score(foreign_algorithm(worker), (), jnp.zeros(()), dataset))
     return {
         key: value
         for library, scores in found.items()
