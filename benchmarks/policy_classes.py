@@ -40,6 +40,7 @@ _SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of one scan of updates.")
 _CALLS = flags.DEFINE_integer(
     "calls", 50, "Timed calls of act, fewer of slow ones; the median counts."
 )
+_BUDGET = flags.DEFINE_float("budget", 10.0, "Seconds after which no further call is timed.")
 _STEPS = flags.DEFINE_integer("steps", 16, "Steps of an episode that `action` averages over.")
 _CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
 
@@ -130,8 +131,9 @@ def latencies(algorithm: Any, config: Any, state: Any, rows: int) -> tuple[float
             action, policy_states = step(state, key, policy_states)
         return action
 
-    plan = timing.median_seconds(lambda: step(state, keys[0], first), _CALLS.value)
-    whole = timing.median_seconds(episode, max(3, _CALLS.value // _STEPS.value))
+    plan = timing.median_seconds(lambda: step(state, keys[0], first), _CALLS.value, _BUDGET.value)
+    episodes = max(3, _CALLS.value // _STEPS.value)
+    whole = timing.median_seconds(episode, episodes, _BUDGET.value)
     return plan, whole / _STEPS.value
 
 
