@@ -268,7 +268,7 @@ OTHER_VALUE = {
     "target_period": 2, "cell_size": 0.5,
     "prior_steps": 2, "max_gradient": 1e-3,
     "behavior_steps": 1, "alpha_max": 0.5, "max_slope": 0.0,
-    "exponent": 2.0, "orthogonal_weight": 1.0,
+    "exponent": 2.0, "orthogonal_weight": 1.0, "temperature_max": 0.5,
 }  # fmt: skip
 CONTEXT = {
     "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},

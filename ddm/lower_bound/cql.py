@@ -23,10 +23,10 @@ import optax
 
 from ddm import networks, ops
 from ddm.off_policy import sac
-from ddm.off_policy.sac import act, batch_spec
+from ddm.off_policy.sac import act, batch_spec, diagnose
 from ddm.types import Batch, Metrics, PRNGKey, check_batch, static
 
-__all__ = ["Config", "State", "act", "batch_spec", "init", "update"]
+__all__ = ["Config", "State", "act", "batch_spec", "diagnose", "init", "update"]
 
 
 class Config(sac.Config):

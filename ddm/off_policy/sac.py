@@ -11,6 +11,7 @@ temperature step with the same action sample, then moves the critic targets.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -38,6 +39,7 @@ class Config(struct.PyTreeNode):
     critic_learning_rate: float = 3e-4  # Adam's step size
     temperature_learning_rate: float = 3e-4  # Adam's step size for log alpha; 0 fixes alpha
     initial_temperature: float = 1.0  # alpha at the start
+    temperature_max: float = 1e4  # its ceiling; offline it can rise without end
     target_entropy: float = -1.0  # entropy the temperature steers to, in nats per action dimension
     discount: float = 0.99  # gamma
     target_rate: float = 0.005  # tau of the moving average of the critic targets
@@ -139,6 +141,23 @@ def act(
     return (policy.mode() if deterministic else policy.sample(seed=key)), policy_state
 
 
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if the temperature is at its ceiling.
+
+    Args:
+      config: one lane's, with numbers.
+      metrics: that lane's, means over an interval.
+    """
+    if metrics.get("temperature", 0.0) < 0.99 * config.temperature_max:
+        return []
+    return [
+        f"the temperature stands at its upper bound of {config.temperature_max:g}: the policy's "
+        f"entropy of {metrics.get('entropy', float('nan')):.3g} nats stays below its target, as "
+        "that of a policy at the bounds of its actions does; raise log_std_min, or lower "
+        "actor_learning_rate or target_entropy"
+    ]
+
+
 # Pieces, which SAC's descendants compose with their own critic loss.
 
 
@@ -194,11 +213,12 @@ def actor_loss(
 def temperature_step(
     config: Config, state: State, entropy: jax.Array, batch: Batch
 ) -> networks.Trainable:
-    """One dual step: alpha rises while the entropy is below its target.
+    """One dual step, to `temperature_max` at most: alpha rises while the entropy is below target.
 
     The gradient is that of - log alpha (log pi + target), as in the authors' code, not of the
     paper's eq. 18 with alpha itself: the same sign, and a step that does not scale with alpha.
     """
     gap = entropy - config.target_entropy * batch.actions.shape[-1]
     optimizer = optax.adam(config.temperature_learning_rate)
-    return networks.descend(gap, state.temperature, optimizer)
+    moved = networks.descend(gap, state.temperature, optimizer)
+    return moved.replace(params=jnp.minimum(moved.params, jnp.log(config.temperature_max)))

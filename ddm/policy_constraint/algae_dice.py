@@ -133,11 +133,18 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence if the discount is 1, where the objective has no term for the initial states."""
-    del metrics
-    if config.discount < 1.0:
-        return []
-    return [f"discount={config.discount:g} leaves no weight for the initial states; take one below"]
+    """A sentence if the temperature is at its ceiling, and if initial states have no weight.
+
+    Args:
+      config: one lane's, with numbers.
+      metrics: that lane's, means over an interval.
+    """
+    found = sac.diagnose(config, metrics)
+    if config.discount >= 1.0:
+        found.append(
+            f"discount={config.discount:g} leaves no weight for the initial states; take one below"
+        )
+    return found
 
 
 def residuals(

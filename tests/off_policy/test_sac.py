@@ -69,3 +69,14 @@ def test_temperature_rises_below_the_target_and_falls_above(data, entropy, rises
     state = sac.init(config, jax.random.key(0), data)
     moved = sac.temperature_step(config, state, jnp.array(entropy), data)
     assert (moved.params > state.temperature.params) == rises
+
+
+def test_a_temperature_that_runs_away_is_bounded_and_reported(data):
+    config = CONFIG.replace(
+        temperature_learning_rate=0.5, target_entropy=100.0, temperature_max=3.0
+    )
+    _, metrics = probes.train(sac, config, data, steps=130)
+    assert metrics["temperature"] == pytest.approx(3.0)
+    [sentence] = sac.diagnose(config, jax.device_get(metrics))
+    assert "upper bound of 3" in sentence
+    assert sac.diagnose(config, {"temperature": 1.0, "entropy": 0.0}) == []
