@@ -2,7 +2,7 @@
 
     python3 -m venv /tmp/d3rlpy && /tmp/d3rlpy/bin/pip install "d3rlpy==2.8.*"
     python benchmarks/against_d3rlpy.py --d3rlpy_python=/tmp/d3rlpy/bin/python
-    python benchmarks/against_d3rlpy.py --d3rlpy_python=... --dataset=point_mass --updates=6000
+    python benchmarks/against_d3rlpy.py --d3rlpy_python=... --dataset=point_mass --nospeed
 
 Both have the same transitions, batches of one size, the networks and settings of `ddm`'s
 defaults, and all cores. d3rlpy's time is that of its own `fit`, without bars, logs and
@@ -42,6 +42,7 @@ _DATASET = flags.DEFINE_string(
     "",
     "Minari id, folder or file, or point_mass, a log of a noisy policy there; empty: no scores.",
 )
+_SPEED = flags.DEFINE_bool("speed", True, "Time both; otherwise only scores.")
 _UPDATES = flags.DEFINE_integer("updates", 10_000, "Gradient steps before a score.", 1)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of the scores.", 1)
 _EPISODES = flags.DEFINE_integer("episodes", 20, "Episodes of a score.", 1)
@@ -128,7 +129,8 @@ def _bcq() -> Contestant:
 
 
 def _bear() -> Contestant:
-    config = bear.Config(vae_hidden_sizes=model_sizes())
+    warmup = min(bear.Config().warmup_steps, _UPDATES.value // 3)  # or a score would miss values
+    config = bear.Config(vae_hidden_sizes=model_sizes(), warmup_steps=warmup)
     more = {
         "critic_learning_rate": config.critic_learning_rate,
         "imitator_learning_rate": config.vae_learning_rate,
@@ -185,6 +187,8 @@ def main(_):
     """Speeds of every algorithm, then scores."""
     if not _PYTHON.value:
         raise app.UsageError("--d3rlpy_python is missing: name a Python in which d3rlpy is")
+    if not (_SPEED.value or _DATASET.value):
+        raise app.UsageError("--nospeed leaves scores alone, and they need a --dataset")
     dataset = load_dataset()
     with tempfile.TemporaryDirectory() as folder:
         arrays = Path(folder) / "transitions.npz"
@@ -223,8 +227,11 @@ def point_mass_log() -> data.Dataset:
 
 def write_arrays(dataset: data.Dataset, path: Path) -> None:
     """The transitions in order; the last episode ends at the last of them."""
-    names = ("observations", "actions", "rewards", "terminations", "truncations")
+    names = ("actions", "rewards", "terminations", "truncations")
     arrays = {name: np.asarray(getattr(dataset, name)) for name in names}
+    # d3rlpy keeps no row for what an episode ends in.
+    rows = np.arange(dataset.num_transitions) + np.asarray(dataset.episode_ids)
+    arrays["observations"] = np.asarray(dataset.observations)[rows]
     arrays["truncations"] = arrays["truncations"] & ~arrays["terminations"]
     if not arrays["terminations"][-1]:
         arrays["truncations"][-1] = True
@@ -234,12 +241,15 @@ def write_arrays(dataset: data.Dataset, path: Path) -> None:
 def report(name: str, dataset: data.Dataset, worker: Worker) -> dict[str, Any]:
     """One line."""
     contestant = CONTESTANTS[name]()
-    row = {"algorithm": name, **measure_speed(name, contestant, dataset, worker)}
-    print(
-        "{algorithm:8} {ddm:8.0f} updates/s ({ddm_floor:.2f} of the floor), d3rlpy {version} "
-        "{d3rlpy:6.0f} ({d3rlpy_floor:.2f}), ratio {ratio:.1f}".format(**row),
-        flush=True,
-    )
+    version = worker.ask(do="start", algorithm=name, seed=0, settings=contestant.settings)
+    row = {"algorithm": name, "version": version, "batch_size": _BATCH.value}
+    if _SPEED.value:
+        row |= measure_speed(name, contestant, dataset, worker)
+        print(
+            "{algorithm:8} {ddm:8.0f} updates/s ({ddm_floor:.2f} of the floor), d3rlpy {version} "
+            "{d3rlpy:6.0f} ({d3rlpy_floor:.2f}), ratio {ratio:.1f}".format(**row),
+            flush=True,
+        )
     if _DATASET.value:
         row |= measure_scores(name, contestant, dataset, worker)
         print(
@@ -254,7 +264,6 @@ def measure_speed(
     name: str, contestant: Contestant, dataset: data.Dataset, worker: Worker
 ) -> dict[str, Any]:
     """Both loops and the floor in turns; medians, and the median of the turns' ratios."""
-    version = worker.ask(do="start", algorithm=name, seed=0, settings=contestant.settings)
     run, _, steps = timing.compile_updates(
         contestant.algorithm, contestant.config, dataset, _BATCH.value, _LENGTH.value
     )
@@ -271,7 +280,6 @@ def measure_speed(
         floors.append(floor())
     ours, theirs, floors = map(np.array, (ours, theirs, floors))
     return {
-        "version": version,
         "ddm": 1.0 / float(np.median(ours)),
         "d3rlpy": 1.0 / float(np.median(theirs)),
         "ratio": float(np.median(theirs / ours)),
@@ -302,7 +310,7 @@ def measure_scores(
         worker.ask(do="start", algorithm=name, seed=seed, settings=contestant.settings)
         worker.ask(do="fit", steps=_UPDATES.value)
         found["d3rlpy"].append(score(foreign_algorithm(worker), (), jnp.zeros(()), dataset))
-    return {
+    return {"updates": _UPDATES.value, "episodes": _EPISODES.value} | {
         key: value
         for library, scores in found.items()
         for key, value in (
