@@ -290,11 +290,10 @@ def measure_speed(
 
 def count_products(name: str, contestant: Contestant, dataset: data.Dataset) -> Any:
     """As in `throughput.py`, at this data set's sizes."""
-    throughput.OBSERVATION_SIZE = dataset.observations.shape[-1]
-    throughput.ACTION_SIZE = dataset.actions.shape[-1]
+    sizes = throughput.Sizes(dataset.observations.shape[-1], dataset.actions.shape[-1])
     counted: dict[throughput.Product, float] = collections.defaultdict(float)
     _, products = throughput.ALGORITHMS[name]
-    for product, times in products(_BATCH.value, contestant.config):
+    for product, times in products(_BATCH.value, contestant.config, sizes):
         counted[product] += times
     return counted
 
@@ -309,7 +308,9 @@ def measure_scores(
         found["ddm"].append(score(contestant.algorithm, contestant.config, state, dataset))
         worker.ask(do="start", algorithm=name, seed=seed, settings=contestant.settings)
         worker.ask(do="fit", steps=_UPDATES.value)
-        found["d3rlpy"].append(score(foreign_algorithm(worker), (), jnp.zeros(()), dataset))
+        found["d3rlpy"].append(
+            score(foreign_algorithm(worker, dataset), (), jnp.zeros(()), dataset)
+        )
     return {"updates": _UPDATES.value, "episodes": _EPISODES.value} | {
         key: value
         for library, scores in found.items()
@@ -339,7 +340,7 @@ def train(contestant: Contestant, dataset: data.Dataset, seed: int) -> Any:
     return run(algorithm.init(config, init_key, example), dataset)
 
 
-def foreign_algorithm(worker: Worker) -> Any:
+def foreign_algorithm(worker: Worker, dataset: data.Dataset) -> Any:
     """d3rlpy's greedy policy with the face of an algorithm here."""
 
     def predict(observations: np.ndarray) -> np.ndarray:
@@ -349,7 +350,7 @@ def foreign_algorithm(worker: Worker) -> Any:
 
     def act(config, state, observation, key, policy_state=(), *, deterministic=False):
         del config, state, key, deterministic
-        shape = jax.ShapeDtypeStruct((throughput.ACTION_SIZE,), jnp.float32)
+        shape = jax.ShapeDtypeStruct(dataset.actions.shape[1:], jnp.float32)
         action = jax.pure_callback(predict, shape, observation, vmap_method="broadcast_all")
         return action, policy_state
 

@@ -15,7 +15,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +50,27 @@ _REPEATS = flags.DEFINE_integer("repeats", 7, "Measurements; the median counts."
 _SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of one measurement.")
 _CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
 
-OBSERVATION_SIZE, ACTION_SIZE = 17, 6
 HIDDEN = (256, 256)
+
+
+class Sizes(NamedTuple):
+    """Numbers in an observation and in an action."""
+
+    observation: int
+    action: int
+
+    @property
+    def pair(self) -> int:
+        """What a critic reads."""
+        return self.observation + self.action
+
+
+SIZES = Sizes(observation=17, action=6)
 
 # One product: (members, rows, inner, columns). A forward pass takes one product a layer, its
 # gradient one more for the kernel, and one more for the inputs of every layer but the first.
 Product = tuple[int, int, int, int]
+Products = Iterator[tuple[Product, float]]  # and how many of each
 
 
 def forward(
@@ -66,7 +81,7 @@ def forward(
     times: float = 1.0,
     *,
     hidden: tuple[int, ...] = HIDDEN,
-) -> Iterator[tuple[Product, float]]:
+) -> Products:
     """Products of a forward pass through a perceptron."""
     sizes = (inputs, *hidden, outputs)
     for inner, columns in itertools.pairwise(sizes):
@@ -83,7 +98,7 @@ def backward(
     kernels: bool = True,
     to_inputs: bool = False,
     hidden: tuple[int, ...] = HIDDEN,
-) -> Iterator[tuple[Product, float]]:
+) -> Products:
     """Products of its gradient, for the kernels and where asked for the inputs."""
     sizes = (inputs, *hidden, outputs)
     for layer, (inner, columns) in enumerate(itertools.pairwise(sizes)):
@@ -93,182 +108,186 @@ def backward(
             yield (members, rows, columns, inner), times
 
 
-def trained(*args: Any, **kwargs: Any) -> Iterator[tuple[Product, float]]:
+def trained(*args: Any, **kwargs: Any) -> Products:
     """A forward pass and its gradient for the kernels."""
     yield from forward(*args, **kwargs)
     yield from backward(*args, **kwargs)
 
 
-def _policy_through(rows: int, width: int, members: int, times: float = 1.0):
+def _policy_through(
+    sizes: Sizes, rows: int, width: int, members: int, times: float = 1.0
+) -> Products:
     """A policy step: the policy, and the critics above it differentiated for the action."""
-    yield from trained(rows, OBSERVATION_SIZE, width, times=times)
-    pair = OBSERVATION_SIZE + ACTION_SIZE
-    yield from forward(rows, pair, 1, members, times)
-    yield from backward(rows, pair, 1, members, times, kernels=False, to_inputs=True)
+    yield from trained(rows, sizes.observation, width, times=times)
+    yield from forward(rows, sizes.pair, 1, members, times)
+    yield from backward(rows, sizes.pair, 1, members, times, kernels=False, to_inputs=True)
 
 
-def products_bc(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_bc(rows: int, config: Any, sizes: Sizes) -> Products:
     """One policy with mean and width, trained."""
     del config
-    yield from trained(rows, OBSERVATION_SIZE, 2 * ACTION_SIZE)
+    yield from trained(rows, sizes.observation, 2 * sizes.action)
 
 
-def products_td3(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_td3(rows: int, config: Any, sizes: Sizes) -> Products:
     """Per gradient step: targets of a period at once, critics, a share of a policy step."""
-    delay, members, pair = config.policy_delay, config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
-    yield from forward(delay * rows, OBSERVATION_SIZE, ACTION_SIZE, times=1 / delay)
+    delay, members, pair = config.policy_delay, config.num_critics, sizes.pair
+    yield from forward(delay * rows, sizes.observation, sizes.action, times=1 / delay)
     yield from forward(delay * rows, pair, 1, members, 1 / delay)
     yield from trained(rows, pair, 1, members)
-    yield from _policy_through(rows, ACTION_SIZE, 1, 1 / delay)
+    yield from _policy_through(sizes, rows, sizes.action, 1, 1 / delay)
 
 
-def products_sac(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_sac(rows: int, config: Any, sizes: Sizes) -> Products:
     """Targets, critics, policy."""
-    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
-    yield from forward(rows, OBSERVATION_SIZE, 2 * ACTION_SIZE)
+    members, pair = config.num_critics, sizes.pair
+    yield from forward(rows, sizes.observation, 2 * sizes.action)
     yield from forward(rows, pair, 1, members)
     yield from trained(rows, pair, 1, members)
-    yield from _policy_through(rows, 2 * ACTION_SIZE, members)
+    yield from _policy_through(sizes, rows, 2 * sizes.action, members)
 
 
-def products_iql(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_iql(rows: int, config: Any, sizes: Sizes) -> Products:
     """Target values, V, V of both observations, policy, critics."""
-    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    members, pair = config.num_critics, sizes.pair
     yield from forward(rows, pair, 1, members)
-    yield from trained(rows, OBSERVATION_SIZE, 1)
-    yield from forward(2 * rows, OBSERVATION_SIZE, 1)
-    yield from trained(rows, OBSERVATION_SIZE, ACTION_SIZE)
+    yield from trained(rows, sizes.observation, 1)
+    yield from forward(2 * rows, sizes.observation, 1)
+    yield from trained(rows, sizes.observation, sizes.action)
     yield from trained(rows, pair, 1, members)
 
 
-def products_cql(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_cql(rows: int, config: Any, sizes: Sizes) -> Products:
     """SAC with critics at the logged and 3 n sampled actions; pi(s), pi(s') serve twice."""
-    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
-    yield from forward(rows, OBSERVATION_SIZE, 2 * ACTION_SIZE)
+    members, pair = config.num_critics, sizes.pair
+    yield from forward(rows, sizes.observation, 2 * sizes.action)
     yield from forward(rows, pair, 1, members)
     yield from trained((3 * config.num_samples + 1) * rows, pair, 1, members)
-    yield from _policy_through(rows, 2 * ACTION_SIZE, members)
+    yield from _policy_through(sizes, rows, 2 * sizes.action, members)
 
 
-def _trained_vae(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def _trained_vae(rows: int, config: Any, sizes: Sizes) -> Products:
     """Encoder and decoder, and the gradient from one to the other."""
-    hidden, latent = config.vae_hidden_sizes, 2 * ACTION_SIZE
-    yield from trained(rows, OBSERVATION_SIZE + ACTION_SIZE, 2 * latent, hidden=hidden)
-    yield from forward(rows, OBSERVATION_SIZE + latent, ACTION_SIZE, hidden=hidden)
-    yield from backward(rows, OBSERVATION_SIZE + latent, ACTION_SIZE, to_inputs=True, hidden=hidden)
+    hidden, latent = config.vae_hidden_sizes, 2 * sizes.action
+    yield from trained(rows, sizes.pair, 2 * latent, hidden=hidden)
+    yield from forward(rows, sizes.observation + latent, sizes.action, hidden=hidden)
+    yield from backward(
+        rows, sizes.observation + latent, sizes.action, to_inputs=True, hidden=hidden
+    )
 
 
-def products_bcq(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_bcq(rows: int, config: Any, sizes: Sizes) -> Products:
     """Model, proposals at s and s', perturbed and valued at s', critics, perturbation."""
-    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    members, pair = config.num_critics, sizes.pair
     targets = config.num_target_samples * rows
-    yield from _trained_vae(rows, config)
+    yield from _trained_vae(rows, config, sizes)
     yield from forward(
-        targets + rows, OBSERVATION_SIZE + 2 * ACTION_SIZE, ACTION_SIZE,
+        targets + rows, sizes.observation + 2 * sizes.action, sizes.action,
         hidden=config.vae_hidden_sizes,
     )  # fmt: skip
-    yield from forward(targets, pair, ACTION_SIZE)
+    yield from forward(targets, pair, sizes.action)
     yield from forward(targets, pair, 1, members)
     yield from trained(rows, pair, 1, members)
-    yield from trained(rows, pair, ACTION_SIZE)
+    yield from trained(rows, pair, sizes.action)
     yield from forward(rows, pair, 1)
     yield from backward(rows, pair, 1, kernels=False, to_inputs=True)
 
 
-def products_bear(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_bear(rows: int, config: Any, sizes: Sizes) -> Products:
     """Model, its actions at s, the policy's at s' and their values, critics, policy."""
-    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
-    yield from _trained_vae(rows, config)
+    members, pair = config.num_critics, sizes.pair
+    yield from _trained_vae(rows, config, sizes)
     yield from forward(
-        config.num_mmd_samples * rows, OBSERVATION_SIZE + 2 * ACTION_SIZE, ACTION_SIZE,
+        config.num_mmd_samples * rows, sizes.observation + 2 * sizes.action, sizes.action,
         hidden=config.vae_hidden_sizes,
     )  # fmt: skip
-    yield from forward(rows, OBSERVATION_SIZE, 2 * ACTION_SIZE)
+    yield from forward(rows, sizes.observation, 2 * sizes.action)
     yield from forward(config.num_target_samples * rows, pair, 1, members)
     yield from trained(rows, pair, 1, members)
-    yield from _policy_through(rows, 2 * ACTION_SIZE, members)
+    yield from _policy_through(sizes, rows, 2 * sizes.action, members)
 
 
-def products_discrete_bcq(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_discrete_bcq(rows: int, config: Any, sizes: Sizes) -> Products:
     """Critic, its target and the clone at s'; critic and clone trained."""
-    yield from forward(rows, OBSERVATION_SIZE, config.num_actions, times=3)
-    yield from trained(rows, OBSERVATION_SIZE, config.num_actions, times=2)
+    yield from forward(rows, sizes.observation, config.num_actions, times=3)
+    yield from trained(rows, sizes.observation, config.num_actions, times=2)
 
 
-def products_spibb_dqn(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_spibb_dqn(rows: int, config: Any, sizes: Sizes) -> Products:
     """The target and the clone at s'; critic and clone trained."""
-    yield from forward(rows, OBSERVATION_SIZE, config.num_actions, times=2)
-    yield from trained(rows, OBSERVATION_SIZE, config.num_actions, times=2)
+    yield from forward(rows, sizes.observation, config.num_actions, times=2)
+    yield from trained(rows, sizes.observation, config.num_actions, times=2)
 
 
-def products_awr(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_awr(rows: int, config: Any, sizes: Sizes) -> Products:
     """V at all steps of the windows and after them; V and policy at their first."""
-    yield from forward((config.window + 1) * rows, OBSERVATION_SIZE, 1)
-    yield from trained(rows, OBSERVATION_SIZE, 1)
-    yield from trained(rows, OBSERVATION_SIZE, ACTION_SIZE)
+    yield from forward((config.window + 1) * rows, sizes.observation, 1)
+    yield from trained(rows, sizes.observation, 1)
+    yield from trained(rows, sizes.observation, sizes.action)
 
 
-def products_awac(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_awac(rows: int, config: Any, sizes: Sizes) -> Products:
     """Targets, critics, new critics at logged and sampled actions, policy; CRR has the same."""
-    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
-    yield from forward(rows, OBSERVATION_SIZE, ACTION_SIZE)
+    members, pair = config.num_critics, sizes.pair
+    yield from forward(rows, sizes.observation, sizes.action)
     yield from forward(rows, pair, 1, members)
     yield from trained(rows, pair, 1, members)
     yield from forward((1 + config.num_samples) * rows, pair, 1, members)
-    yield from trained(rows, OBSERVATION_SIZE, ACTION_SIZE)
+    yield from trained(rows, sizes.observation, sizes.action)
 
 
-def products_one_step(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_one_step(rows: int, config: Any, sizes: Sizes) -> Products:
     """Target values of both logged actions, critics, V, new V, policy."""
-    members, pair = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
+    members, pair = config.num_critics, sizes.pair
     yield from forward(2 * rows, pair, 1, members)
     yield from trained(rows, pair, 1, members)
-    yield from trained(rows, OBSERVATION_SIZE, 1)
-    yield from forward(rows, OBSERVATION_SIZE, 1)
-    yield from trained(rows, OBSERVATION_SIZE, ACTION_SIZE)
+    yield from trained(rows, sizes.observation, 1)
+    yield from forward(rows, sizes.observation, 1)
+    yield from trained(rows, sizes.observation, sizes.action)
 
 
-def products_rebrac(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_rebrac(rows: int, config: Any, sizes: Sizes) -> Products:
     """TD3, whose policy step goes through all critics."""
-    delay, members, pair = config.policy_delay, config.num_critics, OBSERVATION_SIZE + ACTION_SIZE
-    yield from forward(delay * rows, OBSERVATION_SIZE, ACTION_SIZE, times=1 / delay)
+    delay, members, pair = config.policy_delay, config.num_critics, sizes.pair
+    yield from forward(delay * rows, sizes.observation, sizes.action, times=1 / delay)
     yield from forward(delay * rows, pair, 1, members, 1 / delay)
     yield from trained(rows, pair, 1, members)
-    yield from _policy_through(rows, ACTION_SIZE, members, 1 / delay)
+    yield from _policy_through(sizes, rows, sizes.action, members, 1 / delay)
 
 
-def products_kl_control(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_kl_control(rows: int, config: Any, sizes: Sizes) -> Products:
     """The prior at s and s', the target at s'; the policy trained."""
-    yield from forward(rows, OBSERVATION_SIZE, config.num_actions, times=3)
-    yield from trained(rows, OBSERVATION_SIZE, config.num_actions)
+    yield from forward(rows, sizes.observation, config.num_actions, times=3)
+    yield from trained(rows, sizes.observation, config.num_actions)
 
 
-def products_brac(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_brac(rows: int, config: Any, sizes: Sizes) -> Products:
     """BRAC-v with a primal divergence: the behaviour policy is trained, and asked at s and s'."""
-    members, pair, width = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE, 2 * ACTION_SIZE
-    yield from trained(rows, OBSERVATION_SIZE, width)
-    yield from forward(rows, OBSERVATION_SIZE, width, times=3)
+    members, pair, width = config.num_critics, sizes.pair, 2 * sizes.action
+    yield from trained(rows, sizes.observation, width)
+    yield from forward(rows, sizes.observation, width, times=3)
     yield from forward(rows, pair, 1, members)
     yield from trained(rows, pair, 1, members)
-    yield from _policy_through(rows, width, members)
+    yield from _policy_through(sizes, rows, width, members)
 
 
-def products_algae_dice(rows: int, config: Any) -> Iterator[tuple[Product, float]]:
+def products_algae_dice(rows: int, config: Any, sizes: Sizes) -> Products:
     """Critics trained at s, s' and s_0, targets; a share of a policy step through all but s."""
-    members, pair, width = config.num_critics, OBSERVATION_SIZE + ACTION_SIZE, 2 * ACTION_SIZE
+    members, pair, width = config.num_critics, sizes.pair, 2 * sizes.action
     share = 1 / config.policy_delay
-    yield from forward(rows, OBSERVATION_SIZE, width, times=2)
+    yield from forward(rows, sizes.observation, width, times=2)
     yield from forward(rows, pair, 1, members)
     yield from trained(rows, pair, 1, members, times=3)
-    yield from trained(rows, OBSERVATION_SIZE, width, times=2 * share)
+    yield from trained(rows, sizes.observation, width, times=2 * share)
     yield from forward(rows, pair, 1, members, times=4 * share)
     yield from backward(rows, pair, 1, members, 3 * share, kernels=False, to_inputs=True)
-    for inner, columns in itertools.pairwise((OBSERVATION_SIZE, *HIDDEN, width)):
+    for inner, columns in itertools.pairwise((sizes.observation, *HIDDEN, width)):
         yield (1, columns, inner, columns), share  # orthogonality: products, and their gradient
         yield (1, inner, columns, columns), share
 
 
-ALGORITHMS: dict[str, tuple[Any, Callable[[int, Any], Iterator[tuple[Product, float]]]]] = {
+ProductsOf = Callable[[int, Any, Sizes], Products]
+ALGORITHMS: dict[str, tuple[Any, ProductsOf]] = {
     "bc": (bc, products_bc),
     "td3": (td3, products_td3),
     "td3_bc": (td3_bc, products_td3),
@@ -291,9 +310,9 @@ ALGORITHMS: dict[str, tuple[Any, Callable[[int, Any], Iterator[tuple[Product, fl
 
 # What a default configuration lacks; with `num_actions`, logged actions are indices.
 REQUIRED: dict[str, dict[str, Any]] = {
-    "kl_control": {"num_actions": ACTION_SIZE, "prior_steps": 0},
-    "discrete_bcq": {"num_actions": ACTION_SIZE},
-    "spibb_dqn": {"num_actions": ACTION_SIZE, "dataset_size": 100_000},
+    "kl_control": {"num_actions": SIZES.action, "prior_steps": 0},
+    "discrete_bcq": {"num_actions": SIZES.action},
+    "spibb_dqn": {"num_actions": SIZES.action, "dataset_size": 100_000},
 }
 
 
@@ -321,7 +340,7 @@ def main(_):
 @functools.cache
 def random_dataset(num_actions: int) -> data.Dataset:
     """Noise, with real actions or, where their number is given, with indices."""
-    return timing.random_dataset(OBSERVATION_SIZE, ACTION_SIZE, num_actions=num_actions)
+    return timing.random_dataset(*SIZES, num_actions=num_actions)
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -330,7 +349,7 @@ def measure(name: str) -> dict[str, Any]:
     config = algorithm.Config(hidden_sizes=HIDDEN, **REQUIRED.get(name, {}))
     dataset = random_dataset(getattr(config, "num_actions", 0))
     counted: dict[Product, float] = collections.defaultdict(float)
-    for product, times in products(_BATCH.value, config):
+    for product, times in products(_BATCH.value, config, SIZES):
         counted[product] += times
     run, compile_seconds, steps = timing.compile_updates(
         algorithm, config, dataset, _BATCH.value, _SECONDS.value
