@@ -139,7 +139,8 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
       config: one lane's, with numbers.
       metrics: that lane's, means over an interval.
     """
-    found = sac.diagnose(config, metrics)
+    # Without the entropy in the residual nothing here depends on the temperature.
+    found = sac.diagnose(config, metrics) if config.backup_entropy > 0.0 else []
     if config.discount >= 1.0:
         found.append(
             f"discount={config.discount:g} leaves no weight for the initial states; take one below"

@@ -191,3 +191,10 @@ def test_a_discount_of_one_is_diagnosed():
     assert algae_dice.diagnose(SMALL, {}) == []
     [sentence] = algae_dice.diagnose(SMALL.replace(discount=1.0), {})
     assert "no weight for the initial states" in sentence
+
+
+def test_a_temperature_at_its_bound_is_reported_where_it_counts():
+    metrics = {"temperature": SMALL.temperature_max, "entropy": -30.0}
+    [sentence] = algae_dice.diagnose(SMALL.replace(backup_entropy=1.0), metrics)
+    assert "temperature stands at its upper bound" in sentence
+    assert algae_dice.diagnose(SMALL.replace(backup_entropy=0.0), metrics) == []
