@@ -83,7 +83,8 @@ def summarize_scores(history: History, lanes: Sequence[Lane]) -> dict[str, Any] 
     """Last and best score of every lane, and for each sweep point the seeds together.
 
     The headline is the last score; the best one is chosen by looking at the evaluation, and so
-    says less about what a user would get.
+    says less about what a user would get. The mean over the evaluations of the run's second half
+    stands beside them: where scores swing from one evaluation to the next, it is the steadier.
 
     Returns:
       None when there was no evaluation.
@@ -94,12 +95,14 @@ def summarize_scores(history: History, lanes: Sequence[Lane]) -> dict[str, Any] 
     steps = sorted(history[name])
     curve = np.stack([history[name][step] for step in steps])  # (evaluations, L)
     best = curve.argmax(axis=0)
+    second_half = curve[2 * np.array(steps) >= steps[-1]].mean(axis=0)
     rows = [
         {
             **_label(lane),
             "last": float(curve[-1, i]),
             "best": float(curve[best[i], i]),
             "best_step": steps[best[i]],
+            "second_half": float(second_half[i]),
         }
         for i, lane in enumerate(lanes)
     ]

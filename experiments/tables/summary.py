@@ -3,8 +3,9 @@
     python experiments/tables/summary.py --runs=runs/bc-hopper,runs/iql-hopper --csv=table.csv
 
 The score is the last evaluation's, with a bootstrap interval over seeds; the best one of each run
-stands beside it, apart. Each row holds the command, with the flags that are not defaults, and the
-versions that the run was made with, so that it can be repeated.
+stands beside it, apart, and the mean over the evaluations of its second half. Each row holds the
+command, with the flags that are not defaults, and the versions that the run was made with, so
+that it can be repeated.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
                 "last": round(point["mean"], 2),
                 "low": None if low is None else round(low, 2),
                 "high": None if high is None else round(high, 2),
-                "best": round(sum(lane["best"] for lane in own) / len(own), 2),
+                "best": _mean_of(own, "best"),
+                "second_half": _mean_of(own, "second_half"),
                 "last_of_each_seed": " ".join(f"{lane['last']:.1f}" for lane in own),
                 "environment": summary["environment"],
                 "command": " ".join(command_of(summary)),
@@ -118,6 +120,12 @@ def find_algorithm(name: str) -> Any:
         except ModuleNotFoundError:
             continue
     raise InputError(f"there is no algorithm {name}")
+
+
+def _mean_of(lanes: list[dict[str, Any]], name: str) -> float | None:
+    if any(name not in lane for lane in lanes):  # the summary of an older run
+        return None
+    return round(sum(lane[name] for lane in lanes) / len(lanes), 2)
 
 
 def _is_statistic(name: str) -> bool:

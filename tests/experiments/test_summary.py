@@ -10,7 +10,10 @@ SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "tables" / "summary
 
 
 def _write_run(folder, *, interval=(10.0, 11.0), **score):
-    lanes = [{"seed": s, "last": 10.0 + s, "best": 20.0 + s, "best_step": 1} for s in (0, 1)]
+    lanes = [
+        {"seed": s, "last": 10.0 + s, "best": 20.0 + s, "best_step": 1, "second_half": 9.0 + s}
+        for s in (0, 1)
+    ]
     point = {"seeds": 2, "mean": 10.5, "mean_interval": interval, "iqm": 10.5}
     summary = {
         "algorithm": "iql",
@@ -48,6 +51,7 @@ def test_rows_hold_scores_and_the_command_that_repeats_the_run(tmp_path):
         [row] = csv.DictReader(file)
     assert row["last_of_each_seed"] == "10.0 11.0"
     assert (row["last"], row["best"], row["updates"]) == ("10.5", "20.5", "1000")
+    assert row["second_half"] == "9.5"
     assert row["command"] == (
         "python experiments/iql.py --dataset=logs.npz --seeds=2 --expectile=0.9 --binning=quantile"
     )

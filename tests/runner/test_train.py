@@ -111,6 +111,9 @@ def test_summary(swept):
         curve = values(folder, "evaluation/normalized_score", **label)
         assert lane["last"] == pytest.approx(curve[-1][1], rel=1e-6), i
         assert lane["best"] == pytest.approx(max(value for _, value in curve), rel=1e-6)
+        late = [value for step, value in curve if step >= 6]
+        assert 0 < len(late) < len(curve)
+        assert lane["second_half"] == pytest.approx(np.mean(late), rel=1e-6)
 
 
 def test_the_score_is_a_percentage_of_the_references(swept):
