@@ -211,7 +211,7 @@ def draw_profile(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     every = np.concatenate([values.ravel() for values in scores.values()])
     margin = 0.02 * (every.max() - every.min()) + 1e-6
     thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
-    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    figure = Figure(figsize=(9.0, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     profile, means = figure.subplots(1, 2)
     for i, (name, values) in enumerate(scores.items()):
@@ -224,7 +224,9 @@ def draw_profile(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
             means.plot([low, high], [i, i], color=style["color"], lw=6, alpha=0.35)
         means.plot(statistics.interquartile_mean(values), i, "o", color=style["color"])
     profile.set(xlabel="score", ylabel="share of runs above it")
-    profile.legend(frameon=False, fontsize=7)
+    figure.legend(
+        *profile.get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False
+    )
     means.set_yticks(range(len(scores)), list(scores))
     means.invert_yaxis()
     means.set(xlabel="interquartile mean, 95 % interval")
