@@ -13,7 +13,6 @@ set, both also train for `--updates` steps and one evaluator scores the greedy p
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
 import subprocess
@@ -267,8 +266,9 @@ def measure_speed(
     run, _, steps = timing.compile_updates(
         contestant.algorithm, contestant.config, dataset, _BATCH.value, _LENGTH.value
     )
+    sizes = throughput.Sizes(dataset.observations.shape[-1], dataset.actions.shape[-1])
     floor = throughput.floor_timer(
-        count_products(name, contestant, dataset),
+        throughput.count_products(name, contestant.config, sizes),
         contestant.algorithm.batch_spec(contestant.config).minibatches,
     )
     first = worker.ask(do="fit", steps=30)
@@ -286,16 +286,6 @@ def measure_speed(
         "ddm_floor": float(np.median(floors / ours)),
         "d3rlpy_floor": float(np.median(floors / theirs)),
     }
-
-
-def count_products(name: str, contestant: Contestant, dataset: data.Dataset) -> Any:
-    """As in `throughput.py`, at this data set's sizes."""
-    sizes = throughput.Sizes(dataset.observations.shape[-1], dataset.actions.shape[-1])
-    counted: dict[throughput.Product, float] = collections.defaultdict(float)
-    _, products = throughput.ALGORITHMS[name]
-    for product, times in products(_BATCH.value, contestant.config, sizes):
-        counted[product] += times
-    return counted
 
 
 def measure_scores(

@@ -345,12 +345,10 @@ def random_dataset(num_actions: int) -> data.Dataset:
 
 def measure(name: str) -> dict[str, Any]:
     """Times updates and their products in turns."""
-    algorithm, products = ALGORITHMS[name]
+    algorithm, _ = ALGORITHMS[name]
     config = algorithm.Config(hidden_sizes=HIDDEN, **REQUIRED.get(name, {}))
     dataset = random_dataset(getattr(config, "num_actions", 0))
-    counted: dict[Product, float] = collections.defaultdict(float)
-    for product, times in products(_BATCH.value, config, SIZES):
-        counted[product] += times
+    counted = count_products(name, config, SIZES)
     run, compile_seconds, steps = timing.compile_updates(
         algorithm, config, dataset, _BATCH.value, _SECONDS.value
     )
@@ -371,6 +369,15 @@ def measure(name: str) -> dict[str, Any]:
         "gflops": operations / seconds / 1e9,
         "peak_mib": timing.peak_mib(),
     }
+
+
+def count_products(name: str, config: Any, sizes: Sizes) -> dict[Product, float]:
+    """How many of each product one update of this algorithm makes."""
+    counted: dict[Product, float] = collections.defaultdict(float)
+    _, products = ALGORITHMS[name]
+    for product, times in products(_BATCH.value, config, sizes):
+        counted[product] += times
+    return counted
 
 
 def floor_timer(counted: Mapping[Product, float], minibatches: int) -> Callable[[], float]:

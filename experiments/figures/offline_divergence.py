@@ -1,12 +1,13 @@
 """Off-policy learners on a log alone: no return, values without bound, and more data is no cure.
 
     python experiments/figures/offline_divergence.py
+    python experiments/figures/offline_divergence.py --behavior=medium --learners=SAC,TD3
 
 SAC, TD3 and DDPG (TD3 with one critic, without smoothing and delay) learn from 10, 50 and 100
-percent of the same narrow log of an 8-dimensional point mass, and TD3+BC beside them. At ten
-points of the training stand the return, the critics' estimate of the policy's value at logged
-states, and the discounted return that the policy really earns from exactly these states. No
-reward is above 0, so that no value is: an estimate above 0 proves a divergence.
+percent of the same log of an 8-dimensional point mass, narrow or noisy, and TD3+BC beside them.
+At ten points of the training stand the return, the critics' estimate of the policy's value at
+logged states, and the discounted return that the policy really earns from exactly these states.
+No reward is above 0, so that no value is: an estimate above 0 proves a divergence.
 
 SAC backs up values without the entropy's bonus, so that its estimate and the return are one
 quantity. Intervals are 95 % bootstrap intervals over seeds.
@@ -29,6 +30,7 @@ from absl import flags
 
 from ddm import data, envs, evaluation, runner
 from ddm.envs import point_mass
+from ddm.errors import InputError
 from ddm.evaluation import statistics
 from ddm.off_policy import sac, td3
 from ddm.policy_constraint import td3_bc
@@ -36,6 +38,10 @@ from ddm.policy_constraint import td3_bc
 _SEEDS = flags.DEFINE_integer("learner_seeds", 3, "Seeds of each learner.", lower_bound=1)
 _UPDATES = flags.DEFINE_integer("learner_updates", 25_000, "Gradient steps.", lower_bound=20)
 _TRANSITIONS = flags.DEFINE_integer("log_transitions", 100_000, "Size of the log.", lower_bound=500)
+_BEHAVIOR = flags.DEFINE_enum(
+    "behavior", "expert", list(point_mass.BEHAVIORS), "Whose log: narrow, or slow and noisy."
+)
+_LEARNERS = flags.DEFINE_list("learners", [], "Names of learners; empty: all.")
 
 FRACTIONS = (0.1, 0.5, 1.0)  # of the log's episodes
 POINTS = 10  # evaluations of a training
@@ -61,20 +67,32 @@ def main(_):
     for action in (0.5, 0.9, 0.99, 1.0):
         free, bound = (linear_weights(action, 50, 1, constrained=c)[-1] for c in (False, True))
         print(f"  logged action {action:4g}: {free:9.3g}; constrained to the log's {bound:.3g}")
-    episodes = collect(jax.random.key(0), _TRANSITIONS.value)
+    episodes = collect(_BEHAVIOR.value, jax.random.key(0), _TRANSITIONS.value)
     rows = []
     print(
         f"{'learner':8}{'rows':>8}{'step':>7}{'return':>26}{'estimate':>11}{'truth':>9}{'gap':>10}"
     )
-    for name in LEARNERS:
+    for name in chosen_learners(_LEARNERS.value):
         for fraction in FRACTIONS:
             dataset = first_episodes(episodes, fraction)
             found = learn(name, dataset, _UPDATES.value, _SEEDS.value)
             rows += summarize(name, fraction, dataset.num_transitions, found, _UPDATES.value)
             print_row(rows[-1])
     folder = Path(drawing.OUTPUT_DIR.value)
-    drawing.write_table(folder / "offline_divergence.csv", rows)
-    draw(rows, folder / "offline_divergence.png")
+    suffix = "" if _BEHAVIOR.value == "expert" else f"_{_BEHAVIOR.value}"
+    drawing.write_table(folder / f"offline_divergence{suffix}.csv", rows)
+    draw(rows, folder / f"offline_divergence{suffix}.png")
+
+
+def chosen_learners(names: list[str]) -> list[str]:
+    """These, or all.
+
+    Raises:
+      InputError: there is no such learner.
+    """
+    if unknown := [name for name in names if name not in LEARNERS]:
+        raise InputError(f"--learners={unknown[0]} is unknown; choose among {', '.join(LEARNERS)}")
+    return names or list(LEARNERS)
 
 
 def linear_weights(
@@ -98,10 +116,10 @@ def linear_weights(
     return np.asarray(weights)
 
 
-def collect(key: jax.Array, transitions: int) -> list[Any]:
-    """Episodes of the point mass's expert."""
+def collect(behavior: str, key: jax.Array, transitions: int) -> list[Any]:
+    """Episodes of one of the point mass's demonstrators."""
     environment = envs.PointMass()
-    policy = point_mass.behavior_policy("expert", environment.default_params)
+    policy = point_mass.behavior_policy(behavior, environment.default_params)
     return envs.collect(environment, policy, key, num_steps=transitions)
 
 
@@ -110,7 +128,7 @@ def first_episodes(episodes: list[Any], fraction: float) -> data.Dataset:
     environment = envs.PointMass()
     kept = episodes[: max(1, round(fraction * len(episodes)))]
     space = environment.action_space(environment.default_params)
-    return data.from_episodes(kept, action_space=space, name="point mass, expert")
+    return data.from_episodes(kept, action_space=space, name="point mass")
 
 
 def learn(name: str, dataset: data.Dataset, updates: int, seeds: int) -> dict[str, np.ndarray]:

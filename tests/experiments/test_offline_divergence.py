@@ -38,7 +38,7 @@ def test_more_rows_change_nothing_and_the_constraint_contracts(figure):
 
 
 def test_values_are_believed_that_are_not_earned(figure):
-    episodes = figure.collect(jax.random.key(0), 1000)
+    episodes = figure.collect("expert", jax.random.key(0), 1000)
     dataset = figure.first_episodes(episodes, 0.5)
     assert dataset.num_transitions == 500
     found = figure.learn("TD3", dataset, 200, seeds=1)
@@ -48,3 +48,9 @@ def test_values_are_believed_that_are_not_earned(figure):
     # After so few steps the critic knows next to nothing of what the policy costs.
     assert rows[-1]["gap"] > 50.0
     assert rows[-1]["return"] < -60.0
+
+
+def test_learners_that_there_are_not_are_refused(figure):
+    assert figure.chosen_learners([]) == list(figure.LEARNERS)
+    with pytest.raises(figure.InputError, match="--learners=PPO is unknown; choose among SAC"):
+        figure.chosen_learners(["SAC", "PPO"])

@@ -77,6 +77,6 @@ def test_a_temperature_that_runs_away_is_bounded_and_reported(data):
     )
     _, metrics = probes.train(sac, config, data, steps=130)
     assert metrics["temperature"] == pytest.approx(3.0)
-    [sentence] = sac.diagnose(config, jax.device_get(metrics))
+    [sentence] = sac.diagnose(config, metrics)
     assert "upper bound of 3" in sentence
     assert sac.diagnose(config, {"temperature": 1.0, "entropy": 0.0}) == []
