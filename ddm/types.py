@@ -13,16 +13,14 @@ from typing import Any, Protocol
 import jax
 from flax import struct
 
+from ddm.configuration import Configuration as Configuration
+from ddm.configuration import leaf as leaf
+from ddm.configuration import static as static
 from ddm.errors import InputError
 
 PRNGKey = jax.Array  # a typed key, from `jax.random.key`
 Metrics = Mapping[str, jax.Array]  # name -> scalar float
 PyTree = Any
-
-
-def static(default: Any) -> Any:
-    """A structural field of a Config: hashable, part of the compiled program, not swept."""
-    return struct.field(pytree_node=False, default=default)
 
 
 ABSENT: Any = None  # a field that was not declared; typed as an array, which it is after the check
@@ -75,9 +73,10 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
-    """The integers 0 .. n - 1."""
+    """The integers start .. start + n - 1; algorithms see them counted from 0."""
 
     n: int
+    start: int = 0  # in the environment's units
 
 
 Space = Box | Discrete

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from absl import flags
 
-from ddm import data, runner
+from ddm import runner
 from ddm.imitation import autoregressive
 from ddm.ops import binning
 
@@ -26,12 +26,7 @@ PERCENTILE = flags.DEFINE_float(
 def main(_):
     """Load, normalise, fit the bins, train, evaluate, report."""
     options, config = runner.parse_flags(autoregressive)
-    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
-    dataset = data.normalize(
-        dataset,
-        observations=options.normalize_observations,
-        rewards=options.reward_transform,
-    )
+    dataset = runner.load_dataset(options)
     if BINNING.value != "box" and not config.edges:
         edges = binning.fit_edges(
             np.asarray(dataset.actions), config.num_bins, BINNING.value, PERCENTILE.value

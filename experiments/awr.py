@@ -7,7 +7,7 @@ Writes metrics, checkpoints, learning curves and a summary to a folder under `ru
 
 from __future__ import annotations
 
-from ddm import data, runner
+from ddm import runner
 from ddm.policy_constraint import awr
 from ddm.types import Discrete
 
@@ -17,12 +17,7 @@ runner.define_flags(awr, normalize_observations="standardize")
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(awr)
-    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
-    dataset = data.normalize(
-        dataset,
-        observations=options.normalize_observations,
-        rewards=options.reward_transform,
-    )
+    dataset = runner.load_dataset(options)
     if isinstance(dataset.info.action_space, Discrete):
         config = config.replace(num_actions=dataset.info.action_space.n)
     environment = runner.find_environment(options, dataset)

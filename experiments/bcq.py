@@ -7,7 +7,7 @@ Writes metrics, checkpoints, learning curves and a summary to a folder under `ru
 
 from __future__ import annotations
 
-from ddm import data, runner
+from ddm import runner
 from ddm.policy_constraint import bcq
 
 runner.define_flags(bcq)
@@ -16,12 +16,7 @@ runner.define_flags(bcq)
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(bcq)
-    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
-    dataset = data.normalize(
-        dataset,
-        observations=options.normalize_observations,
-        rewards=options.reward_transform,
-    )
+    dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
     runner.train(bcq, config, dataset, environment, options)
 

@@ -10,7 +10,7 @@ Writes metrics, checkpoints, learning curves and a summary to a folder under `ru
 
 from __future__ import annotations
 
-from ddm import data, runner
+from ddm import runner
 from ddm.imitation import cvae
 
 runner.define_flags(cvae, normalize_observations="standardize", deterministic_eval=False)
@@ -19,12 +19,7 @@ runner.define_flags(cvae, normalize_observations="standardize", deterministic_ev
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(cvae)
-    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
-    dataset = data.normalize(
-        dataset,
-        observations=options.normalize_observations,
-        rewards=options.reward_transform,
-    )
+    dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
     runner.train(cvae, config, dataset, environment, options)
 

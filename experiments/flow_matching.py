@@ -8,7 +8,7 @@ Writes metrics, checkpoints, learning curves and a summary to a folder under `ru
 
 from __future__ import annotations
 
-from ddm import data, runner
+from ddm import runner
 from ddm.imitation import flow_matching
 
 runner.define_flags(flow_matching, normalize_observations="standardize")
@@ -17,12 +17,7 @@ runner.define_flags(flow_matching, normalize_observations="standardize")
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(flow_matching)
-    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
-    dataset = data.normalize(
-        dataset,
-        observations=options.normalize_observations,
-        rewards=options.reward_transform,
-    )
+    dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
     runner.train(flow_matching, config, dataset, environment, options)
 

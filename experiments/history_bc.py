@@ -9,7 +9,7 @@ Writes metrics, checkpoints, learning curves and a summary to a folder under `ru
 
 from __future__ import annotations
 
-from ddm import data, runner
+from ddm import runner
 from ddm.imitation import bc, history_bc
 from ddm.types import Discrete
 
@@ -19,12 +19,7 @@ runner.define_flags(history_bc, normalize_observations="standardize")
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(history_bc)
-    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
-    dataset = data.normalize(
-        dataset,
-        observations=options.normalize_observations,
-        rewards=options.reward_transform,
-    )
+    dataset = runner.load_dataset(options)
     if isinstance(dataset.info.action_space, Discrete):
         head = "categorical" if config.head == bc.Config().head else config.head
         config = config.replace(head=head, num_actions=dataset.info.action_space.n)

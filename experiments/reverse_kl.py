@@ -9,7 +9,7 @@ many gradient steps. Writes metrics, checkpoints, learning curves and a summary 
 
 from __future__ import annotations
 
-from ddm import data, runner
+from ddm import runner
 from ddm.imitation import reverse_kl
 from ddm.types import Discrete
 
@@ -19,12 +19,7 @@ runner.define_flags(reverse_kl, normalize_observations="standardize")
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(reverse_kl)
-    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
-    dataset = data.normalize(
-        dataset,
-        observations=options.normalize_observations,
-        rewards=options.reward_transform,
-    )
+    dataset = runner.load_dataset(options)
     if isinstance(dataset.info.action_space, Discrete):
         head = "categorical" if config.head == reverse_kl.Config().head else config.head
         config = config.replace(head=head, num_actions=dataset.info.action_space.n)

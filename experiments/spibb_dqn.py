@@ -9,7 +9,7 @@ to a folder under `runs`.
 
 from __future__ import annotations
 
-from ddm import data, runner
+from ddm import runner
 from ddm.policy_constraint import spibb_dqn
 from ddm.types import Discrete
 
@@ -19,12 +19,7 @@ runner.define_flags(spibb_dqn)
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(spibb_dqn)
-    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
-    dataset = data.normalize(
-        dataset,
-        observations=options.normalize_observations,
-        rewards=options.reward_transform,
-    )
+    dataset = runner.load_dataset(options)
     if isinstance(dataset.info.action_space, Discrete):
         config = config.replace(num_actions=dataset.info.action_space.n)
     config = config.replace(dataset_size=config.dataset_size or dataset.num_transitions)

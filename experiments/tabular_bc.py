@@ -8,7 +8,7 @@ checkpoints, learning curves and a summary to a folder under `runs`.
 
 from __future__ import annotations
 
-from ddm import data, runner
+from ddm import runner
 from ddm.imitation import tabular_bc
 from ddm.types import Discrete
 
@@ -18,12 +18,7 @@ runner.define_flags(tabular_bc, num_updates=1, log_every=1)
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(tabular_bc)
-    dataset = data.load(options.dataset, clip_actions=options.clip_actions)
-    dataset = data.normalize(
-        dataset,
-        observations=options.normalize_observations,
-        rewards=options.reward_transform,
-    )
+    dataset = runner.load_dataset(options)
     if isinstance(dataset.info.action_space, Discrete):
         config = config.replace(num_actions=dataset.info.action_space.n)
     environment = runner.find_environment(options, dataset)

@@ -20,10 +20,16 @@ class DatasetInfo:
     observation_space: Space  # of the flattened observation, in the environment's units
     action_space: Space  # in the environment's units
     environment_id: str | None = None  # where a policy can be evaluated
+    environment_spec: str | None = None  # gymnasium's whole specification of it, as JSON
+    environment_source: str | None = None  # which field of the data named it
     reference_scores: tuple[float, float] | None = None  # undiscounted returns: random, expert
     reference_source: str | None = None  # where the reference scores are from
     clipped_actions: int = 0  # transitions whose action lay on the edge of its box
     dropped_transitions: int = 0  # ends of truncated episodes whose successor was not stored
+    moved_actions: int = 0  # transitions whose action `clip_actions` moved onto the edge of its box
+    bounds_guessed: bool = False  # the action box is a guess, nobody declared it
+    has_rewards: bool = True  # False: the log has none, and the zeros in their place mean nothing
+    notes: tuple[str, ...] = ()  # what was guessed at load, a sentence each, for the user
     data_cuts: int = 0  # episodes that the file ends without a flag; counted as truncations
 
 

@@ -48,6 +48,7 @@ from ddm.ops import plans
 from ddm.types import (
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -57,7 +58,7 @@ from ddm.types import (
 )
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters of ACT."""
 
     learning_rate: float = 1e-4  # AdamW's step size (authors: 1e-5, for batches of 8)

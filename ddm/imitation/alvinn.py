@@ -41,6 +41,7 @@ from ddm.errors import InputError
 from ddm.types import (
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -56,7 +57,7 @@ INPUT_WEIGHTS, OUTPUT_WEIGHTS = 0.05, 0.1  # first weights are uniform within pl
 NO_FEEDBACK_YET = 0.5  # the input before the first frame
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters of ALVINN; the defaults are the network of 1989."""
 
     learning_rate: float = 0.05  # of gradient descent with momentum, for a batch of 8

@@ -39,6 +39,7 @@ from ddm.ops import binning, plans
 from ddm.types import (
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -48,7 +49,7 @@ from ddm.types import (
 )
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters; those of the transformer are small ones for low-dimensional tasks."""
 
     learning_rate: float = 3e-4  # Adam's step size; 1e-3 suits the lstm and the mlp

@@ -37,10 +37,10 @@ from flax import struct
 
 from ddm import networks, ops
 from ddm.errors import InputError
-from ddm.types import Batch, BatchSpec, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import Batch, BatchSpec, Configuration, Metrics, PRNGKey, PyTree, check_batch, static
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters of behaviour cloning."""
 
     learning_rate: float = 1e-3  # Adam's step size

@@ -43,6 +43,7 @@ from ddm.errors import InputError
 from ddm.types import (
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -52,7 +53,7 @@ from ddm.types import (
 )
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters of the CVAE policy."""
 
     learning_rate: float = 1e-3  # Adam's step size (BCQ's VAE; robomimic: 1e-4)

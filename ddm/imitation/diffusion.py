@@ -39,6 +39,7 @@ from ddm.errors import InputError
 from ddm.types import (
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -48,7 +49,7 @@ from ddm.types import (
 )
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters; defaults are a small preset for vectors, with the authors' ratios."""
 
     learning_rate: float = 3e-4  # AdamW's step size; authors: 1e-4 with larger networks

@@ -30,6 +30,7 @@ from ddm.errors import InputError
 from ddm.types import (
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -42,7 +43,7 @@ from ddm.types import (
 LEVELS_PER_TIME = 100.0
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters; defaults are those of the diffusion policy's small preset."""
 
     learning_rate: float = 3e-4  # AdamW's step size

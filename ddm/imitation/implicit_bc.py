@@ -45,6 +45,7 @@ from ddm.ops import plans
 from ddm.types import (
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -54,7 +55,7 @@ from ddm.types import (
 )
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters of implicit behaviour cloning; the defaults are those of the paper's DFO."""
 
     learning_rate: float = 1e-3  # Adam's step size

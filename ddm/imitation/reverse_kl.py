@@ -49,13 +49,13 @@ from flax import struct
 from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.networks.mlp import Network
-from ddm.types import Batch, BatchSpec, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import Batch, BatchSpec, Configuration, Metrics, PRNGKey, PyTree, check_batch, static
 
 # (observations (B, *O), actions (N, B, A) or (N, B)) -> log-densities (N, B).
 ExpertLogProb = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters; one update is a policy step, and with a learned ratio those before it."""
 
     learning_rate: float = 3e-4  # Adam's step size of the policy

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from ddm.ops import tables
-from ddm.types import Batch, BatchSpec, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import Batch, BatchSpec, Configuration, Metrics, PRNGKey, PyTree, check_batch, static
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters of tabular behaviour cloning."""
 
     pseudo_count: float = 0.0  # imagined visits of every pair; 0: maximum likelihood

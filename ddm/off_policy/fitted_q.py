@@ -26,6 +26,7 @@ from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -37,7 +38,7 @@ from ddm.types import (
 _EXACT = jax.lax.Precision.HIGHEST
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters of fitted Q iteration."""
 
     discount: float = 0.99  # gamma

@@ -23,6 +23,7 @@ from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -31,7 +32,7 @@ from ddm.types import (
 )
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters of Q-learning."""
 
     learning_rate: float = 0.1  # share of the way to the target; 1 where nothing is random

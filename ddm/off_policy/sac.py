@@ -24,6 +24,7 @@ from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -32,7 +33,7 @@ from ddm.types import (
 )
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters; defaults are those of the authors' code."""
 
     actor_learning_rate: float = 3e-4  # Adam's step size

@@ -47,6 +47,7 @@ from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -76,7 +77,7 @@ class Dual:
 DivergenceFn = PrimalFn | Dual
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters; defaults are those of the D4RL evaluations, whose batches have 256 rows."""
 
     actor_learning_rate: float = 3e-5  # Adam's step size; the paper's grid is 3e-6 .. 3e-4

@@ -22,14 +22,14 @@ from flax import struct
 from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.ops import convergence
-from ddm.types import Batch, Metrics, PRNGKey, check_actions, static
+from ddm.types import Batch, Configuration, Metrics, PRNGKey, check_actions, static
 
 # Nats of likelihood that the clone's last 900 updates or so may have gained, in one that counts
 # as converged.
 SETTLED = 0.01
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters of the critic and of the clone."""
 
     learning_rate: float = 3e-4  # Adam's step size of the critic

@@ -17,18 +17,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from ddm import networks, ops
 from ddm.ops import convergence
-from ddm.types import Batch, Metrics, PRNGKey, check_continuous, static
+from ddm.types import Batch, Configuration, Metrics, PRNGKey, check_continuous, static
 
 # Share of the model's loss that its last 900 updates or so may have taken off, in a model that
 # counts as converged.
 SETTLED = 0.02
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters of the behaviour model and of the critics."""
 
     critic_learning_rate: float = 1e-3  # Adam's step size

@@ -51,6 +51,7 @@ from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -63,7 +64,7 @@ from ddm.types import (
 LogPrior = Callable[[jax.Array], jax.Array]  # observations (..., O) -> log p (..., K)
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters; numbers without a remark are those of the authors' code."""
 
     learning_rate: float = 1e-4  # Adam's step size

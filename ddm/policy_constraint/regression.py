@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from ddm import networks, ops
-from ddm.types import Batch, Metrics, PRNGKey, check_actions, static
+from ddm.types import Batch, Configuration, Metrics, PRNGKey, check_actions, static
 
 
-class PolicyConfig(struct.PyTreeNode):
+class PolicyConfig(Configuration):
     """Hyper-parameters of the policy and its values."""
 
     actor_learning_rate: float = 3e-4  # Adam's step size

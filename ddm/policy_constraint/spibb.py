@@ -31,6 +31,7 @@ from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
     BatchSpec,
+    Configuration,
     Metrics,
     PRNGKey,
     PyTree,
@@ -39,7 +40,7 @@ from ddm.types import (
 )
 
 
-class Config(struct.PyTreeNode):
+class Config(Configuration):
     """Hyper-parameters of SPIBB."""
 
     discount: float = 0.99  # gamma

@@ -40,6 +40,27 @@ def launch(main: Callable[[Sequence[str]], Any]) -> None:
     app.run(guarded)
 
 
+def load_dataset(options: Options) -> Any:
+    """The dataset that the options name, with the transforms that they name.
+
+    Raises:
+      InputError: it cannot be read, or a transform does not fit it.
+    """
+    from ddm import data
+
+    bounds = (options.action_low, options.action_high)
+    dataset = data.load(
+        options.dataset,
+        clip_actions=options.clip_actions,
+        action_space=bounds if all(bounds) else None,
+    )
+    return data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+    )
+
+
 def find_environment(options: Options, dataset: Any) -> Any:
     """The environment that gives the score; None when there is none.
 

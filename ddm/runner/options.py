@@ -16,6 +16,8 @@ class Options:
     dataset: str = ""
     # Environment that gives the score; empty: the one named in the dataset; "none": no score.
     environment: str = ""
+    # Keyword arguments of the environment as JSON, for example '{"is_slippery": false}'.
+    environment_kwargs: str = ""
     # Steps after which an evaluation episode of a gymnasium environment is truncated; 0: the
     # environment's own limit.
     max_episode_steps: int = 0
@@ -24,8 +26,14 @@ class Options:
     # Move logged actions that lie outside their box onto its edge, as many environments do, instead
     # of refusing them.
     clip_actions: bool = False
-    # Named transform of rewards, for example "none", "iql_locomotion" or "minus_one".
+    # Lower bounds of the logged actions, one number or one per dimension; empty: the data's own.
+    action_low: tuple[float, ...] = ()
+    # Upper bounds of the logged actions, likewise.
+    action_high: tuple[float, ...] = ()
+    # Named transform of rewards, for example "none", "return_range" or "iql_locomotion".
     reward_transform: str = "none"
+    # Factor on the rewards, after the transform.
+    reward_scale: float = 1.0
 
     # Number of seeds; they run side by side as lanes of one program.
     seeds: int = 1
@@ -48,6 +56,10 @@ class Options:
     eval_episodes: int = 10
     # Evaluate the mode of the policy; otherwise its samples.
     deterministic_eval: bool = True
+    # Simulators of gymnasium that are open at a time; 0: as many as fit the memory, at most 64.
+    eval_environments: int = 0
+    # What happens when an evaluation fails: "stop" after a checkpoint, or "continue" training.
+    on_evaluation_error: Literal["stop", "continue"] = "stop"
     # Seed of the evaluation episodes, the same for all lanes.
     eval_seed: int = 1_000
 
@@ -95,7 +107,7 @@ class Options:
 _AT_LEAST = {
     "seeds": 1, "seed": 0, "num_updates": 1, "batch_size": 1, "log_every": 1, "eval_every": 0,
     "eval_episodes": 1, "eval_seed": 0, "devices": 0, "num_processes": 1, "process_id": 0,
-    "checkpoint_every": 0, "keep": 1, "max_episode_steps": 0,
+    "checkpoint_every": 0, "keep": 1, "max_episode_steps": 0, "eval_environments": 0,
 }  # fmt: skip
 
 # Options that describe how a run is watched, stored or spread, not what it computes: they may

@@ -1,0 +1,116 @@
+"""Hyper-parameters: each field declares the values that it may have, and one check reads them.
+
+class Config(Configuration):
+discount: float = leaf(0.99, "[0, 1]")  # of future rewards
+hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # of every network
+log_std_min: float = static(-5.0, at_most="log_std_max")
+log_std_max: float = static(2.0)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from flax import struct
+
+from ddm.errors import InputError
+
+
+def leaf(default: Any, allowed: str = "", *, at_most: str = "") -> Any:
+    """A numeric field of a Config, which may be traced and swept.
+
+    Args:
+      default: its value where none is given.
+      allowed: an interval such as "[0, 1)" or "(0, inf)"; empty: every number.
+      at_most: the name of another field, which must not be smaller.
+    """
+    return struct.field(default=default, metadata=_metadata(allowed, at_most))
+
+
+def static(default: Any, allowed: str = "", *, at_most: str = "") -> Any:
+    """A structural field of a Config: hashable, part of the compiled program, not swept.
+
+    The arguments are those of :func:`leaf`; in a tuple, every number must lie in the interval.
+    """
+    return struct.field(pytree_node=False, default=default, metadata=_metadata(allowed, at_most))
+
+
+class Configuration(struct.PyTreeNode):
+    """Base of every Config: refuses numbers outside their declared interval.
+
+    Numbers of Python and numpy are checked, traced values and arrays on the device are not: they
+    have no value yet, or asking for it would wait for the device.
+
+    Raises:
+      InputError: naming the algorithm, the field, its value and what was expected.
+    """
+
+    def __post_init__(self):
+        check(self)
+
+
+def check(config: Any) -> None:
+    """Refuses a configuration with a number outside what its field declares."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        allowed, other = field.metadata.get("allowed"), field.metadata.get("at_most")
+        if allowed and not _inside(value, allowed):
+            raise InputError(
+                f"{_owner(config)}: {field.name} is {_text(value)}, expected a value in {allowed}"
+            )
+        if other and not _ordered(value, getattr(config, other)):
+            raise InputError(
+                f"{_owner(config)}: {field.name} is {_text(value)}, expected at most "
+                f"{other}={_text(getattr(config, other))}"
+            )
+
+
+def describe_range(field: dataclasses.Field) -> str:
+    """What `--help` says of the values of a field; empty where every value is allowed."""
+    allowed, other = field.metadata.get("allowed"), field.metadata.get("at_most")
+    parts = [f"in {allowed}"] if allowed else []
+    return ", ".join([*parts, *([f"at most {other}"] if other else [])])
+
+
+def _metadata(allowed: str, at_most: str) -> dict[str, str]:
+    if allowed:
+        _parse(allowed)  # a misspelt interval is found when the module is imported
+    return {"allowed": allowed, "at_most": at_most}
+
+
+def _parse(interval: str) -> tuple[float, float]:
+    if interval[0] not in "[(" or interval[-1] not in ")]":
+        raise ValueError(f"{interval!r} is not an interval such as '[0, 1)'")
+    low, high = interval[1:-1].split(",")
+    return float(low), float(high)
+
+
+def _inside(value: Any, interval: str) -> bool:
+    numbers = _numbers(value)
+    low, high = _parse(interval)
+    above = numbers >= low if interval[0] == "[" else numbers > low
+    below = numbers <= high if interval[-1] == "]" else numbers < high
+    return bool(np.all(above & below))
+
+
+def _ordered(value: Any, other: Any) -> bool:
+    first, second = _numbers(value), _numbers(other)
+    return not first.size or not second.size or bool(np.all(first <= second))
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """The numbers in a value; none in what is not a number, such as None or a traced array."""
+    known = (int, float, np.number, np.ndarray)
+    if isinstance(value, (tuple, list)) and all(isinstance(x, known) for x in value):
+        return np.asarray(value, np.float64)
+    return np.asarray(value if isinstance(value, known) else [], np.float64)
+
+
+def _owner(config: Any) -> str:
+    return type(config).__module__.rpartition(".")[2]
+
+
+def _text(value: Any) -> str:
+    return str(value.tolist()) if isinstance(value, np.ndarray) else str(value)
