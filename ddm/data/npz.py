@@ -133,6 +133,7 @@ def _read_header(arrays: Mapping[str, np.ndarray], path: Path) -> DatasetInfo:
         info[field] = _read_space(info[field])
     if info["reference_scores"] is not None:
         info["reference_scores"] = tuple(info["reference_scores"])
+    info["notes"] = tuple(info.get("notes", ()))
     return DatasetInfo(**info)
 
 
