@@ -25,7 +25,8 @@ def dataset():
 def test_round_trip_is_exact(tmp_path):
     given = data.normalize(dataset(), "standardize", "minus_one")
     data.save_npz(given, tmp_path / "x.npz")
-    found = data.load(tmp_path / "x.npz")
+    assert data.load(tmp_path / "x.npz").info.name == str(tmp_path / "x.npz")
+    found = data.load(tmp_path / "x.npz", name=given.info.name)
     assert found.info == given.info
     assert jax.tree.structure(found) == jax.tree.structure(given)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(given), strict=True):
@@ -97,3 +98,17 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(InputError, match="cannot be written: No such file"):
         data.save_npz(dataset(), tmp_path / "no" / "x.npz")
+
+
+def test_arrays_may_name_their_environment(tmp_path):
+    arrays = {
+        "observations": np.zeros((2, 1)),
+        "actions": np.zeros((2, 1)),
+        "rewards": np.zeros(2),
+        "terminations": np.array([False, True]),
+        "environment_id": np.array("Pendulum-v1"),
+    }
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert data.load(tmp_path / "x.npz").info.environment_id == "Pendulum-v1"
+    found = data.load(tmp_path / "x.npz", environment_id="Other-v0")
+    assert found.info.environment_id == "Other-v0"
