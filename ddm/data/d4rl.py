@@ -46,12 +46,12 @@ def read_d4rl(path: Path, *, max_episode_steps: int | None = None, **options: An
     if "timeouts" not in arrays and "terminals" in arrays:
         if max_episode_steps is None:
             raise InputError(
-                f"{path}: field timeouts is missing; give max_episode_steps (on the "
-                "command line --max_episode_steps), the time limit of the environment"
+                f"{path}: field timeouts is missing; give max_episode_steps, the time limit of "
+                "the environment"
             )
         arrays["timeouts"] = time_limit_flags(arrays["terminals"], max_episode_steps)
     reference = find_reference(path.stem)
-    defaults: dict[str, Any] = {"environment_id": ENVIRONMENTS.get(re.split("[_-]", path.stem)[0])}
+    defaults: dict[str, Any] = {"environment_id": ENVIRONMENTS.get(re.split("[-_]", path.stem)[0])}
     if reference is not None:
         defaults["reference_scores"] = reference.scores
         defaults["reference_source"] = reference.source

@@ -77,7 +77,7 @@ def read_npz(path: Path, **options: Any) -> Dataset:
     """A dataset from `save_npz`, or from named arrays of transitions as `from_arrays` takes them.
 
     Args:
-      path: the file; plain arrays may have the name of their environment in `environment_id`.
+      path: the file.
       **options: of `from_arrays`, for plain arrays.
 
     Raises:
@@ -89,9 +89,6 @@ def read_npz(path: Path, **options: Any) -> Dataset:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a readable .npz of plain arrays: {error}") from error
     if HEADER not in arrays:
-        named = arrays.pop("environment_id", None)
-        if named is not None and options.get("environment_id") is None:
-            options["environment_id"] = str(named)
         return from_mapping(arrays, name=str(path), **options)
     return _read_saved(arrays, path)
 

@@ -98,17 +98,3 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(InputError, match="cannot be written: No such file"):
         data.save_npz(dataset(), tmp_path / "no" / "x.npz")
-
-
-def test_arrays_may_name_their_environment(tmp_path):
-    arrays = {
-        "observations": np.zeros((2, 1)),
-        "actions": np.zeros((2, 1)),
-        "rewards": np.zeros(2),
-        "terminations": np.array([False, True]),
-        "environment_id": np.array("Pendulum-v1"),
-    }
-    np.savez(tmp_path / "x.npz", **arrays)
-    assert data.load(tmp_path / "x.npz").info.environment_id == "Pendulum-v1"
-    found = data.load(tmp_path / "x.npz", environment_id="Other-v0")
-    assert found.info.environment_id == "Other-v0"
