@@ -133,6 +133,43 @@ def initial_policy_state(algorithm: Algorithm, config: Any, state: Any) -> PyTre
     return () if make is None else make(config, state)
 
 
+_FUNCTIONS = ("init", "update", "act", "batch_spec", "initial_policy_state", "log_prob")
+
+
+def program_key(algorithm: Algorithm) -> tuple[Any, ...]:
+    """What a compiled program of an algorithm is kept by: its functions, as they are now.
+
+    A module that is edited and reloaded stays the same object, but its functions are new ones. A
+    program that is kept by this key is compiled again then; one kept by the module is stale.
+
+    Returns:
+      A hashable tuple, whatever the algorithm is: a module, a class, or an instance of one.
+    """
+    functions = (getattr(algorithm, name, None) for name in _FUNCTIONS)
+    return tuple(f if _has_hash(f) else Identity(f) for f in functions)
+
+
+def _has_hash(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+class Identity:
+    """An object as part of a key: always hashable, and equal to itself only."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and self.value is other.value
+
+
 def diagnose(algorithm: Algorithm, config: Any, metrics: Mapping[str, float]) -> list[str]:
     """What the algorithm says is amiss; outside of compiled code.
 
