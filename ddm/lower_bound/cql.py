@@ -24,7 +24,7 @@ import optax
 from ddm import networks, ops
 from ddm.off_policy import sac
 from ddm.off_policy.sac import act, batch_spec, diagnose
-from ddm.types import Batch, Metrics, PRNGKey, check_batch, static
+from ddm.types import Batch, Metrics, PRNGKey, check_batch, leaf, static
 
 __all__ = ["Config", "State", "act", "batch_spec", "diagnose", "init", "update"]
 
@@ -32,14 +32,18 @@ __all__ = ["Config", "State", "act", "batch_spec", "diagnose", "init", "update"]
 class Config(sac.Config):
     """Hyper-parameters of SAC and of the penalty; defaults of the authors' locomotion runs."""
 
-    actor_learning_rate: float = 1e-4  # Adam's step size; the paper's 3e-5 is slower
-    backup_entropy: float = 0.0  # weight of the entropy term in the critic target
-    alpha: float = 5.0  # weight of the penalty; with `lagrange`, where the dual variable starts
-    penalty_temperature: float = 1.0  # of the soft maximum over actions
+    # Adam's step size; the paper's 3e-5 is slower
+    actor_learning_rate: float = leaf(1e-4, "[0, inf)")
+    backup_entropy: float = leaf(0.0, "[0, inf)")  # weight of the entropy term in the critic target
+    # weight of the penalty; with `lagrange`, where the dual variable starts
+    alpha: float = leaf(5.0, "[0, inf)")
+    penalty_temperature: float = leaf(1.0, "(0, inf)")  # of the soft maximum over actions
     target_gap: float = 5.0  # gap that the dual variable steers to; used with `lagrange`
-    alpha_learning_rate: float = 3e-4  # Adam's step size of log alpha; used with `lagrange`
-    bc_steps: int = 0  # first steps in which the policy is cloned; authors: 40,000 on locomotion
-    num_samples: int = static(10)  # actions from each of the three sources
+    # Adam's step size of log alpha; used with `lagrange`
+    alpha_learning_rate: float = leaf(3e-4, "[0, inf)")
+    # first steps in which the policy is cloned; authors: 40,000 on locomotion
+    bc_steps: int = leaf(0, "[0, inf)")
+    num_samples: int = static(10, "[1, inf)")  # actions from each of the three sources
     lagrange: bool = static(False)  # learn alpha
     max_target_backup: bool = static(False)  # back up the best of `num_samples` actions, not one
 

@@ -18,6 +18,7 @@ from ddm.networks.distributions import (
     categorical,
     diagonal_gaussian,
 )
+from ddm.networks.duals import dual_at_bound, dual_step, log_bounds
 from ddm.networks.encoders import (
     ENCODERS,
     ConvEncoder,
@@ -117,8 +118,11 @@ __all__ = [
     "denoiser",
     "descend",
     "diagonal_gaussian",
+    "dual_at_bound",
+    "dual_step",
     "ensemble",
     "fan_in_uniform",
+    "log_bounds",
     "minimize",
     "orthogonal",
     "output_size",

@@ -29,6 +29,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -36,19 +37,24 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters; defaults are those of the authors' code."""
 
-    actor_learning_rate: float = 3e-4  # Adam's step size
-    critic_learning_rate: float = 3e-4  # Adam's step size
-    temperature_learning_rate: float = 3e-4  # Adam's step size for log alpha; 0 fixes alpha
-    initial_temperature: float = 1.0  # alpha at the start
-    temperature_max: float = 1e4  # its ceiling; offline it can rise without end
-    target_entropy: float = -1.0  # entropy the temperature steers to, in nats per action dimension
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of the critic targets
-    log_std_min: float = -5.0  # floor of the policy's log std; authors -20, offline codes -5
-    log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
-    backup_entropy: float = 1.0  # weight of the entropy term in the critic target; 0 leaves it out
-    num_critics: int = static(2)  # members of the critic ensemble
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    actor_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    critic_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    # Adam's step size for log alpha; 0 fixes alpha
+    temperature_learning_rate: float = leaf(3e-4, "[0, inf)")
+    initial_temperature: float = leaf(1.0, "(0, inf)")  # alpha at the start
+    temperature_max: float = leaf(1e4, "(0, inf)")  # its ceiling; offline it can rise without end
+    target_entropy: float = leaf(
+        -1.0, "(-inf, inf)"
+    )  # entropy the temperature steers to, in nats per action dimension
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the critic targets
+    # floor of the policy's log std; authors -20, offline codes -5
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    log_std_max: float = leaf(2.0, "(-inf, inf)")  # ceiling of the policy's log standard deviation
+    # weight of the entropy term in the critic target; 0 leaves it out
+    backup_entropy: float = leaf(1.0, "[0, inf)")
+    num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # in the critics
 
 

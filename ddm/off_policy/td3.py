@@ -29,6 +29,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -36,16 +37,19 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters; defaults are those of the authors' code."""
 
-    actor_learning_rate: float = 3e-4  # Adam's step size
-    critic_learning_rate: float = 3e-4  # Adam's step size
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of both targets, once per period
-    target_noise: float = 0.2  # standard deviation of the smoothing noise, in action units
-    target_noise_clip: float = 0.5  # bound of that noise
-    exploration_noise: float = 0.1  # standard deviation added by a non-deterministic `act`
-    policy_delay: int = static(2)  # critic steps per policy step
-    num_critics: int = static(2)  # members of the critic ensemble
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    actor_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    critic_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # tau of the moving average of both targets, once per period
+    target_rate: float = leaf(0.005, "(0, 1]")
+    # standard deviation of the smoothing noise, in action units
+    target_noise: float = leaf(0.2, "[0, inf)")
+    target_noise_clip: float = leaf(0.5, "[0, inf)")  # bound of that noise
+    # standard deviation added by a non-deterministic `act`
+    exploration_noise: float = leaf(0.1, "[0, inf)")
+    policy_delay: int = static(2, "[1, inf)")  # critic steps per policy step
+    num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # in the critics
 
 

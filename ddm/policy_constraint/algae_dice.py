@@ -49,6 +49,7 @@ from ddm.types import (
     PRNGKey,
     check_batch,
     check_continuous,
+    leaf,
     static,
 )
 
@@ -60,18 +61,23 @@ MAX_RESIDUAL = 1e6  # above it a residual weighs no more in the policy's loss
 class Config(sac.Config):
     """Hyper-parameters of SAC and of the objective; defaults of the authors' code."""
 
-    actor_learning_rate: float = 1e-3  # Adam's step size
-    critic_learning_rate: float = 1e-3  # Adam's step size
-    temperature_learning_rate: float = 1e-3  # Adam's step size for log tau; 0 fixes tau
-    initial_temperature: float = 1.0  # tau at the start
-    backup_entropy: float = 1.0  # weight of the entropy term in the residual; 0 leaves it out
-    discount: float = 0.99  # gamma, below 1
-    target_rate: float = 0.005  # of the moving average of the critic targets, once per period
-    alpha: float = 0.01  # weight of the initial states; the paper's to the power of p - 1
-    exponent: float = 1.5  # p of f*(x) = |x|^p / p, above 1; lower counts as 1
-    online_share: float = 0.05  # kappa of the bootstrap; 1 is the paper's objective
-    orthogonal_weight: float = 1e-4  # of the policy's squared products of different features
-    policy_delay: int = static(2)  # critic steps per policy step
+    actor_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    critic_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    # Adam's step size for log tau; 0 fixes tau
+    temperature_learning_rate: float = leaf(1e-3, "[0, inf)")
+    initial_temperature: float = leaf(1.0, "(0, inf)")  # tau at the start
+    # weight of the entropy term in the residual; 0 leaves it out
+    backup_entropy: float = leaf(1.0, "[0, inf)")
+    discount: float = leaf(0.99, "[0, 1)")  # gamma, below 1
+    # of the moving average of the critic targets, once per period
+    target_rate: float = leaf(0.005, "(0, 1]")
+    # weight of the initial states; the paper's to the power of p - 1
+    alpha: float = leaf(0.01, "[0, inf)")
+    exponent: float = leaf(1.5, "[1, inf)")  # p of f*(x) = |x|^p / p, above 1; lower counts as 1
+    online_share: float = leaf(0.05, "[0, 1]")  # kappa of the bootstrap; 1 is the paper's objective
+    # of the policy's squared products of different features
+    orthogonal_weight: float = leaf(1e-4, "[0, inf)")
+    policy_delay: int = static(2, "[1, inf)")  # critic steps per policy step
 
 
 def batch_spec(config: Config) -> BatchSpec:

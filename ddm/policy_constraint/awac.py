@@ -40,6 +40,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     find_choice,
+    leaf,
     static,
 )
 
@@ -47,12 +48,13 @@ from ddm.types import (
 class Config(regression.Config):
     """Hyper-parameters; defaults are CORL's for locomotion."""
 
-    inverse_temperature: float = 3.0  # 1 / lambda; 0 is behaviour cloning
-    max_weight: float = 100.0  # largest weight of a logged action
+    inverse_temperature: float = leaf(3.0, "[0, inf)")  # 1 / lambda; 0 is behaviour cloning
+    max_weight: float = leaf(100.0, "(0, inf]")  # largest weight of a logged action
     # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
     weight: str | WeightFn = static("exponential")
-    num_samples: int = static(1)  # actions of the policy that estimate its value; real vectors
-    hidden_sizes: tuple[int, ...] = static((256, 256, 256))  # relu layers
+    # actions of the policy that estimate its value; real vectors
+    num_samples: int = static(1, "[1, inf)")
+    hidden_sizes: tuple[int, ...] = static((256, 256, 256), "[1, inf)")  # relu layers
 
 
 class State(struct.PyTreeNode):

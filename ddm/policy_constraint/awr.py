@@ -40,6 +40,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     find_choice,
+    leaf,
     static,
 )
 
@@ -47,12 +48,14 @@ from ddm.types import (
 class Config(regression.PolicyConfig):
     """Hyper-parameters; temperature, largest weight and lambda are those of the authors' code."""
 
-    trace_decay: float = 0.95  # lambda of the returns; 1: rewards up to the window's end
-    inverse_temperature: float = 1.0  # per standard deviation; 0 is behaviour cloning
-    max_weight: float = 20.0  # largest weight of a logged action
+    # lambda of the returns; 1: rewards up to the window's end
+    trace_decay: float = leaf(0.95, "[0, 1]")
+    # per standard deviation; 0 is behaviour cloning
+    inverse_temperature: float = leaf(1.0, "[0, inf)")
+    max_weight: float = leaf(20.0, "(0, inf]")  # largest weight of a logged action
     # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
     weight: str | WeightFn = static("exponential")
-    window: int = static(32)  # steps of each return; most of an update's time
+    window: int = static(32, "[1, inf)")  # steps of each return; most of an update's time
 
 
 class State(struct.PyTreeNode):

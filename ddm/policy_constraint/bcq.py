@@ -38,14 +38,16 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
 )
 
 
 class Config(generative.Config):
     """Hyper-parameters; defaults are those of the authors' code, whose batches have 100 rows."""
 
-    actor_learning_rate: float = 1e-3  # Adam's step size of the perturbation
-    perturbation: float = 0.05  # phi: largest change of a proposed action; 0: none
+    actor_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size of the perturbation
+    # phi: largest change of a proposed action; 0: none
+    perturbation: float = leaf(0.05, "[0, inf)")
 
 
 class State(struct.PyTreeNode):

@@ -46,6 +46,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     find_choice,
+    leaf,
     static,
 )
 
@@ -60,22 +61,29 @@ VALUES: dict[str, ValueFn] = {
 class Config(generative.Config):
     """Hyper-parameters; defaults are those of the D4RL evaluations, whose batches have 256 rows."""
 
-    actor_learning_rate: float = 1e-4  # Adam's step size
-    critic_learning_rate: float = 3e-4  # Adam's step size
-    vae_learning_rate: float = 3e-4  # Adam's step size of the behaviour model
-    alpha_learning_rate: float = 1e-3  # Adam's step size of log alpha; 0 fixes alpha at 1
-    epsilon: float = 0.05  # MMD that alpha steers to; authors: 0.05 to 0.07
-    bandwidth: float = 20.0  # sigma of the kernel, before the tanh; authors: 20, or 50 for large
-    log_alpha_min: float = -5.0  # floor of log alpha
-    log_alpha_max: float = 10.0  # ceiling of log alpha
-    warmup_steps: int = 40_000  # first gradient steps, in which the policy ignores its values
-    deviation_weight: float = 0.0  # standard deviations of the ensemble taken off its value
-    log_std_min: float = -5.0  # floor of the policy's log standard deviation
-    log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
+    actor_learning_rate: float = leaf(1e-4, "[0, inf)")  # Adam's step size
+    critic_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    vae_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size of the behaviour model
+    # Adam's step size of log alpha; 0 fixes alpha at 1
+    alpha_learning_rate: float = leaf(1e-3, "[0, inf)")
+    epsilon: float = leaf(0.05, "[0, inf)")  # MMD that alpha steers to; authors: 0.05 to 0.07
+    # sigma of the kernel, before the tanh; authors: 20, or 50 for large
+    bandwidth: float = leaf(20.0, "(0, inf)")
+    log_alpha_min: float = leaf(-5.0, at_most="log_alpha_max")  # floor of log alpha
+    log_alpha_max: float = leaf(10.0, "(-inf, inf)")  # ceiling of log alpha
+    # first gradient steps, in which the policy ignores its values
+    warmup_steps: int = leaf(40_000, "[0, inf)")
+    # standard deviations of the ensemble taken off its value
+    deviation_weight: float = leaf(0.0, "[0, inf)")
+    # floor of the policy's log standard deviation
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    log_std_max: float = leaf(2.0, "(-inf, inf)")  # ceiling of the policy's log standard deviation
     kernel: str | KernelFn = static("laplacian")  # laplacian or gaussian; or a function
     values: str | ValueFn = static("minimum")  # minimum or mean of the critics; or a function
-    num_mmd_samples: int = static(4)  # actions from policy and model each; paper: 4 to 10
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers of policy and critics
+    # actions from policy and model each; paper: 4 to 10
+    num_mmd_samples: int = static(4, "[1, inf)")
+    # relu layers of policy and critics
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")
 
 
 class State(struct.PyTreeNode):

@@ -54,6 +54,7 @@ from ddm.types import (
     check_batch,
     check_continuous,
     find_choice,
+    leaf,
     static,
 )
 
@@ -80,34 +81,53 @@ DivergenceFn = PrimalFn | Dual
 class Config(Configuration):
     """Hyper-parameters; defaults are those of the D4RL evaluations, whose batches have 256 rows."""
 
-    actor_learning_rate: float = 3e-5  # Adam's step size; the paper's grid is 3e-6 .. 3e-4
-    critic_learning_rate: float = 1e-3  # Adam's step size
-    behavior_learning_rate: float = 5e-4  # Adam's step size of the behaviour policy
-    divergence_learning_rate: float = 1e-3  # Adam's step size of a dual divergence's critic
-    alpha: float = 1.0  # weight of the divergence; with `adaptive`, where it starts
-    target_divergence: float = 0.5  # that `adaptive` steers to, nats for KL; authors 0: alpha rises
-    alpha_learning_rate: float = 1e-3  # Adam's step size of alpha; authors 1e-5, too slow to matter
-    alpha_max: float = 500.0  # ceiling of an adaptive alpha
-    entropy_weight: float = 0.0  # eta, weight of the entropy in the policy's loss and in y
-    minimum_weight: float = 1.0  # lambda: share of the smallest Q_i in Q, against the largest
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of the critic targets
-    warmup_steps: int = 20_000  # first gradient steps, without Q in L_pi and without D in y
-    behavior_steps: int = 0  # gradient steps of the behaviour policy; 0: as many as there are
-    bandwidth: float = 10.0  # of mmd's kernel; laplacian: half the authors' sigma of 20
-    slope_penalty_weight: float = 5.0  # weight of squared excess slopes of a dual's critic
-    max_slope: float = 1.0  # slope of a dual's critic, in the action, that is not penalised
-    log_std_min: float = -5.0  # floor of the log standard deviation of policy and behaviour
-    log_std_max: float = 2.0  # ceiling of the log standard deviation of policy and behaviour
+    # Adam's step size; the paper's grid is 3e-6 .. 3e-4
+    actor_learning_rate: float = leaf(3e-5, "[0, inf)")
+    critic_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    # Adam's step size of the behaviour policy
+    behavior_learning_rate: float = leaf(5e-4, "[0, inf)")
+    # Adam's step size of a dual divergence's critic
+    divergence_learning_rate: float = leaf(1e-3, "[0, inf)")
+    # weight of the divergence; with `adaptive`, where it starts
+    alpha: float = leaf(1.0, "[0, inf)")
+    target_divergence: float = leaf(
+        0.5, "(-inf, inf)"
+    )  # that `adaptive` steers to, nats for KL; authors 0: alpha rises
+    # Adam's step size of alpha; authors 1e-5, too slow to matter
+    alpha_learning_rate: float = leaf(1e-3, "[0, inf)")
+    alpha_max: float = leaf(500.0, "(0, inf)")  # ceiling of an adaptive alpha
+    # eta, weight of the entropy in the policy's loss and in y
+    entropy_weight: float = leaf(0.0, "[0, inf)")
+    # lambda: share of the smallest Q_i in Q, against the largest
+    minimum_weight: float = leaf(1.0, "[0, 1]")
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the critic targets
+    # first gradient steps, without Q in L_pi and without D in y
+    warmup_steps: int = leaf(20_000, "[0, inf)")
+    # gradient steps of the behaviour policy; 0: as many as there are
+    behavior_steps: int = leaf(0, "[0, inf)")
+    # of mmd's kernel; laplacian: half the authors' sigma of 20
+    bandwidth: float = leaf(10.0, "(0, inf)")
+    # weight of squared excess slopes of a dual's critic
+    slope_penalty_weight: float = leaf(5.0, "[0, inf)")
+    # slope of a dual's critic, in the action, that is not penalised
+    max_slope: float = leaf(1.0, "[0, inf)")
+    # floor of the log standard deviation of policy and behaviour
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    log_std_max: float = leaf(
+        2.0, "(-inf, inf)"
+    )  # ceiling of the log standard deviation of policy and behaviour
     value_penalty: bool = static(True)  # BRAC-v: the divergence is in the critic's target too
     divergence: str | DivergenceFn = static("kl")  # kl, mmd, kl_dual or wasserstein; or a function
     adaptive: bool = static(False)  # steer alpha so that the divergence is at its target
     kernel: str | KernelFn = static("laplacian")  # of mmd: laplacian or gaussian; or a function
-    num_samples: int = static(4)  # actions for a primal divergence, of each policy
-    divergence_steps: int = static(3)  # steps of a dual divergence's critic in each update
-    num_eval_samples: int = static(10)  # actions of which `act` takes the best; 0: no such choice
-    num_critics: int = static(2)  # members of the critic ensemble
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers of all networks
+    num_samples: int = static(4, "[1, inf)")  # actions for a primal divergence, of each policy
+    # steps of a dual divergence's critic in each update
+    divergence_steps: int = static(3, "[1, inf)")
+    # actions of which `act` takes the best; 0: no such choice
+    num_eval_samples: int = static(10, "[0, inf)")
+    num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers of all networks
     layer_norm: bool = static(False)  # in the critics
 
 

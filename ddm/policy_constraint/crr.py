@@ -42,6 +42,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     find_choice,
+    leaf,
     static,
 )
 
@@ -66,13 +67,16 @@ BASELINES: dict[str, BaselineFn] = {"mean": mean_baseline, "max": max_baseline}
 class Config(regression.Config):
     """Hyper-parameters; defaults are acme's."""
 
-    inverse_temperature: float = 1.0  # 1 / beta of the paper, of exponential weights
-    max_weight: float = 20.0  # largest weight of a logged action, of exponential weights
+    # 1 / beta of the paper, of exponential weights
+    inverse_temperature: float = leaf(1.0, "[0, inf)")
+    # largest weight of a logged action, of exponential weights
+    max_weight: float = leaf(20.0, "(0, inf]")
     # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
     weight: str | WeightFn = static("binary")
     baseline: str | BaselineFn = static("mean")  # mean or max: the value that an action must exceed
-    num_samples: int = static(4)  # m: actions of the policy in the baseline; real vectors
-    num_critics: int = static(1)  # members of the critic ensemble
+    # m: actions of the policy in the baseline; real vectors
+    num_samples: int = static(4, "[1, inf)")
+    num_critics: int = static(1, "[1, inf)")  # members of the critic ensemble
 
 
 class State(struct.PyTreeNode):

@@ -22,7 +22,7 @@ from flax import struct
 from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.ops import convergence
-from ddm.types import Batch, Configuration, Metrics, PRNGKey, check_actions, static
+from ddm.types import Batch, Configuration, Metrics, PRNGKey, check_actions, leaf, static
 
 # Nats of likelihood that the clone's last 900 updates or so may have gained, in one that counts
 # as converged.
@@ -32,15 +32,19 @@ SETTLED = 0.01
 class Config(Configuration):
     """Hyper-parameters of the critic and of the clone."""
 
-    learning_rate: float = 3e-4  # Adam's step size of the critic
-    behavior_learning_rate: float = 3e-4  # Adam's step size of the cloned behaviour policy
-    logit_penalty: float = 1e-2  # w: weight of the clone's squared logits
-    huber_width: float = 1.0  # error from which the critic's loss is linear, in reward units
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of the target
-    target_period: int = 0  # updates between two copies to the target; 0: the moving average
-    num_actions: int = static(0)  # size of the discrete action space; required
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers of critic and clone
+    learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size of the critic
+    # Adam's step size of the cloned behaviour policy
+    behavior_learning_rate: float = leaf(3e-4, "[0, inf)")
+    logit_penalty: float = leaf(1e-2, "[0, inf)")  # w: weight of the clone's squared logits
+    # error from which the critic's loss is linear, in reward units
+    huber_width: float = leaf(1.0, "(0, inf)")
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the target
+    # updates between two copies to the target; 0: the moving average
+    target_period: int = leaf(0, "[0, inf)")
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
+    # relu layers of critic and clone
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")
 
 
 class Clone(struct.PyTreeNode):

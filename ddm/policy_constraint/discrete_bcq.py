@@ -36,14 +36,17 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
 )
 
 
 class Config(discrete.Config):
     """Hyper-parameters; defaults are the authors' for vector observations, 64 rows a batch."""
 
-    threshold: float = 0.3  # tau: smallest allowed share of the likeliest action's probability
-    exploration: float = 0.001  # share of uniform actions in a non-deterministic `act`
+    # tau: smallest allowed share of the likeliest action's probability
+    threshold: float = leaf(0.3, "[0, 1]")
+    # share of uniform actions in a non-deterministic `act`
+    exploration: float = leaf(0.001, "[0, 1]")
 
 
 class State(struct.PyTreeNode):

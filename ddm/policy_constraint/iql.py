@@ -29,18 +29,19 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
 )
 
 
 class Config(regression.Config):
     """Hyper-parameters; defaults are the authors' for locomotion (dropout 0.1 for Adroit)."""
 
-    actor_decay_steps: int = 1_000_000  # steps of the policy's cosine schedule; 0: constant
-    expectile: float = (
-        0.7  # 0.5 evaluates the behaviour policy, towards 1 the best action in the data
-    )
-    inverse_temperature: float = 3.0  # beta; 0 is behaviour cloning
-    max_weight: float = 100.0  # largest weight of a logged action
+    # Steps of the policy's cosine schedule; not set: those of the run; 0: constant.
+    actor_decay_steps: int | None = leaf(None, "[0, inf)")
+    # 0.5 evaluates the behaviour policy, towards 1 the best action in the data
+    expectile: float = leaf(0.7, "(0, 1)")
+    inverse_temperature: float = leaf(3.0, "[0, inf)")  # beta; 0 is behaviour cloning
+    max_weight: float = leaf(100.0, "(0, inf]")  # largest weight of a logged action
 
 
 class State(struct.PyTreeNode):

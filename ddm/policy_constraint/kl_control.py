@@ -58,6 +58,7 @@ from ddm.types import (
     check_actions,
     check_batch,
     find_choice,
+    leaf,
     static,
 )
 
@@ -67,13 +68,17 @@ LogPrior = Callable[[jax.Array], jax.Array]  # observations (..., O) -> log p (.
 class Config(Configuration):
     """Hyper-parameters; numbers without a remark are those of the authors' code."""
 
-    learning_rate: float = 1e-4  # Adam's step size
-    prior_learning_rate: float = 1e-3  # Adam's step size of a learned prior; not the authors'
-    kl_weight: float = 0.5  # c, in units of the reward: price of a nat of divergence
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of the target network
-    max_gradient: float = 1.0  # each entry of the gradient is clipped to this size
-    prior_steps: int = 10_000  # first updates, in which only a learned prior is fitted to the log
+    learning_rate: float = leaf(1e-4, "[0, inf)")  # Adam's step size
+    # Adam's step size of a learned prior; not the authors'
+    prior_learning_rate: float = leaf(1e-3, "[0, inf)")
+    # c, in units of the reward: price of a nat of divergence
+    kl_weight: float = leaf(0.5, "[0, inf)")
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the target network
+    # each entry of the gradient is clipped to this size
+    max_gradient: float = leaf(1.0, "(0, inf)")
+    # first updates, in which only a learned prior is fitted to the log
+    prior_steps: int = leaf(10_000, "[0, inf)")
     form: str = static("psi")  # psi or q: what is backed up, see above
     # Of form q, max, double or logsumexp: value of the next state. Or a function of target and
     # online Q (B, K) and the logarithmic mean exponential V (B,) of the target.
@@ -82,15 +87,18 @@ class Config(Configuration):
     kl_calc: str = static("sample")
     # learned: a network like the policy's; or a function, observations (..., O) to log p (..., K).
     prior: str | LogPrior = static("learned")
-    target_samples: int = static(1)  # M dropout masks of the lower bound; authors' best 5; 1: none
+    # M dropout masks of the lower bound; authors' best 5; 1: none
+    target_samples: int = static(1, "[1, inf)")
     # mlp; gru, on tokens; or a function of this configuration to a flax module: observations and
     # `deterministic` to (..., K), whose last layer is named "output".
     network: str | Callable[[Any], nn.Module] = static("mlp")
-    num_tokens: int = static(0)  # observations are token numbers below this; 0: they are vectors
-    embedding_size: int = static(32)  # of a token
-    dropout_rate: float = static(0.0)  # in the policy's and the prior's network
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers; the first is the GRU's width
-    num_actions: int = static(0)  # size of the discrete action space; required
+    # observations are token numbers below this; 0: they are vectors
+    num_tokens: int = static(0, "[0, inf)")
+    embedding_size: int = static(32, "[1, inf)")  # of a token
+    dropout_rate: float = static(0.0, "[0, 1)")  # in the policy's and the prior's network
+    # relu layers; the first is the GRU's width
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):

@@ -38,6 +38,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     find_choice,
+    leaf,
     static,
 )
 
@@ -45,9 +46,10 @@ from ddm.types import (
 class Config(regression.Config):
     """Hyper-parameters; the largest weight is the authors'."""
 
-    inverse_temperature: float = 1.0  # tau, per unit of return; 0 is behaviour cloning
-    max_weight: float = 100.0  # largest weight of a logged action
-    bc_steps: int = 0  # first gradient steps in which the policy only clones
+    # tau, per unit of return; 0 is behaviour cloning
+    inverse_temperature: float = leaf(1.0, "[0, inf)")
+    max_weight: float = leaf(100.0, "(0, inf]")  # largest weight of a logged action
+    bc_steps: int = leaf(0, "[0, inf)")  # first gradient steps in which the policy only clones
     # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
     weight: str | WeightFn = static("exponential")
 

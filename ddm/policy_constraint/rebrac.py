@@ -35,6 +35,7 @@ from ddm.types import (
     PRNGKey,
     check_batch,
     check_continuous,
+    leaf,
     static,
 )
 
@@ -44,11 +45,13 @@ __all__ = ["Config", "State", "act", "batch_spec", "init", "update"]
 class Config(td3.Config):
     """Hyper-parameters of TD3 and the weights of the penalties; the authors' for locomotion."""
 
-    actor_learning_rate: float = 1e-3  # Adam's step size
-    critic_learning_rate: float = 1e-3  # Adam's step size
-    actor_bc_weight: float = 0.01  # beta_1: penalty of the policy, per unit of normalised value
-    critic_bc_weight: float = 0.01  # beta_2: penalty of the target, in units of return
-    hidden_sizes: tuple[int, ...] = static((256, 256, 256))  # relu layers
+    actor_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    critic_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    # beta_1: penalty of the policy, per unit of normalised value
+    actor_bc_weight: float = leaf(0.01, "[0, inf)")
+    # beta_2: penalty of the target, in units of return
+    critic_bc_weight: float = leaf(0.01, "[0, inf)")
+    hidden_sizes: tuple[int, ...] = static((256, 256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(True)  # in the critics
     normalize_q: bool = static(True)  # divide the policy's values by their mean size
 

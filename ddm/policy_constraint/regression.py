@@ -17,29 +17,31 @@ import jax.numpy as jnp
 import optax
 
 from ddm import networks, ops
-from ddm.types import Batch, Configuration, Metrics, PRNGKey, check_actions, static
+from ddm.types import Batch, Configuration, Metrics, PRNGKey, check_actions, leaf, static
 
 
 class PolicyConfig(Configuration):
     """Hyper-parameters of the policy and its values."""
 
-    actor_learning_rate: float = 3e-4  # Adam's step size
-    value_learning_rate: float = 3e-4  # Adam's step size of V and Q
-    actor_decay_steps: int = 0  # steps of the policy's cosine schedule; 0: constant
-    discount: float = 0.99  # gamma
-    log_std_min: float = -5.0  # floor of the policy's log standard deviation
-    log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
-    dropout_rate: float = static(0.0)  # in the policy
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    actor_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    value_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size of V and Q
+    # steps of the policy's cosine schedule; 0: constant
+    actor_decay_steps: int = leaf(0, "[0, inf)")
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # floor of the policy's log standard deviation
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    log_std_max: float = leaf(2.0, "(-inf, inf)")  # ceiling of the policy's log standard deviation
+    dropout_rate: float = static(0.0, "[0, 1)")  # in the policy
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # in V and Q
-    num_actions: int = static(0)  # size of a discrete action space; 0: real vectors
+    num_actions: int = static(0, "[0, inf)")  # size of a discrete action space; 0: real vectors
 
 
 class Config(PolicyConfig):
     """Hyper-parameters of the policy and the critics."""
 
-    target_rate: float = 0.005  # tau of the moving average of the targets
-    num_critics: int = static(2)  # members of the critic ensemble
+    target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the targets
+    num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
 
 
 class PolicyValues(NamedTuple):

@@ -48,6 +48,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     find_choice,
+    leaf,
     static,
 )
 
@@ -58,12 +59,15 @@ ROWS_COUNTED = 2.0**24  # beyond it, adding 1 to a float32 does nothing
 class Config(discrete.Config):
     """Hyper-parameters; the discount, step sizes and target are those of discrete BCQ."""
 
-    min_count: float = 5.0  # N_wedge: pairs with fewer rows follow the baseline; authors: 5 to 100
-    cell_size: float = 0.5  # side of a grid's cells, in the unit of the observations
+    # N_wedge: pairs with fewer rows follow the baseline; authors: 5 to 100
+    min_count: float = leaf(5.0, "[0, inf]")
+    # side of a grid's cells, in the unit of the observations
+    cell_size: float = leaf(0.5, "(0, inf)")
     count: str | TableFn = static("grid")  # grid or one_hot; or a function
     behavior: str | TableFn = static("cloned")  # cloned or counted; or a function
-    dataset_size: int = static(0)  # transitions in the log, of which the tables count shares
-    hash_bits: int = static(16)  # the grid's table has 2 to this power rows
+    # transitions in the log, of which the tables count shares
+    dataset_size: int = static(0, "[0, inf)")
+    hash_bits: int = static(16, "[1, 30]")  # the grid's table has 2 to this power rows
     bounded: bool = static(False)  # Pi_<=b: uncertain actions may also be taken less often
     double_q: bool = static(False)  # Q chooses the action that Qbar values
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ddm.off_policy import td3
 from ddm.off_policy.td3 import State, act, batch_spec, init
-from ddm.types import Batch, Metrics, check_batch
+from ddm.types import Batch, Metrics, check_batch, leaf
 
 __all__ = ["Config", "State", "act", "batch_spec", "init", "update"]
 
@@ -23,7 +23,8 @@ __all__ = ["Config", "State", "act", "batch_spec", "init", "update"]
 class Config(td3.Config):
     """Hyper-parameters of TD3 and the weight of the value term; defaults of the authors' code."""
 
-    alpha: float = 2.5  # weight of the normalised value against cloning; 0 is behaviour cloning
+    # weight of the normalised value against cloning; 0 is behaviour cloning
+    alpha: float = leaf(2.5, "[0, inf)")
 
 
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
