@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.core
+import numpy as np
 from flax import struct
 
 from ddm.configuration import Configuration as Configuration
@@ -125,6 +127,8 @@ class Algorithm(Protocol):
 
     # An algorithm that can tell from its metrics that something is amiss, such as a behaviour
     # model that has not converged, also has `diagnose(config, metrics)`: see the function below.
+    # One with a hyper-parameter that follows the run's length unless it is set also has
+    # `resolve(config, num_updates)`: the configuration with the number in its place.
 
 
 def initial_policy_state(algorithm: Algorithm, config: Any, state: Any) -> PyTree:
@@ -218,6 +222,28 @@ def check_batch(batch: Batch, spec: BatchSpec, name: str) -> None:
         raise InputError(f"{name}: {rows} rows do not divide into {spec.minibatches} mini-batches")
 
 
+def check_example(batch: Batch, spec: BatchSpec, name: str) -> None:
+    """:func:`check_batch` for `init`, which needs shapes alone: one row will do.
+
+    Raises:
+      InputError: a field is missing, has the wrong rank or another number of rows.
+    """
+    check_batch(batch, dataclasses.replace(spec, minibatches=1), name)
+
+
+def check_vectors(batch: Batch, name: str) -> None:
+    """Refuses images, for an algorithm whose observations are rows of features.
+
+    Raises:
+      InputError: naming the algorithm and the shape.
+    """
+    if batch.observations.ndim != 2:
+        raise InputError(
+            f"{name}: batch.observations has shape {batch.observations.shape}, expected (B, O): "
+            "the networks read vectors, one row of features for each transition, and no images"
+        )
+
+
 def check_continuous(batch: Batch, name: str) -> None:
     """Refuses integer actions, for an algorithm whose actions are real vectors.
 
@@ -231,6 +257,17 @@ def check_continuous(batch: Batch, name: str) -> None:
         )
 
 
+def check_continuous_example(batch: Batch, spec: BatchSpec, name: str) -> None:
+    """What `init` of a method with vectors for observations and actions checks.
+
+    Raises:
+      InputError: a field is missing or of a wrong shape; integer actions; images.
+    """
+    check_example(batch, spec, name)
+    check_continuous(batch, name)
+    check_vectors(batch, name)
+
+
 def check_actions(batch: Batch, num_actions: int, name: str) -> None:
     """Refuses actions of the other kind, for an algorithm that takes both.
 
@@ -240,7 +277,8 @@ def check_actions(batch: Batch, num_actions: int, name: str) -> None:
       name: the algorithm, for the message.
 
     Raises:
-      InputError: integers where real vectors are expected, or the reverse.
+      InputError: integers where real vectors are expected, or the reverse; or an action that is
+        not below `num_actions`.
     """
     discrete = jax.numpy.issubdtype(batch.actions.dtype, jax.numpy.integer)
     if discrete and num_actions < 1:
@@ -252,6 +290,28 @@ def check_actions(batch: Batch, num_actions: int, name: str) -> None:
         raise InputError(
             f"{name}: batch.actions are real vectors ({batch.actions.dtype}), expected integers "
             f"below num_actions={num_actions}; leave num_actions at 0 for continuous actions"
+        )
+    if discrete:
+        check_indices(batch.actions, num_actions, name)
+
+
+def check_indices(actions: jax.Array, num_actions: int, name: str) -> None:
+    """Refuses actions that are not among 0 .. num_actions - 1.
+
+    A table or a network reads another action in their place, without a word. Traced actions have
+    no values yet and pass: what is compiled is checked where its data come from.
+
+    Raises:
+      InputError: naming the algorithm, the action and `num_actions`.
+    """
+    if isinstance(actions, jax.core.Tracer) or not actions.size:
+        return
+    values = np.asarray(actions)
+    if values.min() < 0 or values.max() >= num_actions:
+        wrong = values.min() if values.min() < 0 else values.max()
+        raise InputError(
+            f"{name}: the log has action {wrong} (counted from 0) and num_actions is "
+            f"{num_actions}; expected actions from 0 to {num_actions - 1}"
         )
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ddm.errors import InputError
+from ddm.types import check_indices
 
 
 def check_table_batch(
@@ -41,6 +42,8 @@ def check_table_batch(
         raise InputError(f"{name}: batch.actions has shape {actions.shape}, expected (B,)")
     if num_actions < 1:
         raise InputError(f"{name}: needs num_actions, the number of discrete actions")
+    if num_states is None:  # once, before training
+        check_indices(actions, num_actions, name)
     if observations.ndim != 2 or num_states not in (None, observations.shape[1]):
         expected = "(B, S), one column a state" if num_states is None else f"(B, {num_states})"
         raise InputError(
