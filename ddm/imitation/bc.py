@@ -84,6 +84,7 @@ class Head(NamedTuple):
     action_size: Callable[[Config, int], int] = lambda config, width: width
     noiseless: Callable[[Any, PRNGKey], jax.Array] | None = None  # deterministic `act`; None: mode
     discrete: bool = False  # actions are indices
+    density: bool = True  # the outputs have log-probabilities; False: the policy is one action
 
 
 def batch_spec(config: Config) -> BatchSpec:
@@ -157,10 +158,28 @@ def act(
 def log_prob(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
-    """Log-density (B,) of actions; for ``mse`` minus the squared error."""
-    return -find_head(config).loss(
-        config, head_outputs(config, state.policy.params, observations), actions
-    )
+    """Log-probability (B,) of actions under the policy, a log-density where they are real.
+
+    Label smoothing is part of the loss, not of the policy: it is not in here.
+
+    Raises:
+      InputError: ``mse``, whose policy is one action.
+    """
+    return head_log_prob(config, head_outputs(config, state.policy.params, observations), actions)
+
+
+def head_log_prob(config: Config, outputs: Any, actions: jax.Array) -> jax.Array:
+    """Log-probabilities (...,) of actions, for what the head's network returned.
+
+    Raises:
+      InputError: the head has no density.
+    """
+    if not find_head(config).density:
+        raise InputError(
+            f"bc: head={config.head} is one action at each observation, without a density; "
+            "choose another head for log-probabilities"
+        )
+    return outputs.log_prob(actions)
 
 
 def find_head(config: Config) -> Head:
@@ -326,6 +345,7 @@ HEADS: dict[str, Head] = {
         _squared_error,
         sample=lambda action, key: action,
         mode=lambda action: action,
+        density=False,
     ),
     "gaussian": Head(
         _gaussian_network, _bounded_outputs, _negative_log_prob, _sample, _mode, _half
