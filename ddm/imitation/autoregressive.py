@@ -9,8 +9,9 @@ Janner et al. 2021; Metz et al. 2017):
     log pi(a | s) = sum_d ( log p(b_d | s, b_<d) - log width(b_d) )
 
 The last line is a density, constant in each box of bins and zero outside of them, which compares
-with the densities of other policies. A chunk of actions is one sequence, time-major, of chunk_size * A tokens; of it
-`execute_steps` are executed before the next one is drawn (Chi et al. 2023).
+with the densities of other policies. A chunk of actions is one sequence, time-major, of
+chunk_size * A tokens; of it `execute_steps` are executed before the next one is drawn (Chi et al.
+2023).
 
 ``decoder`` is how the bins before are seen: by a causal ``transformer``, an ``lstm``, an ``mlp``
 (a masked perceptron), or not at all (``factorised``: independent softmaxes, which many discretised

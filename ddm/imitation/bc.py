@@ -9,8 +9,8 @@ width), ``gaussian`` and ``tanh_gaussian`` (state-dependent widths), ``mixture``
 Bishop 1994; robomimic's BC-GMM), ``categorical`` (discrete actions). Without a network, so that
 the problem has one optimum that is known otherwise:
 
-- ``tabular``: pi(a | s) ~ exp(W[s, a]) on one-hot observations. The optimum is the share of each
-  action in each state.
+- ``tabular``: pi(a | s) ~ exp(W[s, a]) on one-hot observations, no others. The optimum is the share
+  of each action in each state.
 - ``linear_softmax``: pi(a | s) ~ exp <phi(s, a), w>, one weight vector for all actions. Convex; at
   the optimum the mean features under the policy are those of the data.
 - ``linear_gaussian``: N(W phi(s) + b, diag(sigma^2)), not squashed, one sigma for all states. The
@@ -37,7 +37,18 @@ from flax import struct
 
 from ddm import networks, ops
 from ddm.errors import InputError
-from ddm.types import Batch, BatchSpec, Configuration, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import (
+    Batch,
+    BatchSpec,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_action_range,
+    check_batch,
+    check_one_hot,
+    static,
+)
 
 
 class Config(Configuration):
@@ -89,8 +100,11 @@ class Head(NamedTuple):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Observations and the actions taken there."""
-    del config
-    return BatchSpec(fields=("observations", "actions"))
+    return BatchSpec(
+        fields=("observations", "actions"),
+        one_hot_observations=config.head == "tabular",
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -204,6 +218,10 @@ def _check_actions(config: Config, head: Head, batch: Batch) -> None:
         raise InputError(
             f"bc: head={config.head} needs num_actions, the number of discrete actions"
         )
+    if discrete:
+        check_action_range(batch.actions, config.num_actions, "bc")
+    if config.head == "tabular":
+        check_one_hot(batch.observations, "bc: head=tabular")
 
 
 def _check_features(config: Config, batch: Batch) -> None:

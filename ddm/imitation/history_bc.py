@@ -94,7 +94,7 @@ def batch_spec(config: Config) -> BatchSpec:
     history = _find(config)
     before = 1 + history.past(config)
     window = before + 1 + history.ahead(config)
-    return BatchSpec(fields=FIELDS, window=window, history=before)
+    return BatchSpec(fields=FIELDS, window=window, history=before, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
