@@ -58,6 +58,8 @@ class BatchSpec:
     history: int = 0  # how many of the T steps lie before the step that was drawn
     min_episode_steps: int = 1  # a dataset with a shorter episode is refused
     whole_dataset: bool = False  # all transitions, in order, whatever the batch size: exact sweeps
+    one_hot_observations: bool = False  # rows of a table: any other observation is refused
+    num_actions: int = 0  # a log with a larger discrete action is refused; 0: any action
 
 
 TRANSITION_FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations")
@@ -215,6 +217,8 @@ def check_batch(batch: Batch, spec: BatchSpec, name: str) -> None:
                 f"{name}: batch.{field} has shape {value.shape}, expected {expected}"
                 f"{'' if scalar else ' and the feature axes'}"
             )
+        if field in ("actions", "next_actions"):
+            _check_action_rank(value, leading, f"{name}: batch.{field}")
         rows = value.shape[0] if rows is None else rows
         if value.shape[0] != rows:
             raise InputError(f"{name}: batch.{field} has {value.shape[0]} rows, expected {rows}")
@@ -244,6 +248,22 @@ def check_vectors(batch: Batch, name: str) -> None:
         )
 
 
+def _check_action_rank(actions: jax.Array, leading: int, where: str) -> None:
+    """One axis of features for real vectors, none for discrete actions."""
+    discrete = jax.numpy.issubdtype(actions.dtype, jax.numpy.integer)
+    if actions.ndim != leading + (not discrete):
+        expected = _ACTION_SHAPES[leading, bool(discrete)]
+        raise InputError(
+            f"{where} has shape {actions.shape} and dtype {actions.dtype}, expected {expected}"
+        )
+
+
+# By the number of axes before the features, and whether the actions are discrete.
+_ACTION_SHAPES = {
+    (1, True): "(B,)", (1, False): "(B, A)", (2, True): "(B, T)", (2, False): "(B, T, A)",
+}  # fmt: skip
+
+
 def check_continuous(batch: Batch, name: str) -> None:
     """Refuses integer actions, for an algorithm whose actions are real vectors.
 
@@ -268,6 +288,58 @@ def check_continuous_example(batch: Batch, spec: BatchSpec, name: str) -> None:
     check_vectors(batch, name)
 
 
+def check_one_hot(observations: Any, name: str) -> None:
+    """Refuses observations that do not name a row of a table.
+
+    Traced observations have no values yet and are not looked at: `ddm.data.check_episodes` checks
+    those of a dataset, for an algorithm whose `batch_spec` says so.
+
+    Args:
+      observations: expected (N, S), one-hot.
+      name: the algorithm or the dataset, for the message.
+
+    Raises:
+      InputError: naming the first row that is not one-hot.
+    """
+    if isinstance(observations, jax.core.Tracer):
+        return
+    rows = np.asarray(observations)
+    expected = (
+        "expected one-hot rows, one column a state: a table needs an observation space of "
+        "Discrete(n), not standardised"
+    )
+    if rows.ndim != 2:
+        raise InputError(f"{name}: observations have shape {rows.shape}, {expected}")
+    one_hot = (np.count_nonzero(rows, axis=1) == 1) & (rows.max(axis=1, initial=0) == 1)
+    if not one_hot.all():
+        row = int(one_hot.argmin())
+        shown = ", ".join(f"{value:g}" for value in rows[row, :6])
+        more = ", ..." if rows.shape[1] > 6 else ""
+        raise InputError(f"{name}: observation {row} is ({shown}{more}), {expected}")
+
+
+def check_action_range(actions: Any, num_actions: int, name: str) -> None:
+    """Refuses discrete actions that the policy does not have; traced ones are not looked at.
+
+    Args:
+      actions: (...) integers.
+      num_actions: they are below it.
+      name: the algorithm or the dataset, for the message.
+
+    Raises:
+      InputError: naming the largest or the smallest action.
+    """
+    if isinstance(actions, jax.core.Tracer) or not actions.size:
+        return
+    values = np.asarray(actions)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= num_actions:
+        raise InputError(
+            f"{name}: there is an action {low if low < 0 else high}, and num_actions is "
+            f"{num_actions}: expected actions from 0 to {num_actions - 1}"
+        )
+
+
 def check_actions(batch: Batch, num_actions: int, name: str) -> None:
     """Refuses actions of the other kind, for an algorithm that takes both.
 
@@ -277,8 +349,8 @@ def check_actions(batch: Batch, num_actions: int, name: str) -> None:
       name: the algorithm, for the message.
 
     Raises:
-      InputError: integers where real vectors are expected, or the reverse; or an action that is
-        not below `num_actions`.
+      InputError: integers where real vectors are expected, or the reverse; an integer that is
+        no action, where its value is known.
     """
     discrete = jax.numpy.issubdtype(batch.actions.dtype, jax.numpy.integer)
     if discrete and num_actions < 1:
@@ -292,27 +364,7 @@ def check_actions(batch: Batch, num_actions: int, name: str) -> None:
             f"below num_actions={num_actions}; leave num_actions at 0 for continuous actions"
         )
     if discrete:
-        check_indices(batch.actions, num_actions, name)
-
-
-def check_indices(actions: jax.Array, num_actions: int, name: str) -> None:
-    """Refuses actions that are not among 0 .. num_actions - 1.
-
-    A table or a network reads another action in their place, without a word. Traced actions have
-    no values yet and pass: what is compiled is checked where its data come from.
-
-    Raises:
-      InputError: naming the algorithm, the action and `num_actions`.
-    """
-    if isinstance(actions, jax.core.Tracer) or not actions.size:
-        return
-    values = np.asarray(actions)
-    if values.min() < 0 or values.max() >= num_actions:
-        wrong = values.min() if values.min() < 0 else values.max()
-        raise InputError(
-            f"{name}: the log has action {wrong} (counted from 0) and num_actions is "
-            f"{num_actions}; expected actions from 0 to {num_actions - 1}"
-        )
+        check_action_range(batch.actions, num_actions, name)
 
 
 def find_choice(choice: Any, registry: Mapping[str, Any], field: str, name: str) -> Any:

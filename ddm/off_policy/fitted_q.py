@@ -60,8 +60,7 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """All transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS, whole_dataset=True)
+    return BatchSpec(fields=TRANSITION_FIELDS, whole_dataset=True, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -71,7 +70,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
       InputError: continuous actions, no `num_actions`, or observations that are not rows.
     """
     check_batch(batch, batch_spec(config), "fitted_q")
-    tables.check_table_batch("fitted_q", batch.observations, batch.actions, config.num_actions)
+    tables.check_table_batch(
+        "fitted_q", batch.observations, batch.actions, config.num_actions, one_hot=False
+    )
     shape = (batch.observations.shape[1], config.num_actions)
     return State(
         action_values=jnp.zeros(shape, jnp.float32), step=jnp.zeros((), jnp.int32), key=key
@@ -87,7 +88,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     check_batch(batch, batch_spec(config), "fitted_q")
     num_features, num_actions = state.action_values.shape
     tables.check_table_batch(
-        "fitted_q", batch.observations, batch.actions, num_actions, num_features
+        "fitted_q", batch.observations, batch.actions, num_actions, num_features, one_hot=False
     )
     next_values = jnp.max(_values(batch.next_observations, state), axis=-1)
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)

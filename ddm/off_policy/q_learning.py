@@ -7,8 +7,7 @@ A batch updates all its pairs at once from the table before it. Where a pair has
 their temporal differences are averaged, not added, so that a pair moves by at most `learning_rate`
 of the way to its target, whatever the batch size; with one row a batch it is Watkins's rule.
 
-Observations are rows of S features, and the state is the largest of them: for one-hot rows a
-linear function of the observation is a table.
+Observations are one-hot rows of S features, those of a Discrete(S) space; others are refused.
 """
 
 from __future__ import annotations
@@ -55,15 +54,17 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS)
+    return BatchSpec(
+        fields=TRANSITION_FIELDS, one_hot_observations=True, num_actions=config.num_actions
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A constant table over the states that the observations have columns for.
 
     Raises:
-      InputError: continuous actions, no `num_actions`, or observations that are not rows.
+      InputError: continuous actions, no `num_actions`, or observations that are not
+        one-hot rows.
     """
     check_batch(batch, batch_spec(config), "q_learning")
     tables.check_table_batch("q_learning", batch.observations, batch.actions, config.num_actions)

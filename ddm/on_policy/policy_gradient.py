@@ -74,8 +74,12 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """All steps of the policy's last episodes, each with the return that followed."""
-    del config
-    return BatchSpec(fields=("observations", "actions", "returns_to_go"), whole_dataset=True)
+    return BatchSpec(
+        fields=("observations", "actions", "returns_to_go"),
+        whole_dataset=True,
+        one_hot_observations=config.head == "tabular",
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:

@@ -14,8 +14,7 @@ constraints (BCQ, Fujimoto et al. 2019; BEAR, Kumar et al. 2019), divergences to
 policy (BRAC, Wu et al. 2019; KL control, Jaques et al. 2019). `support` with a threshold is the
 filter of discrete BCQ (Fujimoto et al. 2019, arXiv 1910.01708, eq. 9) without its networks.
 
-Observations are rows of S features, and the state is the largest of them: for one-hot rows a
-linear function of the observation is a table.
+Observations are one-hot rows of S features, those of a Discrete(S) space; others are refused.
 """
 
 from __future__ import annotations
@@ -72,8 +71,12 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """All transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS, whole_dataset=True)
+    return BatchSpec(
+        fields=TRANSITION_FIELDS,
+        whole_dataset=True,
+        one_hot_observations=True,
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -81,7 +84,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 
     Raises:
       InputError: an unknown constraint, continuous actions, no `num_actions`, or observations
-        that are not rows.
+        that are not one-hot rows.
     """
     check_batch(batch, batch_spec(config), "constrained_iteration")
     tables.check_table_batch(

@@ -15,8 +15,7 @@ later estimate it: Simao et al. 2020); one sweep of the backup follows each impr
 evaluate each policy to the end, which has the same fixed point; and pairs without data, whose
 estimated reward and future are 0 in the authors' code, keep the initial value of 0.
 
-Observations are rows of S features, and the state is the largest of them: for one-hot rows a
-linear function of the observation is a table.
+Observations are one-hot rows of S features, those of a Discrete(S) space; others are refused.
 """
 
 from __future__ import annotations
@@ -63,15 +62,20 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """All transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS, whole_dataset=True)
+    return BatchSpec(
+        fields=TRANSITION_FIELDS,
+        whole_dataset=True,
+        one_hot_observations=True,
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Tables of zeros over the states that the observations have columns for.
 
     Raises:
-      InputError: continuous actions, no `num_actions`, or observations that are not rows.
+      InputError: continuous actions, no `num_actions`, or observations that are not
+        one-hot rows.
     """
     check_batch(batch, batch_spec(config), "spibb")
     tables.check_table_batch("spibb", batch.observations, batch.actions, config.num_actions)
