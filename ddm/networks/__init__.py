@@ -61,6 +61,7 @@ from ddm.networks.transformer import (
     Cache,
     Transformer,
     TransformerBlock,
+    add_positions,
     causal_mask,
     sinusoids,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "TransformerBlock",
     "TransformerDenoiser",
     "UNetDenoiser",
+    "add_positions",
     "categorical",
     "causal_mask",
     "check_chunks",
