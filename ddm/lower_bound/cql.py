@@ -193,9 +193,10 @@ def _penalised_actions(
     uniform_key, current_key, next_key = jax.random.split(key, 3)
     rows, action_size = batch.actions.shape
     uniform = jax.random.uniform(
-        uniform_key, (config.num_samples, rows, action_size), minval=-1.0, maxval=1.0
+        uniform_key, (config.num_samples, rows, action_size), jnp.float32, -1.0, 1.0
     )
-    actions, log_densities = [uniform], [jnp.full(uniform.shape[:2], -action_size * jnp.log(2.0))]
+    density = jnp.full(uniform.shape[:2], -action_size * math.log(2.0), jnp.float32)
+    actions, log_densities = [uniform], [density]
     for observations, policy_key in (
         (batch.observations, current_key),
         (batch.next_observations, next_key),

@@ -62,6 +62,7 @@ from ddm.networks.transformer import (
     Cache,
     Transformer,
     TransformerBlock,
+    add_positions,
     causal_mask,
     sinusoids,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "TransformerBlock",
     "TransformerDenoiser",
     "UNetDenoiser",
+    "add_positions",
     "categorical",
     "causal_mask",
     "check_chunks",

@@ -92,7 +92,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     )
     next_values = jnp.max(_values(batch.next_observations, state), axis=-1)
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
-    taken = jax.nn.one_hot(batch.actions, num_actions)
+    taken = jax.nn.one_hot(batch.actions, num_actions, dtype=jnp.float32)
     values = jnp.sum(taken * _values(batch.observations, state), axis=-1)
     change = _regress(batch.observations, taken, targets - values, config.ridge)
     metrics = {

@@ -125,7 +125,7 @@ def act(
     network = actor_network(config, networks.output_size(state.actor.params))
     action = network.apply(state.actor.params, observation)
     if not deterministic:
-        noise = config.exploration_noise * jax.random.normal(key, action.shape)
+        noise = config.exploration_noise * jax.random.normal(key, action.shape, action.dtype)
         action = jnp.clip(action + noise, -1.0, 1.0)
     return action, policy_state
 
@@ -152,7 +152,8 @@ def smoothed_actions(config: Config, state: State, batch: Batch, key: PRNGKey) -
     """The target policy's next actions (B, A) with clipped noise (eq. 14)."""
     policy = actor_network(config, batch.actions.shape[-1])
     next_actions = policy.apply(state.actor_target_params, batch.next_observations)
-    noise = config.target_noise * jax.random.normal(key, next_actions.shape)
+    draw = jax.random.normal(key, next_actions.shape, next_actions.dtype)
+    noise = config.target_noise * draw
     noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
     return jnp.clip(next_actions + noise, -1.0, 1.0)
 

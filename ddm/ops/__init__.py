@@ -15,7 +15,7 @@ from ddm.ops import (
 )
 from ddm.ops.control import cond_if_any
 from ddm.ops.penalties import logsumexp_gap, orthogonality_penalty
-from ddm.ops.updates import cosine_decay, polyak
+from ddm.ops.updates import cosine_decay, polyak, share_done
 from ddm.ops.value_learning import (
     expectile_loss,
     lambda_returns,
@@ -45,6 +45,7 @@ __all__ = [
     "orthogonality_penalty",
     "plans",
     "polyak",
+    "share_done",
     "squared_td_error",
     "tables",
     "td_target",

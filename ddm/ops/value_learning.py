@@ -87,7 +87,7 @@ def squared_td_error(values: jax.Array, targets: jax.Array) -> jax.Array:
     """
     chex.assert_rank([values, targets], [2, 1])
     chex.assert_axis_dimension(values, 1, targets.shape[0])
-    return jnp.sum(jnp.mean(jnp.square(values - targets), axis=1))
+    return jnp.sum(jnp.mean(jnp.square(values - targets[None]), axis=1))
 
 
 def expectile_loss(residuals: jax.Array, expectile: jax.Array | float) -> jax.Array:

@@ -58,7 +58,7 @@ def binary(
     """
     chex.assert_rank(advantages, 1)
     del inverse_temperature, maximum
-    return jax.lax.stop_gradient(jnp.where(advantages > 0.0, 1.0, 0.0))
+    return jax.lax.stop_gradient((advantages > 0.0).astype(advantages.dtype))
 
 
 def softmax(

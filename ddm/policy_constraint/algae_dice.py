@@ -167,10 +167,13 @@ def residuals(
     network = sac.critic_network(config)
     online = network.apply(critic_params, batch.next_observations, next_actions)
     target = network.apply(state.critic_target_params, batch.next_observations, next_actions)
-    bootstrap = config.online_share * online + (1.0 - config.online_share) * jnp.min(target, axis=0)
-    bootstrap = bootstrap - config.backup_entropy * sac.temperature(state) * log_probs
+    target = jnp.broadcast_to(jnp.min(target, axis=0), online.shape)
+    bootstrap = config.online_share * online + (1.0 - config.online_share) * target
+    entropy = config.backup_entropy * sac.temperature(state) * log_probs[None]
+    bootstrap = bootstrap - entropy
     # Not `ops.td_target`, through which no gradient passes.
-    backups = batch.rewards + config.discount * jnp.where(batch.terminations, 0.0, bootstrap)
+    bootstrap = jnp.where(batch.terminations[None], 0.0, bootstrap)
+    backups = batch.rewards[None] + config.discount * bootstrap
     values = network.apply(critic_params, batch.observations, batch.actions)
     return backups - values, values, log_probs
 

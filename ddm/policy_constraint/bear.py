@@ -253,7 +253,7 @@ def _actor_loss(
     # The variance of equal critics is 0, where its root has no gradient.
     deviation = jnp.sqrt(jnp.var(values, axis=0) + 1e-12)
     merit = jnp.mean(_values(config)(values) - config.deviation_weight * deviation)
-    improves = jnp.where(state.step >= config.warmup_steps, 1.0, 0.0)
+    improves = (state.step >= config.warmup_steps).astype(jnp.float32)
     loss = jnp.exp(state.alpha.params) * (mmd - config.epsilon) - improves * merit
     return loss, {"actor_loss": loss, "mmd": mmd}
 

@@ -386,7 +386,7 @@ def penalty_weight(config: Config, state: State) -> jax.Array | float:
 
 def value_weight(config: Config, state: State) -> jax.Array:
     """0 in the warm-up, then 1."""
-    return jnp.where(state.step >= config.warmup_steps, 1.0, 0.0)
+    return (state.step >= config.warmup_steps).astype(jnp.float32)
 
 
 def critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
@@ -481,7 +481,7 @@ def _divergence_steps(
         actions = policy.sample(seed=action_key)
         value = lambda actions: _divergence_value(config, params, batch.observations, actions)  # noqa: E731
         gain = jnp.mean(bound(value(actions), value(batch.actions)))
-        shares = jax.random.uniform(mix_key, actions[:, :1].shape)
+        shares = jax.random.uniform(mix_key, actions[:, :1].shape, actions.dtype)
         between = actions + shares * (batch.actions - actions)
         penalty = ops.divergences.slope_penalty(value, between, config.max_slope)
         return config.slope_penalty_weight * penalty - gain, {"slope_penalty": penalty}

@@ -130,7 +130,7 @@ def act(
         return actions[0], policy_state
     explore_key, action_key = jax.random.split(key)
     uniform = jax.random.randint(action_key, (), 0, config.num_actions, jnp.int32)
-    explores = jax.random.uniform(explore_key) < config.exploration
+    explores = jax.random.uniform(explore_key, dtype=jnp.float32) < config.exploration
     return jnp.where(explores, uniform, actions[0]), policy_state
 
 

@@ -132,7 +132,8 @@ def propose(
 ) -> jax.Array:
     """One action (..., A) of the behaviour model for each observation (..., O)."""
     network = vae_network(config, _action_size(params), bounded=bounded)
-    latents = jax.random.normal(key, (*observations.shape[:-1], network.latent_dim))
+    shape = (*observations.shape[:-1], network.latent_dim)
+    latents = jax.random.normal(key, shape, jnp.float32)
     latents = jnp.clip(latents, -config.latent_clip, config.latent_clip)
     return network.apply(params, observations, latents, method="decode")
 

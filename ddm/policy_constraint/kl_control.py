@@ -327,7 +327,7 @@ def _keep_critic(
     del key
     log_priors = log_prior(config, state, batch.observations)
     kept = {"critic": state.critic, "critic_target_params": state.critic_target_params}
-    zeros = dict.fromkeys(("critic_loss", "q_value", "kl"), jnp.zeros(()))
+    zeros = dict.fromkeys(("critic_loss", "q_value", "kl"), jnp.zeros((), jnp.float32))
     return kept, {**zeros, "prior_log_prob": jnp.mean(_of(batch.actions, log_priors))}
 
 

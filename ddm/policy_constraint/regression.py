@@ -152,7 +152,7 @@ def policy_values(
     actions = jnp.concatenate([batch.actions[:, None], samples], axis=1)
     values = jnp.min(network.apply(critic_params, batch.observations, actions), axis=0)
     values, logged = values[:, 1:], values[:, 0]
-    return PolicyValues(logged, values, jnp.full(values.shape, 1.0 / num_samples))
+    return PolicyValues(logged, values, jnp.full(values.shape, 1.0 / num_samples, values.dtype))
 
 
 def expected_values(

@@ -252,7 +252,8 @@ def _grid_cells(config: Config, observations: jax.Array) -> jax.Array:
     rounded = jnp.clip(jnp.round(observations / config.cell_size), -limit, limit)
     # Multipliers are odd, random, and the same in every run.
     multipliers = jax.random.bits(jax.random.key(0), observations.shape[-1:], jnp.uint32) | 1
-    sums = jnp.sum(rounded.astype(jnp.int32).astype(jnp.uint32) * multipliers, axis=-1)
+    whole = rounded.astype(jnp.int32).astype(jnp.uint32)
+    sums = jnp.sum(whole * jnp.broadcast_to(multipliers, whole.shape), axis=-1, dtype=jnp.uint32)
     mixed = (sums ^ (sums >> 16)) * jnp.uint32(0x9E3779B1)  # 2^32 over the golden ratio, odd
     return (mixed >> (32 - config.hash_bits)).astype(jnp.int32)
 
