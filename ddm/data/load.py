@@ -54,7 +54,7 @@ def load(
         (people who teleoperate an Adroit hand leave it), instead of refusing them.
       environment_id: overrides the source's.
       reference_scores: (random, expert) returns; overrides the source's.
-      max_episode_steps: the time limit, for D4RL files without `timeouts`.
+      max_episode_steps: the time limit, for D4RL's fields without `timeouts`.
       download: False refuses a Minari id that is not on this machine.
       cache: whether a memory-mapped copy of a Minari dataset is kept under $DDM_CACHE or
         ~/.cache/ddm. None keeps one of datasets that are slow to read: many episodes, or not HDF5.
@@ -71,14 +71,14 @@ def load(
         "reference_scores": reference_scores,
     }
     if isinstance(source, Mapping):
-        return from_mapping(source, **arrays_options)
+        return from_mapping(source, max_episode_steps=max_episode_steps, **arrays_options)
     path = Path(source).expanduser()
     if path.suffix in HDF5_SUFFIXES and path.name != MAIN_FILE:
         _require_file(path)
         return read_d4rl(path, max_episode_steps=max_episode_steps, **arrays_options)
     if path.suffix == ".npz":
         _require_file(path)
-        dataset = read_npz(path, **arrays_options)
+        dataset = read_npz(path, max_episode_steps=max_episode_steps, **arrays_options)
         return _override(dataset, environment_id, reference_scores)
     folder = _minari_folder(source, path, download)
     dataset = _read_minari_folder(folder, cache, action_space, clip_actions)

@@ -53,11 +53,13 @@ def load_dataset(options: Options) -> Any:
         options.dataset,
         clip_actions=options.clip_actions,
         action_space=bounds if all(bounds) else None,
+        max_episode_steps=options.max_episode_steps or None,
     )
     return data.normalize(
         dataset,
         observations=options.normalize_observations,
         rewards=options.reward_transform,
+        reward_scale=options.reward_scale,
     )
 
 
