@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.core
 import numpy as np
 from flax import struct
 
@@ -217,6 +218,17 @@ def check_continuous(batch: Batch, name: str) -> None:
             f"{name}: batch.actions are integers ({batch.actions.dtype}), expected real vectors: "
             "the policy is for continuous actions"
         )
+
+
+def check_continuous_example(batch: Batch, spec: BatchSpec, name: str) -> None:
+    """What `init` of a method with vectors for observations and actions checks.
+
+    Raises:
+      InputError: a field is missing or of a wrong shape; integer actions; images.
+    """
+    check_example(batch, spec, name)
+    check_continuous(batch, name)
+    check_vectors(batch, name)
 
 
 def check_actions(batch: Batch, num_actions: int, name: str) -> None:

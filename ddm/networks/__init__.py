@@ -18,7 +18,7 @@ from ddm.networks.distributions import (
     categorical,
     diagonal_gaussian,
 )
-from ddm.networks.duals import dual_at_bound, dual_step, log_bounds
+from ddm.networks.duals import dual_at_bound, dual_step, log_bounds, log_dual
 from ddm.networks.encoders import (
     ENCODERS,
     ConvEncoder,
@@ -123,6 +123,7 @@ __all__ = [
     "ensemble",
     "fan_in_uniform",
     "log_bounds",
+    "log_dual",
     "minimize",
     "orthogonal",
     "output_size",

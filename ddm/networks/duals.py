@@ -69,6 +69,13 @@ def dual_at_bound(
     return []
 
 
+def log_dual(value: Any, floor: Any, ceiling: Any) -> jax.Array:
+    """The parameter that a dual variable starts from: its logarithm, inside its bounds."""
+    low, high = log_bounds(floor, ceiling)
+    start = jnp.log(jnp.maximum(jnp.asarray(value, jnp.float32), floor))
+    return jnp.clip(start, low, high)
+
+
 def log_bounds(floor: Any, ceiling: Any) -> tuple[jax.Array, jax.Array]:
     """Bounds of a parameter that is the logarithm of its variable."""
     return jnp.log(floor), jnp.log(ceiling)

@@ -12,6 +12,7 @@ values for all its mini-batches come from one forward pass.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_continuous_example,
     leaf,
     static,
 )
@@ -70,8 +72,12 @@ def batch_spec(config: Config) -> BatchSpec:
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
-    """Fresh networks for the shapes in `batch`."""
-    check_batch(batch, batch_spec(config), "td3")
+    """Fresh networks for the shapes in `batch`.
+
+    Raises:
+      InputError: integer actions, or images.
+    """
+    check_continuous_example(batch, batch_spec(config), "td3")
     key, actor_key, critic_key = jax.random.split(key, 3)
     observations, actions = batch.observations[:1], batch.actions[:1]
     actor_params = actor_network(config, actions.shape[-1]).init(actor_key, observations)
@@ -90,7 +96,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """`policy_delay` critic steps, one policy step, one step of the targets.
 
     Metrics: ``critic_loss`` and ``q_value`` (mean over members and batch), both of the period's
-    last mini-batch; ``actor_loss``.
+    last mini-batch; ``reward_max``, the largest size of a reward in the batch; ``actor_loss``.
     """
     check_batch(batch, batch_spec(config), "td3")
     key, noise_key = jax.random.split(state.key)
@@ -122,6 +128,11 @@ def act(
         noise = config.exploration_noise * jax.random.normal(key, action.shape)
         action = jnp.clip(action + noise, -1.0, 1.0)
     return action, policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if values exceed what rewards and discount allow."""
+    return ops.values_beyond_rewards(config.discount, metrics)
 
 
 # Pieces, which TD3's descendants compose with their own policy loss.
@@ -186,6 +197,7 @@ def fit_critics(
         critic, metrics = networks.minimize(
             lambda params, share=share: critic_loss(params, *share), critic, optimizer
         )
+    metrics = {**metrics, "reward_max": ops.largest_reward(batch.rewards)}
     return state.replace(critic=critic, step=state.step + config.policy_delay), metrics
 
 

@@ -48,7 +48,7 @@ from ddm.types import (
     Metrics,
     PRNGKey,
     check_batch,
-    check_continuous,
+    check_continuous_example,
     leaf,
     static,
 )
@@ -90,10 +90,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions.
+      InputError: integer actions, or images.
     """
-    check_batch(batch, batch_spec(config), "algae_dice")
-    check_continuous(batch, "algae_dice")
+    check_continuous_example(batch, batch_spec(config), "algae_dice")
     return sac.init(config, key, batch)
 
 
@@ -101,8 +100,9 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """`policy_delay` critic steps, one step of policy, temperature and targets.
 
     Metrics: ``critic_loss``, ``q_value``, mean nu(s, a) over members, and ``density_ratio``, the
-    mean of w / alpha, all of the period's last mini-batch; ``actor_loss``; ``entropy``, the sample
-    estimate -log pi at next observations; ``temperature``.
+    mean of w / alpha, all of the period's last mini-batch; ``reward_max``, the largest size of a
+    reward in the batch; ``actor_loss``; ``entropy``, the sample estimate -log pi at next
+    observations; ``temperature``.
     """
     check_batch(batch, batch_spec(config), "algae_dice")
     key, actor_key, *critic_keys = jax.random.split(state.key, config.policy_delay + 2)
@@ -134,24 +134,28 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         step=state.step + config.policy_delay,
         key=key,
     )
-    metrics = {**critic_metrics, **actor_metrics, "temperature": sac.temperature(state)}
-    return state, metrics
+    others = {
+        "temperature": sac.temperature(state),
+        "reward_max": ops.largest_reward(batch.rewards),
+    }
+    return state, {**critic_metrics, **actor_metrics, **others}
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence if the temperature is at its ceiling, and if initial states have no weight.
+    """Sentences if the temperature is at a bound, or values exceed what rewards allow.
 
     Args:
       config: one lane's, with numbers.
       metrics: that lane's, means over an interval.
     """
     # Without the entropy in the residual nothing here depends on the temperature.
-    found = sac.diagnose(config, metrics) if config.backup_entropy > 0.0 else []
-    if config.discount >= 1.0:
-        found.append(
-            f"discount={config.discount:g} leaves no weight for the initial states; take one below"
-        )
-    return found
+    found = sac.temperature_at_bound(config, metrics) if config.backup_entropy > 0.0 else []
+    entropy = config.backup_entropy * metrics.get("temperature", 0.0) * metrics.get("entropy", 0.0)
+    # What the density ratio takes off a reward, at least.
+    ratio = config.alpha * metrics.get("density_ratio", 0.0)
+    cost = ratio ** (1.0 / max(config.exponent - 1.0, 1e-3)) if ratio > 0.0 else 0.0
+    bonus = abs(entropy) + cost
+    return found + ops.values_beyond_rewards(config.discount, metrics, bonus=bonus)
 
 
 def residuals(

@@ -38,6 +38,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
     leaf,
 )
 
@@ -73,9 +74,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions.
+      InputError: integer actions, or images.
     """
-    check_batch(batch, batch_spec(config), "bcq")
+    check_example(batch, batch_spec(config), "bcq")
     key, vae_key, actor_key, critic_key = jax.random.split(key, 4)
     vae = generative.init_vae(config, vae_key, batch, "bcq")
     critic = generative.init_critic(config, critic_key, batch)
@@ -97,7 +98,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of model, critics, perturbation and targets.
 
     Metrics: ``vae_loss``; ``vae_progress``, the share of it that about the last 900 updates took
-    off; ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``actor_loss``.
+    off; ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``reward_max``, the largest size
+    of a reward in the batch; ``actor_loss``.
     """
     check_batch(batch, batch_spec(config), "bcq")
     key, vae_key, proposal_key = jax.random.split(state.key, 3)
@@ -156,9 +158,8 @@ def act(
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence if the behaviour model has not converged."""
-    del config
-    return generative.diagnose(metrics)
+    """Sentences if the behaviour model has not converged, or values exceed what rewards allow."""
+    return generative.diagnose(metrics) + ops.values_beyond_rewards(config.discount, metrics)
 
 
 def perturb(config: Config, params: Any, observations: jax.Array, actions: jax.Array) -> jax.Array:

@@ -45,6 +45,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
     find_choice,
     leaf,
     static,
@@ -109,9 +110,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions; an unknown kernel or choice of values.
+      InputError: integer actions, or images; an unknown kernel or choice of values.
     """
-    check_batch(batch, batch_spec(config), "bear")
+    check_example(batch, batch_spec(config), "bear")
     for choice in (_kernel, _values):
         choice(config)  # refuses unknown ones
     key, vae_key, actor_key, critic_key = jax.random.split(key, 4)
@@ -138,8 +139,9 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of behaviour model, critics, policy, dual variable and targets.
 
     Metrics: ``vae_loss``; ``vae_progress``, the share of it that about the last 900 updates took
-    off; ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``actor_loss``; ``mmd``, mean over
-    the batch; ``log_alpha``, after the step.
+    off; ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``reward_max``, the largest size
+    of a reward in the batch; ``actor_loss``; ``mmd``, mean over the batch; ``log_alpha``, after the
+    step.
     """
     check_batch(batch, batch_spec(config), "bear")
     key, vae_key, target_key, actor_key = jax.random.split(state.key, 4)
@@ -193,22 +195,23 @@ def act(
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """Sentences if the behaviour model has not converged, or the dual variable is at a bound."""
+    """Sentences: the behaviour model still learns, values run away, alpha is at a bound."""
     found = generative.diagnose(metrics)
-    log_alpha, mmd = metrics.get("log_alpha"), metrics.get("mmd", float("nan"))
-    if log_alpha is not None and log_alpha >= config.log_alpha_max - 0.01:
-        found.append(
-            f"the dual variable stands at its upper bound (log_alpha={log_alpha:.2f}): the MMD of "
-            f"{mmd:.3f} stays above epsilon={config.epsilon:g}, and values hardly count any more; "
-            "raise epsilon"
-        )
-    elif log_alpha is not None and log_alpha <= config.log_alpha_min + 0.01:
-        found.append(
-            f"the dual variable stands at its lower bound (log_alpha={log_alpha:.2f}): the MMD of "
-            f"{mmd:.3f} is below epsilon={config.epsilon:g}, so nothing holds the policy near the "
-            "data; lower epsilon"
-        )
-    return found
+    found += ops.values_beyond_rewards(config.discount, metrics)
+    if "log_alpha" not in metrics:
+        return found
+    mmd = f"the MMD of {metrics.get('mmd', float('nan')):.3f} "
+    return found + networks.dual_at_bound(
+        "log_alpha",
+        metrics["log_alpha"],
+        config.log_alpha_min,
+        config.log_alpha_max,
+        below=f"{mmd}is below epsilon={config.epsilon:g}, so nothing holds the policy near the "
+        "data; lower epsilon",
+        above=f"{mmd}stays above epsilon={config.epsilon:g}, and values hardly count any more; "
+        "raise epsilon",
+        margins=(0.01, 0.01),
+    )
 
 
 def policy_at(config: Config, params: Any, observations: jax.Array) -> networks.TanhGaussian:
@@ -258,6 +261,6 @@ def _actor_loss(
 def _alpha_step(config: Config, alpha: networks.Trainable, mmd: jax.Array) -> networks.Trainable:
     """Alpha rises while the MMD is above epsilon: ascent on alpha (MMD - epsilon)."""
     gradient = -jnp.exp(alpha.params) * (mmd - config.epsilon)
-    alpha = networks.descend(gradient, alpha, optax.adam(config.alpha_learning_rate))
-    bounded = jnp.clip(alpha.params, config.log_alpha_min, config.log_alpha_max)
-    return alpha.replace(params=bounded)
+    optimizer = optax.adam(config.alpha_learning_rate)
+    bounds = (config.log_alpha_min, config.log_alpha_max)
+    return networks.dual_step(gradient, alpha, optimizer, *bounds)

@@ -52,7 +52,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
-    check_continuous,
+    check_continuous_example,
     find_choice,
     leaf,
     static,
@@ -88,7 +88,7 @@ class Config(Configuration):
     behavior_learning_rate: float = leaf(5e-4, "[0, inf)")
     # Adam's step size of a dual divergence's critic
     divergence_learning_rate: float = leaf(1e-3, "[0, inf)")
-    # weight of the divergence; with `adaptive`, where it starts
+    # weight of the divergence; with `adaptive`, where it starts, at most `alpha_max`
     alpha: float = leaf(1.0, "[0, inf)")
     target_divergence: float = leaf(
         0.5, "(-inf, inf)"
@@ -161,10 +161,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions; an unknown divergence or kernel.
+      InputError: integer actions, or images; an unknown divergence or kernel.
     """
-    check_batch(batch, batch_spec(config), "brac")
-    check_continuous(batch, "brac")
+    check_continuous_example(batch, batch_spec(config), "brac")
     _kernel(config)  # refuses an unknown one
     key, actor_key, behavior_key, dual_key, critic_key = jax.random.split(key, 5)
     observations, actions = batch.observations[:1], batch.actions[:1]
@@ -191,7 +190,8 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
         critic=networks.trainable(critic_params, optax.adam(config.critic_learning_rate)),
         critic_target_params=jax.tree.map(jnp.copy, critic_params),
         alpha=networks.trainable(
-            jnp.asarray(config.alpha, jnp.float32), optax.adam(config.alpha_learning_rate)
+            jnp.minimum(jnp.asarray(config.alpha, jnp.float32), config.alpha_max),
+            optax.adam(config.alpha_learning_rate),
         ),
         step=jnp.zeros((), jnp.int32),
         key=key,
@@ -203,7 +203,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
     Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``actor_loss``;
     ``divergence``, mean over the batch; ``entropy``, the sample estimate -log pi; ``alpha``, before
-    its step; ``value_weight``, 1 once the warm-up is over. Primal divergences: ``behavior_loss``,
+    its step; ``value_weight``, 1 once the warm-up is over; ``reward_max``, the largest size of a
+    reward in the batch. Primal divergences: ``behavior_loss``,
     in nats, and ``behavior_progress``, by how much it fell over about the last 900 updates. Dual
     ones: ``slope_penalty``, the mean squared excess slope of the divergence's critic.
     """
@@ -238,7 +239,9 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         key=key,
     )
     metrics = {**behavior_metrics, **critic_metrics, **actor_metrics, **dual_metrics}
-    return state, {**metrics, "alpha": jnp.asarray(weight, jnp.float32)}
+    reward_max = ops.largest_reward(batch.rewards)
+    others = {"alpha": jnp.asarray(weight, jnp.float32), "reward_max": reward_max}
+    return state, {**metrics, **others}
 
 
 def act(
@@ -264,7 +267,7 @@ def act(
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """Sentences if the behaviour policy has not converged, or alpha is at a bound.
+    """Sentences: the behaviour policy still learns, values run away, alpha is at a bound.
 
     Args:
       config: one lane's, with numbers.
@@ -278,22 +281,24 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
             "about the last 900 updates, and the policy is already held near it; raise "
             "warmup_steps, or behavior_steps if it is not 0"
         )
+    alpha, divergence = metrics.get("alpha", 0.0), metrics.get("divergence", 0.0)
+    bonus = abs(config.entropy_weight * metrics.get("entropy", 0.0))
+    bonus += abs(alpha * divergence) if config.value_penalty else 0.0
+    found += ops.values_beyond_rewards(config.discount, metrics, bonus=bonus)
     if not config.adaptive or "alpha" not in metrics:
         return found
-    alpha, divergence = metrics["alpha"], metrics.get("divergence", float("nan"))
-    if alpha >= 0.99 * config.alpha_max:
-        found.append(
-            f"alpha={alpha:.3g} stands at its upper bound: the divergence of {divergence:.3g} "
-            f"stays above target_divergence={config.target_divergence:g}, and values hardly count "
-            "any more; raise target_divergence"
-        )
-    elif alpha <= config.alpha_learning_rate:
-        found.append(
-            f"alpha stands at its lower bound of 0: the divergence of {divergence:.3g} is below "
-            f"target_divergence={config.target_divergence:g} without it, so nothing holds the "
-            "policy near the data; lower target_divergence"
-        )
-    return found
+    target = f"target_divergence={config.target_divergence:g}"
+    return found + networks.dual_at_bound(
+        "alpha",
+        alpha,
+        0.0,
+        config.alpha_max,
+        below=f"the divergence of {divergence:.3g} is below {target} without it, so nothing holds "
+        "the policy near the data; lower target_divergence",
+        above=f"the divergence of {divergence:.3g} stays above {target}, and values hardly count "
+        "any more; raise target_divergence",
+        margins=(config.alpha_learning_rate, 0.01 * config.alpha_max),
+    )
 
 
 # Divergences.
@@ -433,8 +438,8 @@ def alpha_step(config: Config, state: State, divergence: jax.Array) -> networks.
     if not config.adaptive:
         return state.alpha
     gap = divergence - config.target_divergence
-    alpha = networks.descend(-gap, state.alpha, optax.adam(config.alpha_learning_rate))
-    return alpha.replace(params=jnp.clip(alpha.params, 0.0, config.alpha_max))
+    optimizer = optax.adam(config.alpha_learning_rate)
+    return networks.dual_step(-gap, state.alpha, optimizer, 0.0, config.alpha_max)
 
 
 def _behavior_step(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:

@@ -36,6 +36,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
     leaf,
 )
 
@@ -71,7 +72,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: continuous actions, or no `num_actions`.
     """
-    check_batch(batch, batch_spec(config), "discrete_bcq")
+    check_example(batch, batch_spec(config), "discrete_bcq")
     discrete.check(config, batch, "discrete_bcq")
     key, behavior_key, critic_key = jax.random.split(key, 3)
     critic = discrete.init_critic(config, critic_key, batch)
@@ -87,9 +88,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of critic and clone, both from the parameters before it, and of the target.
 
-    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a); ``behavior_loss``, in nats;
-    ``behavior_progress``, what about the last 900 updates took off it; ``allowed``, the share of
-    actions at s' among which the target chooses.
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a); ``reward_max``, of the batch;
+    ``behavior_loss``, in nats; ``behavior_progress``, what about the last 900 updates took off it;
+    ``allowed``, the share of actions at s' among which the target chooses.
     """
     check_batch(batch, batch_spec(config), "discrete_bcq")
     next_actions, allowed = choose(config, state, batch.next_observations)
@@ -134,9 +135,8 @@ def act(
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence if the clone has not converged."""
-    del config
-    return discrete.diagnose(metrics)
+    """Sentences if the clone has not converged, or values exceed what rewards allow."""
+    return discrete.diagnose(config, metrics)
 
 
 def choose(config: Config, state: State, observations: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -20,7 +20,16 @@ import optax
 
 from ddm import networks, ops
 from ddm.ops import convergence
-from ddm.types import Batch, Configuration, Metrics, PRNGKey, check_continuous, leaf, static
+from ddm.types import (
+    Batch,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    check_continuous,
+    check_vectors,
+    leaf,
+    static,
+)
 
 # Share of the model's loss that its last 900 updates or so may have taken off, in a model that
 # counts as converged.
@@ -75,9 +84,10 @@ def init_vae(config: Config, key: PRNGKey, batch: Batch, name: str) -> networks.
     """A fresh behaviour model for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions.
+      InputError: integer actions, or images.
     """
     check_continuous(batch, name)
+    check_vectors(batch, name)
     params_key, noise_key = jax.random.split(key)
     params = vae_network(config, batch.actions.shape[-1]).init(
         params_key, batch.observations[:1], batch.actions[:1], noise_key, *_bounds(config)
@@ -140,14 +150,17 @@ def critic_step(
 ) -> tuple[networks.Trainable, Metrics]:
     """One step of the critics, given values (B,) of the next observations.
 
-    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members and batch.
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members and batch; ``reward_max``, the
+    largest size of a reward in the batch.
     """
+    reward_max = ops.largest_reward(batch.rewards)
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         values = critic_network(config).apply(params, batch.observations, batch.actions)
         loss = ops.squared_td_error(values, targets)
-        return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
+        q_value = jnp.mean(values)
+        return loss, {"critic_loss": loss, "q_value": q_value, "reward_max": reward_max}
 
     return networks.minimize(loss_fn, critic, optax.adam(config.critic_learning_rate))
 

@@ -36,7 +36,7 @@ elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -57,6 +57,8 @@ from ddm.types import (
     PyTree,
     check_actions,
     check_batch,
+    check_example,
+    check_vectors,
     find_choice,
     leaf,
     static,
@@ -123,7 +125,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: continuous actions, no `num_actions`, or choices that do not exist or fit.
     """
-    check_batch(batch, batch_spec(config), "kl_control")
+    check_example(batch, batch_spec(config), "kl_control")
     _check_config(config, batch)
     key, critic_key, prior_key = jax.random.split(key, 3)
     observations = batch.observations[:1]
@@ -144,7 +146,8 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step: of the prior, while it is fitted, then of D and its target.
 
-    Metrics: ``prior_log_prob``, mean log p of the logged actions; and, 0 while the prior is
+    Metrics: ``prior_log_prob``, mean log p of the logged actions; ``reward_max``, the largest size
+    of a reward in the batch; and, 0 while the prior is
     fitted, ``critic_loss``, ``q_value``, mean D of the logged actions, and ``kl``, mean
     KL(pi || p) at the logged states in nats.
     """
@@ -158,6 +161,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     learned, metrics = ops.cond_if_any(
         ~fitting, _learn, _keep_critic, config, state, batch, learn_key
     )
+    metrics = {**metrics, "reward_max": ops.largest_reward(batch.rewards)}
     return state.replace(**learned, step=state.step + 1, key=key), metrics
 
 
@@ -174,6 +178,15 @@ def act(
     logits = log_policy(config, state, observation)
     action = jnp.argmax(logits) if deterministic else jax.random.categorical(key, logits)
     return action.astype(jnp.int32), policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if values exceed what rewards and discount allow.
+
+    Of form psi alone: what it backs up is a mean of later values, whatever the prior. The penalty
+    of form q has no bound.
+    """
+    return ops.values_beyond_rewards(config.discount, metrics) if config.form == "psi" else []
 
 
 def with_prior(config: Config, state: State, params: Any) -> State:
@@ -426,14 +439,12 @@ def _check_config(config: Config, batch: Batch) -> None:
             "expected discrete actions and their number"
         )
     check_actions(batch, config.num_actions, "kl_control")
+    if not callable(config.network):
+        check_vectors(batch, "kl_control")
     find_choice(config.form, dict.fromkeys(FORMS), "form", "kl_control")
     find_choice(config.kl_calc, dict.fromkeys(KL_CALCS), "kl_calc", "kl_control")
     find_choice(config.backup, BACKUPS, "backup", "kl_control")
     find_choice(config.prior, {"learned": None}, "prior", "kl_control")
-    if config.target_samples < 1:
-        raise InputError(
-            f"kl_control: target_samples is {config.target_samples}, expected at least 1"
-        )
     if config.target_samples > 1 and config.dropout_rate <= 0.0:
         raise InputError(
             f"kl_control: target_samples is {config.target_samples}, which are dropout masks, "

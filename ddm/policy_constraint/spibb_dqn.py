@@ -47,6 +47,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
     find_choice,
     leaf,
     static,
@@ -103,7 +104,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
       InputError: continuous actions; no `num_actions`; a table without `dataset_size`; an unknown
         count or baseline.
     """
-    check_batch(batch, batch_spec(config), "spibb_dqn")
+    check_example(batch, batch_spec(config), "spibb_dqn")
     discrete.check(config, batch, "spibb_dqn")
     find_choice(config.behavior, dict.fromkeys(("cloned", "counted")), "behavior", "spibb_dqn")
     key, behavior_key, critic_key = jax.random.split(key, 3)
@@ -122,9 +123,10 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of counts, clone, critic and target.
 
-    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a); ``uncertain``, the share of logged rows
-    whose pair follows the baseline; with a cloned baseline ``behavior_loss``, in nats, and
-    ``behavior_progress``, what about the last 900 updates took off it.
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a); ``reward_max``, of the batch;
+    ``uncertain``, the share of logged rows whose pair follows the baseline; with a cloned baseline
+    ``behavior_loss``, in nats, and ``behavior_progress``, what about the last 900 updates took off
+    it.
     """
     check_batch(batch, batch_spec(config), "spibb_dqn")
     state = state.replace(counts=_count(config, state.counts, batch))
@@ -180,9 +182,8 @@ def act(
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence if the clone has not converged."""
-    del config
-    return discrete.diagnose(metrics)
+    """Sentences if the clone has not converged, or values exceed what rewards allow."""
+    return discrete.diagnose(config, metrics)
 
 
 def improved_policy(
