@@ -74,3 +74,16 @@ def _size(stored: Any) -> int:
     if hasattr(stored, "keys"):
         return sum(_size(stored[key]) for key in stored)
     return stored.size * stored.dtype.itemsize
+
+
+def _refuse_robomimic(file: Any, path: Path) -> None:
+    """Refuses files of robomimic, which leave open what of their observations a policy sees."""
+    group = file.get("data")
+    demos = [name for name in getattr(group, "keys", tuple)() if name.startswith("demo_")]
+    if demos:
+        raise InputError(
+            f"{path} has robomimic's layout (data/{demos[0]} and {len(demos) - 1} more), where the "
+            "observations are yours to choose: read each demo with h5py, concatenate the parts of "
+            "its obs, append the last row of next_obs, and give the list of episodes to "
+            "ddm.data.from_episodes"
+        )
