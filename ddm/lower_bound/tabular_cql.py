@@ -34,6 +34,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -41,12 +42,13 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of tabular CQL."""
 
-    learning_rate: float = 1.0  # of gradient descent on the mean over rows
-    discount: float = 0.99  # gamma
-    alpha: float = 0.1  # weight of the penalty, in units of return; 0 is Q-learning
-    initial_value: float = 0.0  # of every pair
+    learning_rate: float = leaf(1.0, "[0, inf)")  # of gradient descent on the mean over rows
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # weight of the penalty, in units of return; 0 is Q-learning
+    alpha: float = leaf(0.1, "[0, inf)")
+    initial_value: float = leaf(0.0, "(-inf, inf)")  # of every pair
     whole_dataset: bool = static(False)  # every step on all transitions, not on a mini-batch
-    num_actions: int = static(0)  # size of the discrete action space; required
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):

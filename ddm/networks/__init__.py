@@ -8,7 +8,6 @@ from ddm.networks.denoisers import (
     MLPDenoiser,
     TransformerDenoiser,
     UNetDenoiser,
-    check_chunks,
     denoiser,
     split_window,
 )
@@ -42,6 +41,7 @@ from ddm.networks.mlp import (
     concatenate_inputs,
     ensemble,
     fan_in_uniform,
+    is_output,
     orthogonal,
     output_size,
 )
@@ -110,7 +110,6 @@ __all__ = [
     "UNetDenoiser",
     "categorical",
     "causal_mask",
-    "check_chunks",
     "check_encoder",
     "check_prior",
     "concatenate_inputs",
@@ -119,6 +118,7 @@ __all__ = [
     "diagonal_gaussian",
     "ensemble",
     "fan_in_uniform",
+    "is_output",
     "minimize",
     "orthogonal",
     "output_size",

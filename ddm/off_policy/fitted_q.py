@@ -31,6 +31,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -41,9 +42,10 @@ _EXACT = jax.lax.Precision.HIGHEST
 class Config(Configuration):
     """Hyper-parameters of fitted Q iteration."""
 
-    discount: float = 0.99  # gamma
-    ridge: float = 1e-3  # pull towards the last round's weights; on a table 1 goes half of the way
-    num_actions: int = static(0)  # size of the discrete action space; required
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # pull towards the last round's weights; on a table 1 goes half of the way
+    ridge: float = leaf(1e-3, "[0, inf)")
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):

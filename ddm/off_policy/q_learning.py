@@ -27,6 +27,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -34,11 +35,13 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of Q-learning."""
 
-    learning_rate: float = 0.1  # share of the way to the target; 1 where nothing is random
-    discount: float = 0.99  # gamma
-    exploration: float = 0.1  # probability of a random action in a non-deterministic `act`
-    initial_value: float = 0.0  # of every pair; what is never seen keeps it
-    num_actions: int = static(0)  # size of the discrete action space; required
+    # share of the way to the target; 1 where nothing is random
+    learning_rate: float = leaf(0.1, "[0, 1]")
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # probability of a random action in a non-deterministic `act`
+    exploration: float = leaf(0.1, "[0, 1]")
+    initial_value: float = leaf(0.0, "(-inf, inf)")  # of every pair; what is never seen keeps it
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):

@@ -37,6 +37,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -44,15 +45,18 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of constrained value iteration; the defaults are ours."""
 
-    discount: float = 0.99  # gamma
-    epsilon: float = 0.5  # largest divergence in a state, in nats (kl) or mass (total_variation)
-    weight: float = 0.1  # price of one nat of divergence, in units of return (kl_penalty)
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # largest divergence in a state, in nats (kl) or mass (total_variation)
+    epsilon: float = leaf(0.5, "[0, inf)")
+    # price of one nat of divergence, in units of return (kl_penalty)
+    weight: float = leaf(0.1, "(0, inf)")
     # support: keeps actions above this share of the likeliest one, in [0, 1); 0: all that were seen
-    threshold: float = 0.0
-    smoothing: float = 0.0  # share of the uniform policy mixed into the behaviour model
-    initial_value: float = 0.0  # of every pair; what is never logged keeps it
+    threshold: float = leaf(0.0, "[0, 1)")
+    # share of the uniform policy mixed into the behaviour model
+    smoothing: float = leaf(0.0, "[0, 1]")
+    initial_value: float = leaf(0.0, "(-inf, inf)")  # of every pair; what is never logged keeps it
     constraint: str = static("support")  # none, support, kl, kl_penalty or total_variation
-    num_actions: int = static(0)  # size of the discrete action space; required
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):

@@ -35,6 +35,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -42,10 +43,11 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of SPIBB."""
 
-    discount: float = 0.99  # gamma
-    min_count: float = 5.0  # N_wedge: pairs with fewer rows follow the baseline; authors: 5 to 100
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # N_wedge: pairs with fewer rows follow the baseline; authors: 5 to 100
+    min_count: float = leaf(5.0, "[0, inf]")
     bounded: bool = static(False)  # Pi_<=b: uncertain actions may also be taken less often
-    num_actions: int = static(0)  # size of the discrete action space; required
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):
