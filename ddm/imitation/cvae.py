@@ -24,6 +24,11 @@ Acting draws z from the prior and returns f(s, z), without the decoder's noise. 
 - ``mixture``: of Gaussians that depend on s; its components sit on the modes. The divergence is
   estimated at the drawn z. Deterministic actions draw a component by its weight and take its mean.
 
+Other differences from robomimic: ``gaussian`` is the default, not its mean squared error, because
+it needs no choice of a width; the mixture's weights are learned (robomimic: uniform unless set),
+and every learned prior depends on s (robomimic: only if set); the step size is BCQ's, 1e-3 not
+1e-4.
+
 A divergence near 0 says that the latent is ignored (posterior collapse), and the policy is a
 regression; a warm-up of beta and free bits work against it.
 """

@@ -19,9 +19,11 @@ at its start is still drawn: it chooses the mode.
 Where this leaves the authors' code: the chunk begins at the current step, not To - 1 steps before
 it, so that no past action is predicted; places beyond an episode's end do not count in the loss,
 where the authors count the repeated last action; the transformer's actions see the whole chunk,
-without which its modes mix; the step size is not warmed up, and Adam's decay rates are its
-defaults. Theirs are K = 100 with as many steps to sample, chunks of 16 of which 8 are executed, a
-U-Net of widths 256, 512, 1024, and AdamW at 1e-4 with a cosine.
+without which its modes mix; the step size is not warmed up (theirs: over 500 steps), and Adam's
+decay rates are its defaults (theirs: 0.95 and 0.999); DDIM's levels are spaced from pure noise on
+(theirs, as in diffusers: up to the least noisy one); the perceptron is not theirs. Theirs are
+K = 100 with as many steps to sample, chunks of 16 of which 8 are executed, a U-Net of widths 256,
+512, 1024, and AdamW at 1e-4 with a cosine.
 """
 
 from __future__ import annotations
