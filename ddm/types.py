@@ -129,12 +129,51 @@ class Algorithm(Protocol):
 
     # An algorithm that can tell from its metrics that something is amiss, such as a behaviour
     # model that has not converged, also has `diagnose(config, metrics)`: see the function below.
+    # One with a hyper-parameter that follows the run's length unless it is set also has
+    # `resolve(config, num_updates)`: the configuration with the number in its place.
 
 
 def initial_policy_state(algorithm: Algorithm, config: Any, state: Any) -> PyTree:
     """The policy state at the start of an episode; empty for a policy without memory."""
     make = getattr(algorithm, "initial_policy_state", None)
     return () if make is None else make(config, state)
+
+
+_FUNCTIONS = ("init", "update", "act", "batch_spec", "initial_policy_state", "log_prob")
+
+
+def program_key(algorithm: Algorithm) -> tuple[Any, ...]:
+    """What a compiled program of an algorithm is kept by: its functions, as they are now.
+
+    A module that is edited and reloaded stays the same object, but its functions are new ones. A
+    program that is kept by this key is compiled again then; one kept by the module is stale.
+
+    Returns:
+      A hashable tuple, whatever the algorithm is: a module, a class, or an instance of one.
+    """
+    functions = (getattr(algorithm, name, None) for name in _FUNCTIONS)
+    return tuple(f if _has_hash(f) else Identity(f) for f in functions)
+
+
+def _has_hash(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+class Identity:
+    """An object as part of a key: always hashable, and equal to itself only."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and self.value is other.value
 
 
 def diagnose(algorithm: Algorithm, config: Any, metrics: Mapping[str, float]) -> list[str]:
@@ -187,6 +226,28 @@ def check_batch(batch: Batch, spec: BatchSpec, name: str) -> None:
         raise InputError(f"{name}: {rows} rows do not divide into {spec.minibatches} mini-batches")
 
 
+def check_example(batch: Batch, spec: BatchSpec, name: str) -> None:
+    """:func:`check_batch` for `init`, which needs shapes alone: one row will do.
+
+    Raises:
+      InputError: a field is missing, has the wrong rank or another number of rows.
+    """
+    check_batch(batch, dataclasses.replace(spec, minibatches=1), name)
+
+
+def check_vectors(batch: Batch, name: str) -> None:
+    """Refuses images, for an algorithm whose observations are rows of features.
+
+    Raises:
+      InputError: naming the algorithm and the shape.
+    """
+    if batch.observations.ndim != 2:
+        raise InputError(
+            f"{name}: batch.observations has shape {batch.observations.shape}, expected (B, O): "
+            "the networks read vectors, one row of features for each transition, and no images"
+        )
+
+
 def _check_action_rank(actions: jax.Array, leading: int, where: str) -> None:
     """One axis of features for real vectors, none for discrete actions."""
     discrete = jax.numpy.issubdtype(actions.dtype, jax.numpy.integer)
@@ -209,6 +270,17 @@ def check_continuous(batch: Batch, name: str) -> None:
             f"{name}: batch.actions are integers ({batch.actions.dtype}), expected real vectors: "
             "the policy is for continuous actions"
         )
+
+
+def check_continuous_example(batch: Batch, spec: BatchSpec, name: str) -> None:
+    """What `init` of a method with vectors for observations and actions checks.
+
+    Raises:
+      InputError: a field is missing or of a wrong shape; integer actions; images.
+    """
+    check_example(batch, spec, name)
+    check_continuous(batch, name)
+    check_vectors(batch, name)
 
 
 def check_one_hot(observations: Any, name: str) -> None:

@@ -58,7 +58,8 @@ def pair_features(observations: Any) -> Any:
     """Features (..., A, A * O) of every action: the observation in the action's own columns."""
     import jax.numpy as jnp
 
-    pairs = jnp.eye(NUM_ACTIONS)[:, :, None] * observations[..., None, None, :]
+    columns = jnp.eye(NUM_ACTIONS, dtype=observations.dtype)
+    pairs = jnp.einsum("ab,...o->...abo", columns, observations)
     return pairs.reshape(*pairs.shape[:-2], -1)
 
 

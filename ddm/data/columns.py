@@ -31,8 +31,11 @@ class Columns:
     action_space: Tree | None = None  # None: actions must lie in [-1, 1]
     clip_actions: bool = False  # move actions outside their box onto its edge
     environment_id: str | None = None
+    environment_spec: str | None = None  # gymnasium's whole specification of it, as JSON
+    environment_source: str | None = None  # which field of the data named it
     reference_scores: tuple[float, float] | None = None
     reference_source: str | None = None
+    notes: tuple[str, ...] = ()  # what was guessed or chosen by the reader, a sentence each
     # Filled where transitions were dropped, because these are of the episodes as recorded.
     raw_returns: np.ndarray | None = None  # (E,)
     returns_to_go: np.ndarray | None = None  # (N,)
@@ -68,11 +71,14 @@ def build(columns: Columns) -> Dataset:
         observation_space=flat_space(columns.observation_space),
         action_space=actions.space,
         environment_id=columns.environment_id,
+        environment_spec=columns.environment_spec,
+        environment_source=columns.environment_source,
         reference_scores=columns.reference_scores,
         reference_source=columns.reference_source,
         clipped_actions=actions.clipped,
         dropped_transitions=columns.dropped_transitions,
         data_cuts=columns.data_cuts + int((truncations != columns.truncations).sum()),
+        notes=tuple(columns.notes),
     )
     return to_device(
         info,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def read_d4rl(path: Path, *, max_episode_steps: int | None = None, **options: An
             )
         arrays["timeouts"] = time_limit_flags(arrays["terminals"], max_episode_steps)
     reference = find_reference(path.stem)
-    defaults: dict[str, Any] = {"environment_id": ENVIRONMENTS.get(path.stem.split("_")[0])}
+    defaults: dict[str, Any] = {"environment_id": ENVIRONMENTS.get(re.split("[-_]", path.stem)[0])}
     if reference is not None:
         defaults["reference_scores"] = reference.scores
         defaults["reference_source"] = reference.source

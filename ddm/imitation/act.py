@@ -178,17 +178,18 @@ def masked_l1(predictions: jax.Array, targets: jax.Array, valid: jax.Array) -> j
     chex.assert_equal_shape([predictions, targets])
     chex.assert_equal_shape_prefix([targets, valid], 2)
     errors = jnp.mean(jnp.abs(predictions - targets), axis=-1)
-    return jnp.sum(jnp.where(valid, errors, 0.0)) / jnp.maximum(jnp.sum(valid), 1)
+    total = jnp.maximum(jnp.sum(valid, dtype=errors.dtype), 1.0)
+    return jnp.sum(jnp.where(valid, errors, 0.0)) / total
 
 
 def initial_policy_state(config: Config, state: State) -> Memory:
     """No frames seen, and nothing planned."""
-    action = jnp.zeros(networks.output_size(state.policy.params))
+    action = jnp.zeros(networks.output_size(state.policy.params), jnp.float32)
     empty = plans.no_ensemble if config.temporal_ensemble else plans.no_plan
     return Memory(
         frames=plans.no_frames(config.observation_steps, state.observation),
         plan=empty(config.chunk_size, action),
-        latent=jnp.zeros(config.latent_dim),
+        latent=jnp.zeros(config.latent_dim, jnp.float32),
     )
 
 
@@ -250,8 +251,8 @@ def _predict(config: Config, params: Any, frames: jax.Array, latent: jax.Array) 
 
 
 LATENTS = {
-    "zero": lambda config, key: jnp.zeros(config.latent_dim),
-    "sample": lambda config, key: jax.random.normal(key, (config.latent_dim,)),
+    "zero": lambda config, key: jnp.zeros(config.latent_dim, jnp.float32),
+    "sample": lambda config, key: jax.random.normal(key, (config.latent_dim,), jnp.float32),
 }
 
 
@@ -310,13 +311,13 @@ class ChunkVAE(networks.Network):
         """The encoder of the latent, and the policy."""
         sizes = (self.width, self.num_heads, 4 * self.width, self.dropout_rate)
         self.observation_encoder = networks.ObservationEncoder(self.encoder)
-        self.class_token = self.param("class_token", _normal, (1, self.width))
+        self.class_token = self.param("class_token", _normal, (1, self.width), jnp.float32)
         self.observation_in, self.action_in = nn.Dense(self.width), nn.Dense(self.width)
         self.posterior = networks.Transformer(self.num_layers, *sizes)
         self.posterior_out = nn.Dense(2 * self.latent_dim)
         self.latent_in, self.frame_in = nn.Dense(self.width), nn.Dense(self.width)
         self.policy_encoder = networks.Transformer(self.num_layers, *sizes)
-        self.queries = self.param("queries", _normal, (self.chunk_size, self.width))
+        self.queries = self.param("queries", _normal, (self.chunk_size, self.width), jnp.float32)
         self.policy_decoder = networks.Transformer(self.num_decoder_layers, *sizes, cross=True)
         self.output = nn.Dense(self.action_size)
 
@@ -343,7 +344,7 @@ class ChunkVAE(networks.Network):
         first = jnp.broadcast_to(self.class_token, (*actions.shape[:-2], 1, self.width))
         observation = self.observation_in(features)[..., None, :]
         tokens = jnp.concatenate([first, observation, actions], axis=-2)
-        tokens = tokens + networks.sinusoids(jnp.arange(tokens.shape[-2]), self.width)
+        tokens = networks.add_positions(tokens)
         real = jnp.ones((*valid.shape[:-1], 2), bool)
         mask = jnp.concatenate([real, valid], axis=-1)[..., None, :]
         hidden = self.posterior(tokens, mask, deterministic=deterministic)
@@ -357,7 +358,7 @@ class ChunkVAE(networks.Network):
     def _decode(self, features: jax.Array, latent: jax.Array, deterministic: bool) -> jax.Array:
         latent_token = self.latent_in(latent)[..., None, :]
         tokens = jnp.concatenate([latent_token, self.frame_in(features)], axis=-2)
-        tokens = tokens + networks.sinusoids(jnp.arange(tokens.shape[-2]), self.width)
+        tokens = networks.add_positions(tokens)
         memory = self.policy_encoder(tokens, deterministic=deterministic)
         queries = jnp.broadcast_to(self.queries, (*memory.shape[:-2], *self.queries.shape))
         hidden = self.policy_decoder(queries, memory=memory, deterministic=deterministic)

@@ -131,7 +131,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """
     _check(config, batch)
     key, params_key = jax.random.split(key)
-    inputs = _inputs(config, batch.observations[:1], jnp.zeros(1))
+    inputs = _inputs(config, batch.observations[:1], jnp.zeros(1, jnp.float32))
     params = _network(config).init(params_key, inputs)
     bias = jnp.full((_num_outputs(config),), config.output_bias, jnp.float32)
     params = {
@@ -189,14 +189,14 @@ def act(
     The policy state is the activation in [0, 1] of the unit for a lighter road, fed back at the
     next call; as the second action it is mapped to [-1, 1].
     """
-    feedback = policy_state if config.use_feedback else jnp.zeros(())
+    feedback = policy_state if config.use_feedback else jnp.zeros((), jnp.float32)
     outputs = _outputs(config, state.policy.params, _inputs(config, observation, feedback))
     activations = LOSSES[config.loss].activations(outputs.units)
     if deterministic:
         curvature = READOUTS[config.readout](activations)
     else:
         unit = jax.random.categorical(key, jnp.log(activations + 1e-12))
-        curvature = _curvature(unit, config.num_units)
+        curvature = _curvature(unit.astype(jnp.float32), config.num_units)
     if not config.use_feedback:
         return jnp.stack([curvature, jnp.zeros_like(curvature)]), policy_state
     lighter = jax.nn.sigmoid(outputs.lighter[..., 0])
@@ -290,7 +290,7 @@ def _scores(
     return {
         "action_error": jnp.mean(jnp.square(found - curvatures)),
         "within_two_units": jnp.mean(units < 2.5),
-        "lighter_error": jnp.mean(wrong) if config.use_feedback else jnp.zeros(()),
+        "lighter_error": jnp.mean(wrong) if config.use_feedback else jnp.zeros((), jnp.float32),
     }
 
 
@@ -311,30 +311,39 @@ def _curvature(positions: jax.Array, num_units: int) -> jax.Array:
     return 2.0 * positions / (num_units - 1) - 1.0
 
 
+def _units(places: jax.Array, num_units: int) -> jax.Array:
+    """The numbers (..., U) of all units, as float32, for each of the places (..., 1)."""
+    units = jnp.arange(num_units, dtype=jnp.float32)
+    return jnp.broadcast_to(units, (*places.shape[:-1], num_units))
+
+
 def _hill(curvatures: jax.Array, num_units: int) -> jax.Array:
-    units = jnp.arange(num_units)
-    distances = jnp.abs(units - _nearest(curvatures, num_units)[..., None]).astype(jnp.int32)
-    heights = jnp.array([*HILL_1989, 0.0])
+    places = _nearest(curvatures, num_units)[..., None]
+    distances = jnp.abs(_units(places, num_units) - places).astype(jnp.int32)
+    heights = jnp.array([*HILL_1989, 0.0], jnp.float32)
     return heights[jnp.minimum(distances, len(HILL_1989))]
 
 
 def _gaussian(curvatures: jax.Array, num_units: int) -> jax.Array:
-    distances = jnp.arange(num_units) - _position(curvatures, num_units)[..., None]
+    places = _position(curvatures, num_units)[..., None]
+    distances = _units(places, num_units) - places
     return jnp.exp(-jnp.square(distances) / GAUSSIAN_1991)
 
 
 def _one_hot(curvatures: jax.Array, num_units: int) -> jax.Array:
-    return jax.nn.one_hot(_nearest(curvatures, num_units).astype(jnp.int32), num_units)
+    units = _nearest(curvatures, num_units).astype(jnp.int32)
+    return jax.nn.one_hot(units, num_units, dtype=jnp.float32)
 
 
 def _highest(activations: jax.Array) -> jax.Array:
-    return _curvature(jnp.argmax(activations, axis=-1), activations.shape[-1])
+    highest = jnp.argmax(activations, axis=-1).astype(jnp.float32)
+    return _curvature(highest, activations.shape[-1])
 
 
 def _center_of_mass(activations: jax.Array) -> jax.Array:
     """Mean place of the units within four of the highest one, weighted by their activations."""
-    units = jnp.arange(activations.shape[-1])
-    peak = jnp.argmax(activations, axis=-1, keepdims=True)
+    peak = jnp.argmax(activations, axis=-1, keepdims=True).astype(jnp.float32)
+    units = _units(peak, activations.shape[-1])
     weights = jnp.where(jnp.abs(units - peak) <= HILL_REACH, activations, 0.0)
     mass = jnp.sum(weights, axis=-1) + 1e-12
     return _curvature(jnp.sum(weights * units, axis=-1) / mass, activations.shape[-1])

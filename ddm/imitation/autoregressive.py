@@ -174,7 +174,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     bins = binning.encode(actions, edges)
     targets = _lookup(TARGETS, config, "targets")(config, actions, bins, edges)
     prefix = _hide(config, _flat(bins), prefix_key)
-    mean = lambda values: jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)  # noqa: E731
+    total = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
+    mean = lambda values: jnp.sum(jnp.where(mask, values, 0.0)) / total  # noqa: E731
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         logits = _network(config, actions.shape[-1]).apply(
@@ -330,7 +331,7 @@ def _network(config: Config, action_size: int) -> decoding.AutoregressivePolicy:
 
 def _optimizer(config: Config, step: jax.Array | int) -> optax.GradientTransformation:
     rate = ops.cosine_decay(config.learning_rate, step, config.decay_steps)
-    warmup = jnp.minimum((step + 1) / jnp.maximum(config.warmup_steps, 1), 1.0)
+    warmup = ops.share_done(step + 1, config.warmup_steps)
     return optax.chain(
         optax.clip_by_global_norm(config.max_gradient_norm),
         optax.adamw(rate * warmup, weight_decay=config.weight_decay),
@@ -352,7 +353,7 @@ def _with_time(values: jax.Array, example: jax.Array, steps: int) -> jax.Array:
 
 
 def _hide(config: Config, tokens: jax.Array, key: PRNGKey) -> jax.Array:
-    hidden = jax.random.bernoulli(key, config.prefix_dropout, tokens.shape)
+    hidden = jax.random.bernoulli(key, jnp.float32(config.prefix_dropout), tokens.shape)
     return jnp.where(hidden, config.num_bins, tokens)
 
 

@@ -68,7 +68,8 @@ class Config(Configuration):
     label_smoothing: float = leaf(0.0, "[0, 1)")
     # floor of log std; without it a constant action sends the loss to -inf
     log_std_min: float = leaf(-5.0, at_most="log_std_max")
-    log_std_max: float = 2.0  # ceiling of the Gaussian heads' log standard deviation
+    # ceiling of the Gaussian heads' log standard deviation
+    log_std_max: float = leaf(2.0, "(-inf, inf)")
     # mse, gaussian, tanh_gaussian, mixture or linear_gaussian; for discrete actions categorical,
     # tabular or linear_softmax
     head: str = static("gaussian")

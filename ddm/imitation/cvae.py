@@ -77,10 +77,11 @@ class Config(Configuration):
     log_var_min: float = leaf(-8.0, at_most="log_var_max")
     # Ceiling of the latent's log-variances; robomimic has 30, whose exponential's square overflows
     # Adam's second moment.
-    log_var_max: float = 4.0
+    log_var_max: float = leaf(4.0, "(-inf, inf)")
     # floor of the decoder's learned log standard deviations
     log_std_min: float = leaf(-5.0, at_most="log_std_max")
-    log_std_max: float = 2.0  # ceiling of the decoder's learned log standard deviations
+    # ceiling of the decoder's learned log standard deviations
+    log_std_max: float = leaf(2.0, "(-inf, inf)")
     reconstruction: str = static("gaussian")  # gaussian, mse or l1
     prior: str = static("standard_normal")  # standard_normal, learned or mixture
     num_components: int = static(10, "[1, inf)")  # Gaussians of the mixture prior (robomimic)

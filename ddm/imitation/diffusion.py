@@ -144,8 +144,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     observations, chunks, mask = _split(config, batch)
     key, level_key, noise_key, dropout_key = jax.random.split(state.key, 4)
     schedule = ops.diffusion.squared_cosine(config.diffusion_steps)
-    levels = jax.random.randint(level_key, chunks.shape[:1], 0, config.diffusion_steps)
-    noise = jax.random.normal(noise_key, chunks.shape)
+    levels = jax.random.randint(level_key, chunks.shape[:1], 0, config.diffusion_steps, jnp.int32)
+    noise = jax.random.normal(noise_key, chunks.shape, chunks.dtype)
     noisy = ops.diffusion.add_noise(schedule, chunks, noise, levels)
     targets = _prediction(config).target(chunks, noise, schedule.alpha_bars[levels])
 

@@ -109,7 +109,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     _check(config, batch)
     observations, chunks, _ = _split(config, batch)
     key, params_key = jax.random.split(key)
-    params = _network(config).init(params_key, chunks[:1], jnp.zeros(1), observations[:1])
+    params = _network(config).init(
+        params_key, chunks[:1], jnp.zeros(1, jnp.float32), observations[:1]
+    )
     return State(
         policy=networks.trainable(params, _optimizer(config, 0)),
         average=jax.tree.map(jnp.copy, params),
@@ -130,7 +132,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     observations, chunks, mask = _split(config, batch)
     key, time_key, noise_key, dropout_key = jax.random.split(state.key, 4)
     times = ops.diffusion.TIMES[config.time_distribution](time_key, chunks.shape[:1])
-    noise = jax.random.normal(noise_key, chunks.shape)
+    noise = jax.random.normal(noise_key, chunks.shape, chunks.dtype)
     noisy = ops.diffusion.interpolate(noise, chunks, times)
     targets = ops.diffusion.target_velocity(noise, chunks)
 
@@ -246,7 +248,8 @@ def score(
 def _sample(
     config: Config, params: Any, action: jax.Array, observations: jax.Array, key: PRNGKey
 ) -> jax.Array:
-    noise = jax.random.normal(key, (observations.shape[0], config.chunk_size, *action.shape))
+    shape = (observations.shape[0], config.chunk_size, *action.shape)
+    noise = jax.random.normal(key, shape, jnp.float32)
     velocity = _velocity(config, params, observations)
     chunks = ops.diffusion.integrate(velocity, noise, config.sample_steps, config.solver)
     return jnp.clip(chunks, -1.0, 1.0).astype(action.dtype)

@@ -142,12 +142,15 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     check_batch(batch, batch_spec(config), "history_bc")
     key, forget_key, dropout_key = jax.random.split(state.key, 3)
     steps = _steps(batch)
-    alone = jax.random.bernoulli(forget_key, config.history_dropout, steps.mask.shape[:1])
+    alone = jax.random.bernoulli(
+        forget_key, jnp.float32(config.history_dropout), steps.mask.shape[:1]
+    )
     take, valid = _supervised(config, steps.mask)
     actions, previous = take(batch.actions[:, 1:]), take(steps.previous)
     known = valid & take(steps.previous_mask)
     changed = known & _differs(actions, previous, config.change_point_threshold)
-    weights = valid * (1.0 + config.change_point_weight * changed)
+    emphasis = 1.0 + config.change_point_weight * changed.astype(jnp.float32)
+    weights = valid.astype(jnp.float32) * emphasis
     head, head_config = bc.find_head(config), _head_config(config)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
@@ -277,14 +280,15 @@ def _encode(config: Config, actions: jax.Array, mask: jax.Array) -> jax.Array | 
     if not config.previous_actions:
         return None
     if jnp.issubdtype(actions.dtype, jnp.integer):
-        actions = jax.nn.one_hot(actions, config.num_actions)
+        actions = jax.nn.one_hot(actions, config.num_actions, dtype=jnp.float32)
     return jnp.where(mask[..., None], actions, 0.0)
 
 
 def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
     """Weighted mean; 0 if all weights are."""
+    weights = weights.astype(values.dtype)
     total = jnp.sum(weights)
-    return jnp.sum(weights * values) / jnp.where(total > 0, total, 1)
+    return jnp.sum(weights * values) / jnp.where(total > 0.0, total, 1.0)
 
 
 def _errors(predictions: jax.Array, actions: jax.Array) -> jax.Array:
@@ -410,10 +414,11 @@ def _recall_window(
 
 def _window_at_each_step(config: Config, params: Any, steps: Steps) -> jax.Array:
     """Features (B, T, F): each step gets the window that ends with it."""
-    ends = jnp.arange(steps.mask.shape[1])[:, None]
-    places = ends - jnp.arange(config.observation_steps)[::-1]  # (T, n)
+    ends = jnp.arange(steps.mask.shape[1], dtype=jnp.int32)[:, None]
+    ages = jnp.arange(config.observation_steps, dtype=jnp.int32)[None, ::-1]
+    places = ends - ages  # (T, n)
     windows = Steps(*(leaf[:, jnp.maximum(places, 0)] for leaf in steps))
-    inside = places >= 0
+    inside = (places >= 0)[None]
     windows = windows._replace(
         mask=windows.mask & inside, previous_mask=windows.previous_mask & inside
     )
@@ -437,7 +442,7 @@ def _recall_recurrence(
     config: Config, state: State, memory: Recurrence, observation: jax.Array
 ) -> tuple[jax.Array, Recurrence]:
     """Features (F,) after one more step."""
-    every = jnp.asarray(config.reset_every)
+    every = jnp.asarray(config.reset_every, jnp.int32)
     forgets = (every > 0) & (memory.time % jnp.maximum(every, 1) == 0)
     carry = jax.tree.map(
         functools.partial(jnp.where, forgets), _no_recurrence(config, state).carry, memory.carry

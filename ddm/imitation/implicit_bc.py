@@ -193,7 +193,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         scores = _score(config).apply(params, batch.observations, actions)
         info_nce = jnp.mean(jax.nn.logsumexp(scores, axis=1) - scores[:, 0])
-        penalty = jnp.zeros(())
+        penalty = jnp.zeros((), jnp.float32)
         if config.gradient_penalty:
             penalty = _gradient_penalty(config, params, batch.observations, actions)
         loss = info_nce + config.gradient_penalty_weight * penalty
@@ -280,7 +280,7 @@ def _half_width(config: Config) -> jax.Array | float:
 
 
 def _uniform(config: Config, key: PRNGKey, shape: tuple[int, ...]) -> jax.Array:
-    return _half_width(config) * jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+    return _half_width(config) * jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)
 
 
 def _langevin(
@@ -319,7 +319,8 @@ def _derivative_free(
         noise = at[1] * jax.random.normal(noise_key, drawn.shape, drawn.dtype)
         return jnp.clip(drawn + noise, -half_width, half_width), None
 
-    stds = config.dfo_std * config.dfo_decay ** jnp.arange(config.dfo_rounds)
+    rounds = jnp.arange(config.dfo_rounds, dtype=jnp.float32)
+    stds = config.dfo_std * config.dfo_decay**rounds
     keys = jax.random.split(key, config.dfo_rounds)
     candidates, _ = jax.lax.scan(one_round, start, (keys, stds))
     return candidates
@@ -331,7 +332,7 @@ def _draw(key: PRNGKey, scores: jax.Array, candidates: jax.Array) -> jax.Array:
     By inversion of the cumulative sum: M uniform numbers a row, not M^2 Gumbel ones.
     """
     cumulative = jnp.cumsum(jax.nn.softmax(scores, axis=-1), axis=-1)
-    uniform = jax.random.uniform(key, scores.shape) * cumulative[:, -1:]
+    uniform = jax.random.uniform(key, scores.shape, scores.dtype) * cumulative[:, -1:]
     rows = jax.vmap(jnp.searchsorted)(cumulative, uniform)
     rows = jnp.minimum(rows, scores.shape[-1] - 1)
     return jnp.take_along_axis(candidates, rows[..., None], axis=1)

@@ -77,7 +77,8 @@ class Config(Configuration):
     weight_decay: float = leaf(0.0, "[0, inf)")
     # floor of the policy's log standard deviation: 0.01
     log_std_min: float = leaf(-4.6, at_most="log_std_max")
-    log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
+    # ceiling of the policy's log standard deviation
+    log_std_max: float = leaf(2.0, "(-inf, inf)")
     # Largest |action| of the initial means of gaussian and tanh_gaussian: one random action, the
     # same at all observations, to which the network's own start is added; 0: none is added.
     initial_mean_spread: float = leaf(0.8, "[0, 1)")
@@ -314,7 +315,7 @@ def _log_std_bounds(config: Config) -> tuple[jax.Array | float, jax.Array | floa
 def _spread(config: Config, params: Any, action_size: int, key: PRNGKey) -> Any:
     """Moves the output's bias: to the initial width and, of a single Gaussian, to a random mean."""
     num_gaussians = HEADS[config.head].num_gaussians(config)
-    drawn = jax.random.uniform(key, (action_size,), minval=-1.0, maxval=1.0)
+    drawn = jax.random.uniform(key, (action_size,), jnp.float32, -1.0, 1.0)
 
     def move(path: Any, leaf: jax.Array) -> jax.Array:
         if not (networks.is_output(path) and path[-1].key == "bias"):
@@ -342,13 +343,8 @@ def _known_ratio(
     own = ENTROPIES[config.entropy](config, params, observations, actions)
     expert = config.expert_log_prob(observations, actions)
     expert = jnp.logaddexp(expert, config.expert_log_prob_floor)
-    done = _annealed(state.step, config.anneal_steps)
+    done = ops.share_done(state.step, config.anneal_steps)
     return expert / (config.initial_temperature + done * (1.0 - config.initial_temperature)) - own
-
-
-def _annealed(step: jax.Array, steps: jax.Array | int) -> jax.Array:
-    """The share of `steps` that is done, from 0 to 1; 1 if there are none."""
-    return jnp.where(steps > 0, jnp.minimum(step / jnp.maximum(steps, 1), 1.0), 1.0)
 
 
 def _without_parameters(
@@ -459,15 +455,15 @@ def _learned_ratio(
 
 
 def _with_noise(config: Config, step: jax.Array, actions: jax.Array, key: PRNGKey) -> jax.Array:
-    done = _annealed(step, config.instance_noise_steps)
+    done = ops.share_done(step, config.instance_noise_steps)
     scale = config.instance_noise + done * (config.final_instance_noise - config.instance_noise)
-    return actions + scale * jax.random.normal(key, actions.shape)
+    return actions + scale * jax.random.normal(key, actions.shape, actions.dtype)
 
 
 def _as_vectors(config: Config, actions: jax.Array) -> jax.Array:
     """Actions as the discriminator reads them: indices become one-hot rows."""
     if jnp.issubdtype(actions.dtype, jnp.integer):
-        return jax.nn.one_hot(actions, config.num_actions)
+        return jax.nn.one_hot(actions, config.num_actions, dtype=jnp.float32)
     return actions
 
 
@@ -476,7 +472,7 @@ def _as_vectors(config: Config, actions: jax.Array) -> jax.Array:
 
 def _reparameterized(policy: Any, key: PRNGKey, number: int) -> Draws:
     actions = policy.sample(seed=key, sample_shape=(number,))
-    return Draws(actions, jnp.full(actions.shape[:2], 1.0 / number))
+    return Draws(actions, jnp.full(actions.shape[:2], 1.0 / number, actions.dtype))
 
 
 def _every_component(mixture: networks.GaussianMixture, key: PRNGKey, number: int) -> Draws:

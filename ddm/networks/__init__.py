@@ -17,6 +17,7 @@ from ddm.networks.distributions import (
     categorical,
     diagonal_gaussian,
 )
+from ddm.networks.duals import dual_at_bound, dual_step, log_bounds, log_dual
 from ddm.networks.encoders import (
     ENCODERS,
     ConvEncoder,
@@ -61,6 +62,7 @@ from ddm.networks.transformer import (
     Cache,
     Transformer,
     TransformerBlock,
+    add_positions,
     causal_mask,
     sinusoids,
 )
@@ -108,6 +110,7 @@ __all__ = [
     "TransformerBlock",
     "TransformerDenoiser",
     "UNetDenoiser",
+    "add_positions",
     "categorical",
     "causal_mask",
     "check_encoder",
@@ -116,9 +119,13 @@ __all__ = [
     "denoiser",
     "descend",
     "diagonal_gaussian",
+    "dual_at_bound",
+    "dual_step",
     "ensemble",
     "fan_in_uniform",
     "is_output",
+    "log_bounds",
+    "log_dual",
     "minimize",
     "orthogonal",
     "output_size",

@@ -235,12 +235,14 @@ class TransformerDenoiser(Network):
         frames = nn.Dense(self.width, name="frames")(features)
         level = sinusoids(levels, self.width)[..., None, :]
         memory = jnp.concatenate([level, frames], axis=-2)
-        memory = memory + self._positions("memory_positions", memory.shape[-2])
+        places = self._positions("memory_positions", memory.shape[-2])
+        memory = memory + jnp.broadcast_to(places, memory.shape)
         memory = jax.nn.mish(nn.Dense(4 * self.width, name="memory_hidden")(memory))
         memory = nn.Dense(self.width, name="memory")(memory)
 
         tokens = nn.Dense(self.width, name="tokens")(noisy)
-        tokens = tokens + self._positions("positions", length)
+        places = self._positions("positions", length)
+        tokens = tokens + jnp.broadcast_to(places, tokens.shape)
         tokens = nn.Dropout(self.dropout_rate, deterministic=deterministic)(tokens)
         hidden = Transformer(
             self.num_layers,
@@ -259,7 +261,7 @@ class TransformerDenoiser(Network):
         return nn.Dense(noisy.shape[-1], name="actions")(hidden)
 
     def _positions(self, name: str, length: int) -> jax.Array:
-        return self.param(name, nn.initializers.normal(0.02), (length, self.width))
+        return self.param(name, nn.initializers.normal(0.02), (length, self.width), jnp.float32)
 
 
 def _mlp(config: Any, name: str) -> nn.Module:

@@ -82,8 +82,8 @@ class PatchConv(Network):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         shape = (self.size, self.size, images.shape[-1], self.features)
-        kernel = self.param("kernel", nn.linear.default_kernel_init, shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        kernel = self.param("kernel", nn.linear.default_kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         rows, columns = (-(-length // self.stride) for length in images.shape[1:3])
         padding = [self._padding(length) for length in images.shape[1:3]]
         images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
@@ -93,7 +93,8 @@ class PatchConv(Network):
             for i in range(self.size)
             for j in range(self.size)
         ]
-        return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, self.features) + bias
+        products = jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, self.features)
+        return products + jnp.broadcast_to(bias, products.shape)
 
     def _padding(self, length: int) -> tuple[int, int]:
         """What "SAME" adds before and after an axis."""

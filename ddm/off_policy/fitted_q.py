@@ -16,6 +16,8 @@ features the iteration may diverge, as off-policy learning with function approxi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -81,7 +83,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One round: targets from the present weights, then one regression an action.
 
     Metrics: ``critic_loss``, the mean squared temporal difference before the fit; ``q_value``,
-    mean Q(s, a) before it.
+    mean Q(s, a) before it; ``reward_max``, the largest size of a reward.
     """
     check_batch(batch, batch_spec(config), "fitted_q")
     num_features, num_actions = state.action_values.shape
@@ -90,12 +92,13 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     )
     next_values = jnp.max(_values(batch.next_observations, state), axis=-1)
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
-    taken = jax.nn.one_hot(batch.actions, num_actions)
+    taken = jax.nn.one_hot(batch.actions, num_actions, dtype=jnp.float32)
     values = jnp.sum(taken * _values(batch.observations, state), axis=-1)
     change = _regress(batch.observations, taken, targets - values, config.ridge)
     metrics = {
         "critic_loss": jnp.mean(jnp.square(targets - values)),
         "q_value": jnp.mean(values),
+        "reward_max": ops.largest_reward(batch.rewards),
     }
     return state.replace(action_values=state.action_values + change, step=state.step + 1), metrics
 
@@ -112,6 +115,11 @@ def act(
     """The first of the best actions; nothing is random."""
     del config, key, deterministic
     return jnp.argmax(_values(observation, state)).astype(jnp.int32), policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if values exceed what rewards and discount allow, as where the rounds diverge."""
+    return ops.values_beyond_rewards(config.discount, metrics)
 
 
 def _values(observations: jax.Array, state: State) -> jax.Array:

@@ -69,3 +69,10 @@ def test_missing_field_and_wrong_file_are_named(tmp_path):
         data.load(tmp_path / "y.hdf5")
     with pytest.raises(InputError, match=r"z.hdf5 does not exist, expected a Minari id"):
         data.load(tmp_path / "z.hdf5")
+
+
+@pytest.mark.parametrize("name", ["hopper_medium-v2", "hopper-medium-v2"])
+def test_a_file_names_its_environment_with_dashes_or_without(tmp_path, name):
+    info = data.load(write(tmp_path / f"{name}.hdf5")).info
+    assert info.environment_id == "Hopper-v4"
+    assert info.reference_scores == (-20.272305, 3234.3)

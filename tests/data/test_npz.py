@@ -25,7 +25,8 @@ def dataset():
 def test_round_trip_is_exact(tmp_path):
     given = data.normalize(dataset(), "standardize", "minus_one")
     data.save_npz(given, tmp_path / "x.npz")
-    found = data.load(tmp_path / "x.npz")
+    assert data.load(tmp_path / "x.npz").info.name == str(tmp_path / "x.npz")
+    found = data.load(tmp_path / "x.npz", name=given.info.name)
     assert found.info == given.info
     assert jax.tree.structure(found) == jax.tree.structure(given)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(given), strict=True):
