@@ -80,3 +80,15 @@ def test_values_outside_the_domain_of_a_method_are_refused_by_name(name, values)
     [field] = values
     with pytest.raises(InputError, match=f"{name}: {field} is"):
         algorithm.Config().replace(**values)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [each for each in contract.algorithms() if "num_actions" in each.Config.__dataclass_fields__],
+    ids=contract.short_name,
+)
+def test_every_discrete_method_lets_the_log_be_checked_against_its_number_of_actions(algorithm):
+    name = contract.short_name(algorithm)
+    discrete = {"head": "categorical"} if "head" in algorithm.Config.__dataclass_fields__ else {}
+    config = contract.small_config(algorithm, **discrete | {"num_actions": 3})
+    assert algorithm.batch_spec(config).num_actions == 3, name

@@ -58,6 +58,7 @@ from ddm.types import (
     PyTree,
     check_action_range,
     check_batch,
+    check_example,
     check_one_hot,
     leaf,
     static,
@@ -181,7 +182,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
         of actions, or no `expert_log_prob` where the ratio is known.
     """
     _check_options(config)
-    check_batch(batch, batch_spec(config), "reverse_kl")
+    check_example(batch, batch_spec(config), "reverse_kl")
     networks.check_encoder(config.encoder, batch.observations.shape[1:], "reverse_kl")
     _check_actions(config, batch)
     head = HEADS[config.head]
