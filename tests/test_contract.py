@@ -361,7 +361,7 @@ OTHER_STATIC = {
     "history": "stack", "segment_steps": 4, "burn_in": 2, "supervise": "last", "cell": "lstm",
     "num_blocks": 2, "negatives": "langevin", "num_negatives": 5, "inference": "langevin",
     "reconstruction": "mse", "prior": "learned", "latent": "sample", "latent_dim": 3,
-    "num_decoder_layers": 2, "dfo_rounds": 2, "langevin_steps": 4,
+    "num_decoder_layers": 2, "dfo_rounds": 3, "langevin_steps": 4,
     "unet_widths": (8, 16), "num_layers": 1, "width": 16, "num_heads": 2,
     "vae_hidden_sizes": (8,), "num_target_samples": 3, "num_eval_samples": 4,
     "num_mmd_samples": 3, "kernel": "gaussian", "values": "mean",
