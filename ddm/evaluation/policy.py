@@ -51,6 +51,9 @@ class Policy:
           The action in the environment's units, inside the environment's box, and the next
           policy state.
         """
+        observation = jnp.asarray(observation)
+        if jnp.issubdtype(observation.dtype, jnp.floating):
+            observation = observation.astype(jnp.float32)  # also where 64 bits are the default
         statistics = self.normalization
         if statistics is not None:
             observation = statistics.normalize_observations(observation)

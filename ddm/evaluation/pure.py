@@ -80,7 +80,7 @@ def _run(environment, deterministic, policy, params, seeds):
         )
         # What follows an episode's end does not count.
         returns += jnp.where(alive, rewards, 0.0)
-        lengths += alive
+        lengths += alive.astype(jnp.int32)
         successes |= alive & info.get("success", False)
         alive &= ~(terminated | truncated)
         tally = (returns, lengths, successes)
@@ -90,8 +90,8 @@ def _run(environment, deterministic, policy, params, seeds):
     starts = jax.vmap(environment.reset, (0, None))(keys.reset, params)
     observations, states = policy_lib.repeat(starts, shape[:1])
     policy_states = policy_lib.initial_states(policy, shape)
-    tally = (jnp.zeros(shape), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
-    carry = (0, ~tally[2], (observations, states, policy_states), tally)
+    tally = (jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
+    carry = (jnp.zeros((), jnp.int32), ~tally[2], (observations, states, policy_states), tally)
     return jax.lax.while_loop(lambda carry: carry[1].any(), step, carry)[-1]
 
 
