@@ -40,6 +40,9 @@ _LABELS = ("episode", "step")
 _NUMBER_OF = {"true": 1.0, "false": 0.0, "": np.nan}
 _INTEGER = re.compile(r"\s*[+-]?\d+\s*")
 
+_FIELDS = {name: field for field, names in FIELD_NAMES.items() for name in names}
+_FIELDS |= {name.removesuffix("s"): field for name, field in _FIELDS.items()}
+
 Columns = Mapping[str, np.ndarray]
 
 
@@ -185,17 +188,15 @@ def _group(columns: Columns, source: _Source) -> dict[str, dict[int, np.ndarray]
     """Columns by field and by index, which is -1 for a column without one.
 
     Raises:
-      InputError: a column of another name.
+      InputError: a column of another name, or two of one.
     """
-    known = {name: field for field, names in FIELD_NAMES.items() for name in names}
-    known |= {name.removesuffix("s"): field for name, field in known.items()}
     groups: dict[str, dict[int, np.ndarray]] = {}
     for column, array in columns.items():
         stem, _, index = column.rpartition("_")
-        if column in known:
-            field, place = known[column], -1
-        elif stem in known and index.isdecimal():
-            field, place = known[stem], int(index)
+        if column in _FIELDS:
+            field, place = _FIELDS[column], -1
+        elif stem in _FIELDS and index.isdecimal():
+            field, place = _FIELDS[stem], int(index)
         else:
             raise InputError(
                 f"{source.name}: column {column} is unknown: leave it out, or call it {EXPECTED}"
