@@ -81,6 +81,12 @@ def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
     unknown = [field for field in spec.fields if field not in _KNOWN_FIELDS]
     if unknown:
         raise InputError(f"unknown batch field {unknown[0]!r}; known: {', '.join(_KNOWN_FIELDS)}")
+    valued = [field for field in spec.fields if field in ("rewards", "returns_to_go")]
+    if valued and not dataset.info.has_rewards:
+        raise InputError(
+            f"{dataset.info.name} has no rewards, and batch field {valued[0]!r} needs them: only "
+            "methods that imitate can learn from it"
+        )
     if spec.window is None and "mask" in spec.fields:
         raise InputError("batch field 'mask' belongs to windows: declare a window in the spec")
     drawn = {"next_actions", "initial_observations"} & set(spec.fields)

@@ -1,6 +1,6 @@
 """Tables with a row per step: CSV files and data frames.
 
-Columns, in any order (singular or plural, and the other names of `FIELD_NAMES`, as in arrays):
+Columns, in any order (or under the other names of `ddm.data.fields`, as in arrays):
 
     episode                        any label; a new one starts an episode (optional)
     step                           counts up by one within an episode (optional, checked)
@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddm.data.arrays import FIELD_NAMES, from_mapping
+from ddm.data.arrays import from_mapping
 from ddm.data.dataset import Dataset
+from ddm.data.fields import NAMES
 from ddm.errors import InputError
 
 EXPECTED = (
@@ -40,8 +41,7 @@ _LABELS = ("episode", "step")
 _NUMBER_OF = {"true": 1.0, "false": 0.0, "": np.nan}
 _INTEGER = re.compile(r"\s*[+-]?\d+\s*")
 
-_FIELDS = {name: field for field, names in FIELD_NAMES.items() for name in names}
-_FIELDS |= {name.removesuffix("s"): field for name, field in _FIELDS.items()}
+_FIELDS = {name: field for field, names in NAMES.items() for name in names}
 
 Columns = Mapping[str, np.ndarray]
 

@@ -108,7 +108,7 @@ def test_integer_actions_start_at_zero_and_come_back():
     dataset = data.from_arrays(**fields, action_space=gymnasium.spaces.Discrete(3, start=3))
     assert dataset.actions.tolist() == [0, 1, 2, 1, 0]
     assert dataset.actions.dtype == np.int32
-    assert dataset.info.action_space == Discrete(3)
+    assert dataset.info.action_space == Discrete(3, start=3)
     assert dataset.normalization.denormalize_actions(dataset.actions).tolist() == [3, 4, 5, 4, 3]
     assert data.from_arrays(**fields).info.action_space == Discrete(6)
 
@@ -175,7 +175,7 @@ def with_value(shape, row, value):
         ({"terminations": [0, 2, 0, 0, 0]}, "terminations has values other than 0 and 1"),
         ({"rewards": []}, "rewards is empty, expected at least one transition"),
         ({"rewards": np.zeros((5, 2))}, r"rewards has shape \(5, 2\), expected one number"),
-        ({"rewards": ["a"] * 5}, "rewards has dtype <U1, expected numbers"),
+        ({"rewards": ["a"] * 5}, "rewards has dtype <U1, expected real numbers"),
         ({"observations": [[1], [1, 2], [1], [1], [1]]}, "observations is ragged"),
         (
             {"actions": with_value((5, 1), slice(2, 4), 1.5)},
@@ -186,7 +186,7 @@ def with_value(shape, row, value):
             r"1 actions are outside 0 .. 1, the first \(7\) at episode 1, step 0",
         ),
         (
-            {"actions": np.zeros(5), "action_space": Discrete(2)},
+            {"actions": np.full(5, 0.5), "action_space": Discrete(2)},
             "actions are float64 .* expected one integer",
         ),
         ({"action_space": ([-1.0, -1], [1.0, 1])}, "1 numbers per step, the action space has 2"),
@@ -210,15 +210,21 @@ def test_rounding_beyond_the_box_is_forgiven():
 def test_actions_outside_the_box_are_clipped_where_asked():
     actions = np.array([[0.5], [-1.3], [3.0], [0.0], [-1.0]])
     fields = transitions([0, 0, 0, 0, 1], [0] * 5, actions=actions)
+    fields["action_space"] = ([-1.0], [1.0])
     with pytest.raises(InputError, match=r"2 actions are outside .*load with clip_actions"):
         data.from_arrays(**fields)
     dataset = data.from_arrays(**fields, clip_actions=True)
+    assert dataset.info.moved_actions == 2
+    assert dataset.info.notes == ("2 actions outside their box were moved onto its edge",)
     np.testing.assert_allclose(dataset.actions[:, 0], [0.5, -1.0, 1.0, 0.0, -1.0], atol=2e-5)
     assert dataset.info.clipped_actions == 3
-    wide = data.from_arrays(**fields, action_space=([-2.0], [2.0]), clip_actions=True)
+    fields["action_space"] = ([-2.0], [2.0])
+    wide = data.from_arrays(**fields, clip_actions=True)
+    assert wide.info.moved_actions == 1
     np.testing.assert_allclose(wide.actions[:, 0], [0.25, -0.65, 1.0, 0.0, -0.5], atol=2e-5)
+    fields["action_space"] = ([-np.inf], [np.inf])
     with pytest.raises(InputError, match=r"give action_space=\(low, high\)"):
-        data.from_arrays(**fields, action_space=([-np.inf], [np.inf]), clip_actions=True)
+        data.from_arrays(**fields, clip_actions=True)
 
 
 def test_unbounded_action_box_asks_for_bounds():
@@ -251,7 +257,9 @@ def test_missing_fields_are_named():
         data.from_episodes([incomplete])
     with pytest.raises(InputError, match="there is no episode"):
         data.from_episodes([])
-    with pytest.raises(InputError, match="field terminations or terminals is missing; it has"):
+    with pytest.raises(
+        InputError, match=r"nothing says where episodes end, .*; it has observations,"
+    ):
         data.load({"observations": [[0.0]], "actions": [[0.0]], "rewards": [0.0]})
 
 

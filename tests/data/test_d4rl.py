@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddm import data
-from ddm.data.d4rl import time_limit_flags
+from ddm.data.fields import time_limit_flags
 from ddm.errors import InputError
 
 
@@ -62,8 +62,8 @@ def test_time_limit_restarts_after_a_terminal():
 
 
 def test_missing_field_and_wrong_file_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"x.hdf5: field rewards is missing"):
-        data.load(write(tmp_path / "x.hdf5", rewards=None))
+    with pytest.raises(InputError, match=r"x.hdf5: field actions or action is missing"):
+        data.load(write(tmp_path / "x.hdf5", actions=None))
     (tmp_path / "y.hdf5").write_bytes(b"no HDF5")
     with pytest.raises(InputError, match=r"y.hdf5 is not a readable D4RL file"):
         data.load(tmp_path / "y.hdf5")
