@@ -40,7 +40,12 @@ def read_d4rl(path: Path, *, max_episode_steps: int | None = None, **options: An
 
     try:
         with h5py.File(path, "r") as file, reading(str(path)):
-            _refuse_robomimic(file, path)
+            if isinstance(file.get("data"), h5py.Group):
+                raise InputError(
+                    f"{path} has a group data of episodes, as robomimic writes them, expected the "
+                    "flat arrays of D4RL; hand its episodes to ddm.data.from_episodes, each with "
+                    "the parts of obs that a policy shall see in one array"
+                )
             fields = find_fields(file, str(path)).values()
             names = sorted({*fields, *(name for name in SETTINGS if name in file)})
             check_declared(sum(_size(file[name]) for name in names), str(path))
@@ -74,16 +79,3 @@ def _size(stored: Any) -> int:
     if hasattr(stored, "keys"):
         return sum(_size(stored[key]) for key in stored)
     return stored.size * stored.dtype.itemsize
-
-
-def _refuse_robomimic(file: Any, path: Path) -> None:
-    """Refuses files of robomimic, which leave open what of their observations a policy sees."""
-    group = file.get("data")
-    demos = [name for name in getattr(group, "keys", tuple)() if name.startswith("demo_")]
-    if demos:
-        raise InputError(
-            f"{path} has robomimic's layout (data/{demos[0]} and {len(demos) - 1} more), where the "
-            "observations are yours to choose: read each demo with h5py, concatenate the parts of "
-            "its obs, append the last row of next_obs, and give the list of episodes to "
-            "ddm.data.from_episodes"
-        )
