@@ -87,6 +87,19 @@ def _narrow(config: Any) -> None:
 _NARROW = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
 
 
+def broadcast(config: Any, num_lanes: int) -> Any:
+    """The configuration with a leading axis of lanes on every numeric leaf, all alike.
+
+    `jax.vmap` over a configuration needs that axis on each leaf, also on those that do not vary:
+    `broadcast(config, 3).replace(alpha=jnp.array([1.0, 5.0, 10.0]))`.
+
+    Args:
+      config: with numbers.
+      num_lanes: L, the length of the new axis.
+    """
+    return jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], num_lanes, axis=0), config)
+
+
 def describe_range(field: dataclasses.Field) -> str:
     """What `--help` says of the values of a field; empty where every value is allowed."""
     allowed, other = field.metadata.get("allowed"), field.metadata.get("at_most")

@@ -33,7 +33,7 @@ def main(_):
         )
         config = config.replace(edges=tuple(edges.ravel().tolist()))
     environment = runner.find_environment(options, dataset)
-    runner.train(autoregressive, config, dataset, environment, options)
+    return runner.train(autoregressive, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

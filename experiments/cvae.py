@@ -21,7 +21,7 @@ def main(_):
     options, config = runner.parse_flags(cvae)
     dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
-    runner.train(cvae, config, dataset, environment, options)
+    return runner.train(cvae, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

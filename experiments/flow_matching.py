@@ -19,7 +19,7 @@ def main(_):
     options, config = runner.parse_flags(flow_matching)
     dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
-    runner.train(flow_matching, config, dataset, environment, options)
+    return runner.train(flow_matching, config, dataset, environment, options)
 
 
 if __name__ == "__main__":
