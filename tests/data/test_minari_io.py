@@ -354,6 +354,8 @@ def test_keys_keep_the_order_of_the_environment():
     [
         gymnasium.spaces.MultiDiscrete([2, 3], start=[1, 0]),
         gymnasium.spaces.MultiBinary(2),
+        gymnasium.spaces.Box(0, 255, (3,), np.uint8),
+        gymnasium.spaces.Box(-1, 1, (3,), np.float64),
         gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2), gymnasium.spaces.Box(0, 1, (2,))]),
     ],
 )
@@ -432,3 +434,55 @@ def test_arrays_are_called_as_they_are_told(tmp_path):
     arrays = {"observations": [[0.0]], "actions": [[0.0]], "rewards": [1.0], "terminations": [1]}
     assert data.load(arrays).info.name == "arrays"
     assert data.load(arrays, name="mine").info.name == "mine"
+
+
+# --- What files of Minari cannot say by themselves ---
+
+
+def test_a_log_without_rewards_stays_one():
+    given = [{k: v for k, v in episode.items() if k != "rewards"} for episode in episodes()]
+    data.write_minari(ID, given, action_space=([-2.0], [2.0]))
+    for name in (ID, "test/again-v0"):
+        log = data.load(name)
+        assert not log.info.has_rewards
+        assert_equal(log, data.from_episodes(given, action_space=([-2.0], [2.0])))
+        data.write_minari("test/again-v0", log, overwrite=True)
+
+
+def test_bootstraps_that_stop_inside_an_episode_come_back():
+    given = [
+        {**episode, "masks": np.arange(len(episode["rewards"])) != 1} for episode in episodes()
+    ]
+    for episode in given:
+        del episode["terminations"]
+    data.write_minari(ID, given, action_space=([-2.0], [2.0]))
+    for name in (ID, "test/again-v0"):
+        log = data.load(name)
+        assert log.terminations.tolist() == [False, True, False, False, False, True]
+        assert log.episode_lengths.tolist() == [3, 1, 2]
+        data.write_minari("test/again-v0", log, overwrite=True)
+
+
+def test_doubles_that_float32_cannot_tell_apart_are_named():
+    given = episodes()
+    for episode in given:
+        episode["observations"][:, 1] = 1.7e9 + np.arange(len(episode["observations"]))
+    space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    options = {"action_space": ([-2.0], [2.0]), "observation_space": space}
+    data.write_minari(ID, given, **options)
+    assert any("observations in dimension 1 lose" in note for note in data.load(ID).info.notes)
+    data.write_minari("test/again-v0", episodes(), overwrite=True, **options)
+    with h5py.File(minari_io.datasets_root() / "test/again-v0/data/main_data.hdf5", "r+") as file:
+        file["episode_0/rewards"][0] = 1e300
+    with pytest.raises(InputError, match="rewards of episode 0, step 0 is beyond the range"):
+        data.load("test/again-v0")
+
+
+def test_a_set_that_does_not_fit_is_refused_before_it_is_read(monkeypatch):
+    from ddm.data import memory
+
+    write()
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 100)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**40)
+    with pytest.raises(InputError, match=r"main_data.hdf5 holds arrays of .* and the host has"):
+        data.load(ID)
