@@ -469,7 +469,12 @@ def _write_whole(
 ) -> None:
     minari = _import_minari()
     from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_dataset import parse_dataset_id
 
+    try:
+        parse_dataset_id(dataset_id)
+    except ValueError as error:  # a namespace of one letter, for example
+        raise InputError(f"minari does not take the id {dataset_id}: {error}") from error
     buffers = [
         EpisodeBuffer(
             seed=episode.get("seed"),
