@@ -372,6 +372,10 @@ def _write_whole(
 
 def _episode_arrays(episode: Mapping[str, Any], trees: Mapping[str, spaces.Tree]) -> dict[str, Any]:
     """The arrays of one episode, with flags for every step and numbers in their space's dtype."""
+    if "rewards" not in episode:
+        raise InputError("Minari has no place for a log without rewards: use save_npz")
+    if "masks" in episode:
+        raise InputError("Minari has no place for bootstraps that stop before an end: use save_npz")
     steps = len(episode["rewards"])
     arrays: dict[str, Any] = {
         "observations": _cast(episode["observations"], trees["observation_space"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from ddm.errors import DdmError, MissingDependencyError
+from ddm.errors import DdmError, InputError, MissingDependencyError
 from ddm.runner.lanes import join_processes
 from ddm.runner.options import Options
 
@@ -49,6 +49,8 @@ def load_dataset(options: Options) -> Any:
     from ddm import data
 
     bounds = (options.action_low, options.action_high)
+    if any(bounds) and not all(bounds):
+        raise InputError("one of --action_low and --action_high is given, expected both")
     dataset = data.load(
         options.dataset,
         clip_actions=options.clip_actions,

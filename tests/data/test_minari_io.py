@@ -288,3 +288,14 @@ def test_episodes_cut_by_minaris_reader_are_refused():
         file["episode_0"].attrs["total_steps"] = 40_000
     with pytest.raises(InputError, match="has 2 steps, its metadata says 40000: the file was"):
         data.load(ID)
+
+
+def test_what_minari_cannot_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    fields = {"observations": np.zeros((4, 1)), "actions": np.zeros((3, 1)), "terminations": True}
+    with pytest.raises(InputError, match="no place for a log without rewards: use save_npz"):
+        data.write_minari("a/b-v0", data.from_episodes([fields]))
+    fields |= {"rewards": np.ones(3), "terminations": [0, 1, 0], "masks": [1, 0, 1]}
+    with pytest.raises(InputError, match="no place for bootstraps that stop before an end"):
+        data.write_minari("a/b-v0", data.from_episodes([fields]))
+    assert not list(tmp_path.iterdir())
