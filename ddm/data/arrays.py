@@ -12,7 +12,7 @@ import numpy as np
 from ddm.data import spaces
 from ddm.data.columns import Columns, build, returns_to_go
 from ddm.data.dataset import Dataset
-from ddm.data.fields import NAMES, as_ends, as_flags, find_fields, read_flags, unused
+from ddm.data.fields import NAMES, SETTINGS, as_ends, as_flags, find_fields, read_flags, unused
 from ddm.data.values import as_array, check_values, locate
 from ddm.errors import InputError
 
@@ -474,12 +474,16 @@ def _find_overwritten(
     ends = np.flatnonzero(last[:-1])
     following = observations[ends + 1]
     equal = _same_rows(successors[ends], following) & ~_same_rows(observations[ends], following)
-    if not equal.all() and np.array_equal(observations, np.round(observations)):
+    if not equal.all() and _is_whole(observations):
         equal[:] = False
     overwritten = np.zeros(len(last), bool)
     overwritten[ends] = equal
     overwritten[-1] = len(ends) > 0 and equal.all() and not data_cut
     return overwritten
+
+
+def _is_whole(array: np.ndarray) -> bool:
+    return array.dtype.kind in "biu" or np.array_equal(array, np.round(array))
 
 
 def _same_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -534,6 +538,10 @@ def stored_fields(episode: Any, where: str) -> dict[str, Any]:
         found = {field: getattr(episode, field, None) for field in _ATTRIBUTES}
         return {field: value for field, value in found.items() if value is not None}
     stored = find_fields(episode, where)
+    misplaced = [key for key in ("episode_ends", "episode_lengths") if key in stored]
+    misplaced += [key for key in SETTINGS if key in episode]
+    if misplaced:
+        raise InputError(f"{where}: {misplaced[0]} is a field of a whole log, not of one episode")
     if "dones" in stored and not {"terminations", "truncations"} <= set(stored):
         raise InputError(
             f"{where}: {stored['dones']} is ambiguous: give terminations (the environment ended "

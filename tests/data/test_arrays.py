@@ -519,7 +519,7 @@ def test_an_episode_may_store_its_successors():
         data.from_episodes([one])
 
 
-@pytest.mark.parametrize("name", ["done", "is_last"])
+@pytest.mark.parametrize("name", ["done", "is_last", "episode_ends", "action_low"])
 def test_unclear_names_in_episodes_are_refused(name):
     with pytest.raises(InputError, match=f"episodes: episode 0: .*{name} is"):
         data.from_episodes([episode(2, **{name: [0, 1]})])
