@@ -63,7 +63,7 @@ def load(
         (people who teleoperate an Adroit hand leave it), instead of refusing them.
       environment_id: overrides the source's, with all that it specifies of it.
       reference_scores: (random, expert) returns; overrides the source's.
-      max_episode_steps: the time limit, for D4RL files without `timeouts`.
+      max_episode_steps: the time limit, for D4RL's fields without `timeouts`.
       name: what error messages and reports call the dataset; None for its id, path or kind.
       download: False refuses a Minari id that is not on this machine.
       cache: whether a memory-mapped copy of a Minari dataset is kept under $DDM_CACHE or
@@ -73,32 +73,32 @@ def load(
       InputError: names the file, the field, the episode and what was expected.
       MissingDependencyError: the source needs a package that is not installed.
     """
-    given = {"environment_id": environment_id, "reference_scores": reference_scores}
-    arrays_options = {
+    given: dict[str, Any] = {"environment_id": environment_id, "reference_scores": reference_scores}
+    options = given | {
         "observation_space": observation_space,
         "action_space": action_space,
         "clip_actions": clip_actions,
+        "max_episode_steps": max_episode_steps,
     }
     if is_minari_object(source):
         columns = read_minari_object(source, cache)
         return _rename(_build(columns, action_space, clip_actions, **given), name)
     if isinstance(source, Mapping):
-        return from_mapping(source, name=name or "arrays", **arrays_options, **given)
+        return from_mapping(source, name=name or "arrays", **options)
     if is_table(source):
-        return from_table(source, name=name or "DataFrame", **arrays_options, **given)
+        return from_table(source, name=name or "DataFrame", **options)
     if not isinstance(source, (str, os.PathLike)):
         raise InputError(f"a dataset in a {type(source).__name__} is unknown, expected {KINDS}")
     path = Path(source).expanduser()
     if path.suffix in HDF5_SUFFIXES and path.name != MAIN_FILE:
         _require_file(path)
-        _refuse_robomimic(path)
-        dataset = read_d4rl(path, max_episode_steps=max_episode_steps, **arrays_options, **given)
+        dataset = read_d4rl(path, **options)
     elif path.suffix == ".npz":
         _require_file(path)
-        dataset = _override(read_npz(path, **arrays_options, **given), **given)
+        dataset = _override(read_npz(path, **options), **given)
     elif path.suffix == ".csv":
         _require_file(path)
-        dataset = from_csv(path, **arrays_options, **given)
+        dataset = from_csv(path, **options)
     else:
         folder = _minari_folder(source, path, download)
         return _rename(
@@ -126,30 +126,6 @@ def _require_file(path: Path) -> None:
         raise InputError(f"{path} does not exist, expected {KINDS}")
     if not path.is_file():
         raise InputError(f"{path} is no file, expected {KINDS}")
-
-
-def _refuse_robomimic(path: Path) -> None:
-    """Refuses files of robomimic, which leave open what of their observations a policy sees.
-
-    Raises:
-      InputError: says how to convert one.
-    """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            data = file.get("data")
-            names = list(data) if isinstance(data, h5py.Group) else []
-            demos = [name for name in names if name.startswith("demo_")]
-    except (OSError, TypeError):
-        return  # the reader says what is wrong
-    if demos:
-        raise InputError(
-            f"{path} has robomimic's layout (data/{demos[0]} and {len(demos) - 1} more), where the "
-            "observations are yours to choose: read each demo with h5py, concatenate the parts of "
-            "its obs, append the last row of next_obs, and give the list of episodes to "
-            "ddm.data.from_episodes"
-        )
 
 
 def _minari_folder(source: str | os.PathLike, path: Path, download: bool) -> Path:

@@ -50,7 +50,10 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
         check_episodes(dataset, spec)
     if spec.whole_dataset:
         return gather(
-            dataset, jnp.arange(dataset.num_transitions), dataset.episode_ids, spec.fields
+            dataset,
+            jnp.arange(dataset.num_transitions, dtype=jnp.int32),
+            dataset.episode_ids,
+            spec.fields,
         )
     rows = batch_size * spec.minibatches
     if spec.window is None:
@@ -85,6 +88,12 @@ def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
     unknown = [field for field in spec.fields if field not in _KNOWN_FIELDS]
     if unknown:
         raise InputError(f"unknown batch field {unknown[0]!r}; known: {', '.join(_KNOWN_FIELDS)}")
+    valued = [field for field in spec.fields if field in ("rewards", "returns_to_go")]
+    if valued and not dataset.info.has_rewards:
+        raise InputError(
+            f"{dataset.info.name} has no rewards, and batch field {valued[0]!r} needs them: only "
+            "methods that imitate can learn from it"
+        )
     if spec.window is None and "mask" in spec.fields:
         raise InputError("batch field 'mask' belongs to windows: declare a window in the spec")
     drawn = {"next_actions", "initial_observations"} & set(spec.fields)
@@ -192,10 +201,10 @@ def _sample_windows(dataset: Dataset, key: PRNGKey, rows: int, spec: BatchSpec) 
     episodes = _take(dataset.episode_ids, transitions)
     ends = _take(dataset.episode_starts, episodes + 1)
     offsets = jnp.arange(-spec.history, spec.window - spec.history, dtype=jnp.int32)
-    steps = transitions[:, None] + offsets
+    steps = transitions[:, None] + offsets[None]
     starts, limits = _take(dataset.episode_starts, episodes)[:, None], (ends - 1)[:, None]
     if "next_actions" in spec.fields:
-        limits = limits - ~_take(dataset.terminations, limits)
+        limits = limits - (~_take(dataset.terminations, limits)).astype(jnp.int32)
     return gather(
         dataset,
         jnp.clip(steps, starts, limits),

@@ -63,6 +63,8 @@ class Policy:
           InputError: several observations, keys or lanes instead of one.
         """
         observation = jnp.asarray(observation)
+        if jnp.issubdtype(observation.dtype, jnp.floating):
+            observation = observation.astype(jnp.float32)  # also where 64 bits are the default
         _check_call(self, observation, key)
         return _act(bool(deterministic), self._only_lane(), observation, key, policy_state)
 

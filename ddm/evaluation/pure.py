@@ -118,7 +118,7 @@ def _run(environment, deterministic, action_space, policy, params, seeds):
         )
         # What follows an episode's end does not count.
         returns += jnp.where(alive, rewards, 0.0)
-        lengths += alive
+        lengths += alive.astype(jnp.int32)
         successes |= alive & info.get("success", False)
         foreign |= alive & _is_foreign(actions, action_space)
         alive &= ~(terminated | truncated)
@@ -130,8 +130,8 @@ def _run(environment, deterministic, action_space, policy, params, seeds):
     observations, states = policy_lib.repeat(starts, shape[:1])
     policy_states = policy_lib.initial_states(policy, shape)
     no = jnp.zeros(shape, bool)
-    tally = (jnp.zeros(shape), jnp.zeros(shape, jnp.int32), no, no)
-    carry = (0, ~no, (observations, states, policy_states), tally)
+    tally = (jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32), no, no)
+    carry = (jnp.zeros((), jnp.int32), ~no, (observations, states, policy_states), tally)
     return jax.lax.while_loop(lambda carry: carry[1].any(), step, carry)[-1]
 
 

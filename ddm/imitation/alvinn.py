@@ -156,7 +156,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     key, feedback_key = jax.random.split(state.key)
     curvatures, lighter = batch.actions[:, 0], (batch.actions[:, 1] > 0.0).astype(jnp.float32)
     targets = TARGETS[config.target](curvatures, config.num_units)
-    guesses = jax.random.bernoulli(feedback_key, shape=lighter.shape).astype(jnp.float32)
+    guesses = jax.random.bernoulli(feedback_key, jnp.float32(0.5), lighter.shape)
+    guesses = guesses.astype(jnp.float32)
     feedback = jnp.where(state.step < config.random_feedback_steps, guesses, lighter)
     inputs = _inputs(config, batch.observations, feedback)
 

@@ -59,13 +59,12 @@ def load_dataset(options: Options) -> Any:
         action_space=(low, high) if low else None,
         max_episode_steps=options.max_episode_steps or None,
     )
-    transforms: dict[str, Any] = {
-        "observations": options.normalize_observations,
-        "rewards": options.reward_transform,
-    }
-    if options.reward_scale != 1:
-        transforms["reward_scale"] = options.reward_scale
-    return data.normalize(dataset, **transforms)
+    return data.normalize(
+        dataset,
+        observations=options.normalize_observations,
+        rewards=options.reward_transform,
+        reward_scale=options.reward_scale,
+    )
 
 
 def find_environment(options: Options, dataset: Any) -> Any:
