@@ -134,7 +134,12 @@ def _ordered(value: Any, other: Any) -> bool:
 
 
 def _numbers(value: Any) -> np.ndarray:
-    """The numbers in a value; none in what is not a number, such as None or a traced array."""
+    """The numbers in a value; none in what is not a number, such as None or a traced array.
+
+    A truth value is none: jax makes trees of them that say which leaves are batched.
+    """
+    if isinstance(value, bool):
+        return np.zeros(0)
     known = (int, float, np.number, np.ndarray)
     if isinstance(value, (tuple, list)) and all(isinstance(x, known) for x in value):
         return np.asarray(value, np.float64)
