@@ -7,6 +7,7 @@ from ddm.data.dataset import Dataset as Dataset
 from ddm.data.dataset import DatasetInfo as DatasetInfo
 from ddm.data.describe import Description as Description
 from ddm.data.describe import describe as describe
+from ddm.data.identity import digest as digest
 from ddm.data.load import load as load
 from ddm.data.memory import check_fits as check_fits
 from ddm.data.minari_io import write_minari as write_minari

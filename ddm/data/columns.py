@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax.numpy as jnp
 import numpy as np
 
-from ddm.data.actions import locate, prepare_actions
+from ddm.data.actions import prepare_actions
 from ddm.data.dataset import Dataset, DatasetInfo
-from ddm.data.memory import check_fits
+from ddm.data.memory import check_fits, reading
 from ddm.data.normalization import Normalization, identity_normalization
 from ddm.data.spaces import Tree, flat_space
+from ddm.data.values import check_values, coarse_notes, locate
 from ddm.errors import InputError
 from ddm.types import Discrete
+
+COLOURS = (1, 3, 4)  # channels of a picture
 
 
 @dataclasses.dataclass
@@ -21,21 +25,27 @@ class Columns:
     """What every reader produces: T + 1 observations per episode, flattened, nothing validated."""
 
     source: str  # what error messages call it
-    observations: np.ndarray  # (N + E, *O) float32 or uint8
+    observations: np.ndarray  # (N + E, *O) real numbers, or uint8 images
     actions: np.ndarray  # (N, *A) in the environment's units
     rewards: np.ndarray  # (N,)
     terminations: np.ndarray  # (N,) bool
     truncations: np.ndarray  # (N,) bool
     lengths: np.ndarray  # (E,) transitions per episode
     observation_space: Tree
-    action_space: Tree | None = None  # None: actions must lie in [-1, 1]
+    action_space: Tree | None = None  # None: it is guessed from the actions
     clip_actions: bool = False  # move actions outside their box onto its edge
     environment_id: str | None = None
+    environment_spec: str | None = None  # gymnasium's whole specification of it, as JSON
+    environment_source: str | None = None  # which field of the data named it
     reference_scores: tuple[float, float] | None = None
     reference_source: str | None = None
+    notes: tuple[str, ...] = ()  # what was guessed or chosen by the reader, a sentence each
+    has_rewards: bool = True  # False: `rewards` are zeros in place of none
+    inner_stops: bool = False  # the log bounds its episodes itself: terminations may lie inside
     # Filled where transitions were dropped, because these are of the episodes as recorded.
     raw_returns: np.ndarray | None = None  # (E,)
     returns_to_go: np.ndarray | None = None  # (N,)
+    recorded_lengths: np.ndarray | None = None  # (E,)
     dropped_transitions: int = 0
     data_cuts: int = 0
 
@@ -48,6 +58,7 @@ def build(columns: Columns) -> Dataset:
     """
     check_lengths(columns)
     check_finite(columns)
+    check_images(columns)
     truncations = close_episodes(columns)
     actions = prepare_actions(
         columns.actions,
@@ -62,17 +73,26 @@ def build(columns: Columns) -> Dataset:
         to_go = returns_to_go(columns.rewards.astype(np.float64), starts)
     if raw_returns is None:
         raw_returns = to_go[starts[:-1]]
+    check_values({"returns_to_go": to_go}, {"returns_to_go": columns.lengths}, columns.source)
     observations = columns.observations
+    names = ("observations", "actions", "rewards")
+    coarse = coarse_notes({name: getattr(columns, name) for name in names})
     info = DatasetInfo(
         name=columns.source,
         observation_space=flat_space(columns.observation_space),
         action_space=actions.space,
         environment_id=columns.environment_id,
+        environment_spec=columns.environment_spec,
+        environment_source=columns.environment_source,
         reference_scores=columns.reference_scores,
         reference_source=columns.reference_source,
         clipped_actions=actions.clipped,
         dropped_transitions=columns.dropped_transitions,
         data_cuts=columns.data_cuts + int((truncations != columns.truncations).sum()),
+        moved_actions=actions.moved,
+        bounds_guessed=actions.guessed,
+        has_rewards=columns.has_rewards,
+        notes=(*columns.notes, *actions.notes, *coarse),
     )
     return to_device(
         info,
@@ -90,6 +110,9 @@ def build(columns: Columns) -> Dataset:
         episode_starts=starts,
         returns_to_go=to_go,
         raw_returns=raw_returns,
+        recorded_lengths=columns.lengths
+        if columns.recorded_lengths is None
+        else columns.recorded_lengths,
     )
 
 
@@ -114,6 +137,7 @@ def to_device(info: DatasetInfo, normalization: Normalization, **arrays: np.ndar
         "episode_starts": np.int32,
         "returns_to_go": np.float32,
         "raw_returns": np.float32,
+        "recorded_lengths": np.int32,
     }
     derived = {
         "episode_ids": np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts)),
@@ -121,8 +145,9 @@ def to_device(info: DatasetInfo, normalization: Normalization, **arrays: np.ndar
     }
     sizes = [arrays[name].size * np.dtype(dtype).itemsize for name, dtype in dtypes.items()]
     check_fits(sum(sizes) + sum(array.nbytes for array in derived.values()), name=info.name)
-    device = {name: jnp.array(arrays[name], dtype) for name, dtype in dtypes.items()}
-    device |= {name: jnp.array(array) for name, array in derived.items()}
+    with reading(info.name):
+        device = {name: jnp.array(arrays[name], dtype) for name, dtype in dtypes.items()}
+        device |= {name: jnp.array(array) for name, array in derived.items()}
     return Dataset(**device, normalization=normalization, info=info)
 
 
@@ -130,11 +155,15 @@ def returns_to_go(rewards: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """(N,) undiscounted sum of rewards from each transition to its episode's end.
 
     Args:
-      rewards: (N,) float64; the sums over the whole dataset cancel, float32 would lose them.
+      rewards: (N,) float64.
       starts: (E + 1,) first transition of each episode, and N.
     """
-    before = np.concatenate([[0.0], np.cumsum(rewards)])
-    return np.repeat(before[starts[1:]], np.diff(starts)) - before[:-1]
+    # Episode by episode: differences of one sum over all rows would carry the digits that a huge
+    # reward costs into every later episode.
+    to_go = np.empty(len(rewards))
+    for start, end in itertools.pairwise(np.asarray(starts).tolist()):
+        to_go[start:end] = np.cumsum(rewards[start:end][::-1])[::-1]
+    return to_go
 
 
 def known_next_action(terminations: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -173,21 +202,26 @@ def check_lengths(columns: Columns) -> None:
 
 
 def check_finite(columns: Columns) -> None:
-    """Refuses NaN and infinite observations, actions and rewards."""
-    row_lengths = np.asarray(columns.lengths)
-    for field, lengths in (
-        ("observations", row_lengths + 1),
-        ("actions", row_lengths),
-        ("rewards", row_lengths),
-    ):
-        array = getattr(columns, field)
-        if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all():
-            continue
-        bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
-        row = int(np.flatnonzero(bad)[0])
+    """Refuses observations, actions and rewards that are no finite numbers in float32."""
+    lengths = np.asarray(columns.lengths)
+    check_values(
+        {name: getattr(columns, name) for name in ("observations", "actions", "rewards")},
+        {"observations": lengths + 1, "actions": lengths, "rewards": lengths},
+        columns.source,
+    )
+
+
+def check_images(columns: Columns) -> None:
+    """Refuses byte images whose colours come first, as PyTorch has them."""
+    observations = columns.observations
+    if observations.dtype != np.uint8 or observations.ndim != 4:
+        return
+    first, *others = observations.shape[1:]
+    if first in COLOURS and min(others) > max(COLOURS):
         raise InputError(
-            f"{columns.source}: {field} of {locate(row, lengths)} is NaN or infinite "
-            f"({int(bad.sum())} such rows), expected finite numbers"
+            f"{columns.source}: observations are bytes of shape {observations.shape[1:]}, an image "
+            "with its colours first; transpose them to height x width x colours, "
+            "np.moveaxis(observations, 1, -1)"
         )
 
 
@@ -195,18 +229,20 @@ def close_episodes(columns: Columns) -> np.ndarray:
     """(N,) truncations, with episodes that end without a flag counted as cut.
 
     Raises:
-      InputError: an episode goes on after a step that ended it.
+      InputError: an episode goes on after a step that ended it. Where the log bounds its episodes
+        itself, terminations only stop a bootstrap, and may stand inside an episode.
     """
     ends = np.cumsum(columns.lengths) - 1
-    flags = columns.terminations | columns.truncations
+    flags = columns.truncations | (columns.terminations & (not columns.inner_stops))
     inside = flags.copy()
     inside[ends] = False
     if inside.any():
         row = int(np.flatnonzero(inside)[0])
-        field = "terminations" if columns.terminations[row] else "truncations"
+        field = "truncations" if columns.truncations[row] else "terminations"
         raise InputError(
             f"{columns.source}: {field} is set at {locate(row, columns.lengths)}, before the "
-            "episode's last step: split the episode there"
+            "episode's last step: split the episode there, or give masks where only the "
+            "bootstrap stops"
         )
     truncations = columns.truncations.copy()
     truncations[ends] |= ~columns.terminations[ends]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ddm.data.arrays import FIELD_NAMES, from_mapping
+from ddm.data.arrays import from_mapping
 from ddm.data.dataset import Dataset
+from ddm.data.fields import SETTINGS, find_fields
+from ddm.data.memory import check_declared, reading
 from ddm.data.references import find_reference
 from ddm.errors import InputError
 
 # gymnasium's environments with the physics and observations of D4RL's. Ant is not among them: its
 # D4RL observations hold contact forces that gymnasium leaves out by default.
 ENVIRONMENTS = {"halfcheetah": "HalfCheetah-v4", "hopper": "Hopper-v4", "walker2d": "Walker2d-v4"}
+ACTION_BOUNDS = (-1.0, 1.0)  # of every environment of D4RL, which scales actions to them
 
 
 def read_d4rl(path: Path, *, max_episode_steps: int | None = None, **options: Any) -> Dataset:
@@ -37,31 +39,38 @@ def read_d4rl(path: Path, *, max_episode_steps: int | None = None, **options: An
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
-            stored = {field for names in FIELD_NAMES.values() for field in names} & set(file)
-            arrays = {field: np.asarray(file[field]) for field in sorted(stored)}
+        with h5py.File(path, "r") as file, reading(str(path)):
+            _refuse_robomimic(file, path)
+            fields = find_fields(file, str(path)).values()
+            names = sorted({*fields, *(name for name in SETTINGS if name in file)})
+            check_declared(sum(_size(file[name]) for name in names), str(path))
+            arrays = {name: _read(file[name]) for name in names}
     except (OSError, TypeError) as error:
         raise InputError(f"{path} is not a readable D4RL file: {error}") from error
-    if "timeouts" not in arrays and "terminals" in arrays:
-        if max_episode_steps is None:
-            raise InputError(
-                f"{path}: field timeouts is missing; give max_episode_steps, the time limit of "
-                "the environment"
-            )
-        arrays["timeouts"] = time_limit_flags(arrays["terminals"], max_episode_steps)
     reference = find_reference(path.stem)
-    defaults: dict[str, Any] = {"environment_id": ENVIRONMENTS.get(path.stem.split("_")[0])}
+    defaults: dict[str, Any] = {}
+    task = re.split("[-_]", path.stem)[0]
+    if task in ENVIRONMENTS and "environment_id" not in arrays:
+        defaults["environment_id"] = ENVIRONMENTS[task]
     if reference is not None:
+        if not {"action_low", "num_actions"} & set(arrays):
+            defaults["action_space"] = ACTION_BOUNDS
         defaults["reference_scores"] = reference.scores
         defaults["reference_source"] = reference.source
     given = {key: value for key, value in options.items() if value is not None}
-    return from_mapping(arrays, name=str(path), **{**defaults, **given})
+    options = {**defaults, **given, "max_episode_steps": max_episode_steps}
+    return from_mapping(arrays, name=str(path), **options)
 
 
-def time_limit_flags(terminals: np.ndarray, max_episode_steps: int) -> np.ndarray:
-    """(N,) bool: the steps at which an environment's time limit ended an episode."""
-    terminals = np.asarray(terminals, bool).ravel()
-    index = np.arange(len(terminals))
-    first = np.concatenate([[True], terminals[:-1]])
-    since_terminal = index - np.maximum.accumulate(np.where(first, index, 0))
-    return (since_terminal + 1) % max_episode_steps == 0
+def _read(stored: Any) -> Any:
+    """An array, or the arrays of a group by name: a dict observation."""
+    if hasattr(stored, "keys"):
+        return {key: _read(stored[key]) for key in stored}
+    return stored[()]
+
+
+def _size(stored: Any) -> int:
+    """Bytes of a stored array, or of all in a group, as they will be in memory."""
+    if hasattr(stored, "keys"):
+        return sum(_size(stored[key]) for key in stored)
+    return stored.size * stored.dtype.itemsize

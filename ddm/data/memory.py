@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -10,6 +12,10 @@ import jax
 from ddm.errors import InputError
 
 MEMINFO = Path("/proc/meminfo")
+STATM = Path("/proc/self/statm")
+CGROUP = Path("/sys/fs/cgroup")  # of a container; its own limit is at the root of what it sees
+
+REMEDY = "use a machine with more memory, or store a part of the episodes in a file of its own"
 
 
 def check_fits(
@@ -31,9 +37,43 @@ def check_fits(
     free = free_bytes(device)
     if free is not None and num_bytes > free:
         raise InputError(
-            f"{name} needs {_readable(num_bytes)} and {device} has {_readable(free)} free: "
-            "load fewer episodes or use a device with more memory"
+            f"{name} needs {_readable(num_bytes)} and {device} has {_readable(free)} free: {REMEDY}"
         )
+
+
+def check_declared(num_bytes: int, name: str) -> None:
+    """Refuses a file whose arrays would not fit the host's memory, before they are read.
+
+    Args:
+      num_bytes: what the file says that its arrays take.
+      name: how the error calls the file.
+
+    Raises:
+      InputError: they do not fit; both sizes are named.
+    """
+    free = free_host_bytes()
+    if free is not None and num_bytes > free:
+        raise InputError(
+            f"{name} holds arrays of {_readable(num_bytes)} and the host has {_readable(free)} "
+            f"free: {REMEDY}"
+        )
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Says in a sentence that memory ran out, where a limit was not known before.
+
+    Raises:
+      InputError: in place of a MemoryError, or of the device's own error.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise InputError(f"{name} does not fit the host's memory: {REMEDY}") from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(f"{name} does not fit the device's memory: {REMEDY}") from error
 
 
 def free_bytes(device: jax.Device) -> int | None:  # pyright: ignore[reportInvalidTypeForm]
@@ -41,10 +81,42 @@ def free_bytes(device: jax.Device) -> int | None:  # pyright: ignore[reportInval
     statistics = device.memory_stats()
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-    return _free_host_bytes()
+    return free_host_bytes()
 
 
-def _free_host_bytes() -> int | None:
+def free_host_bytes() -> int | None:
+    """Free bytes of the host, within the limits of the process and of its container."""
+    known = [_free_system_bytes(), _free_process_bytes(), _free_container_bytes()]
+    return min((free for free in known if free is not None), default=None)
+
+
+def _free_process_bytes() -> int | None:
+    """What `ulimit -v` leaves to the process; None without such a limit."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return None
+        pages = int(STATM.read_text().split()[0])
+        return max(0, limit - pages * os.sysconf("SC_PAGE_SIZE"))
+    except (ImportError, OSError, ValueError):  # not a Linux host
+        return None
+
+
+def _free_container_bytes() -> int | None:
+    """What the container's limit leaves; None without one."""
+    try:
+        limit = int((CGROUP / "memory.max").read_text())  # "max" without a limit
+        used = int((CGROUP / "memory.current").read_text())
+        facts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    # The page cache of files that were read counts as used, and is given up on demand.
+    return max(0, limit - used + int(facts.get("inactive_file", 0)))
+
+
+def _free_system_bytes() -> int | None:
     # Linux's own estimate counts page cache that it would give up; sysconf's free pages do not,
     # and on a machine that has read many files they are next to none.
     try:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ddm.data.dataset import Dataset
 from ddm.errors import InputError
-from ddm.types import Batch, BatchSpec, PRNGKey
+from ddm.types import Batch, BatchSpec, PRNGKey, check_action_range, check_one_hot
 
 _KNOWN_FIELDS = tuple(field.name for field in dataclasses.fields(Batch))
 
@@ -43,7 +43,7 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
 
     Raises:
       InputError: the spec names an unknown field, nothing can be drawn, or (outside of jit) an
-        episode is too short.
+        episode, an observation or an action is not what the spec needs.
     """
     check_spec(dataset, spec)
     if not isinstance(dataset.episode_starts, jax.core.Tracer):
@@ -62,14 +62,18 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
 
 
 def check_episodes(dataset: Dataset, spec: BatchSpec) -> None:
-    """Refuses a dataset that has an episode shorter than the spec needs.
+    """Refuses a dataset whose values are not what the spec needs.
 
-    The lengths are data, which a traced function cannot look at: whoever jits `sample` calls
-    this before.
+    They are data, which a traced function cannot look at: whoever jits `sample` calls this before.
 
     Raises:
-      InputError: naming the episode.
+      InputError: naming an episode that is too short, an observation that is not one-hot, or an
+        action that the policy does not have.
     """
+    if spec.one_hot_observations:
+        check_one_hot(dataset.observations, dataset.info.name)
+    if spec.num_actions and jnp.issubdtype(dataset.actions.dtype, jnp.integer):
+        check_action_range(dataset.actions, spec.num_actions, dataset.info.name)
     lengths = dataset.episode_lengths
     shortest = int(lengths.argmin())
     if lengths[shortest] < spec.min_episode_steps:
@@ -84,6 +88,12 @@ def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
     unknown = [field for field in spec.fields if field not in _KNOWN_FIELDS]
     if unknown:
         raise InputError(f"unknown batch field {unknown[0]!r}; known: {', '.join(_KNOWN_FIELDS)}")
+    valued = [field for field in spec.fields if field in ("rewards", "returns_to_go")]
+    if valued and not dataset.info.has_rewards:
+        raise InputError(
+            f"{dataset.info.name} has no rewards, and batch field {valued[0]!r} needs them: only "
+            "methods that imitate can learn from it"
+        )
     if spec.window is None and "mask" in spec.fields:
         raise InputError("batch field 'mask' belongs to windows: declare a window in the spec")
     drawn = {"next_actions", "initial_observations"} & set(spec.fields)

@@ -57,7 +57,8 @@ def parse_space(space: Any) -> Tree:
 
     Args:
       space: a gymnasium space, `ddm.types.Box` or `Discrete`, a pair of bounds `(low, high)` of a
-        box, or what Minari stores (a JSON string or its tree).
+        box (of actions: one number each for all dimensions, or one per dimension), or what Minari
+        stores (a JSON string or its tree).
 
     Raises:
       InputError: the space has no flattening to a fixed vector.
@@ -70,11 +71,41 @@ def parse_space(space: Any) -> Tree:
         bounds = {k: np.reshape(getattr(space, k), space.shape) for k in ("low", "high")}
         return {"type": "Box", "dtype": space.dtype, "shape": space.shape, **bounds}
     if isinstance(space, Discrete):
-        return {"type": "Discrete", "n": space.n, "start": 0}
+        return {"type": "Discrete", "n": space.n, "start": space.start}
     if isinstance(space, tuple) and len(space) == 2:
         low, high = np.broadcast_arrays(*(np.asarray(bound, np.float32) for bound in space))
-        return {"type": "Box", "dtype": "float32", "shape": low.shape, "low": low, "high": high}
+        bounds = {"low": low, "high": high}
+        return {"type": "Box", "dtype": "float32", "shape": low.shape, "pair": True, **bounds}
     return _parse_gymnasium(space)
+
+
+def box_of_bounds(low: Any, high: Any, name: str) -> Tree:
+    """The box between two stored bounds, each one number or one per dimension.
+
+    Raises:
+      InputError: they do not fit each other, or the lower one is not below the upper one.
+    """
+    try:
+        tree = parse_space((low, high))
+    except (ValueError, TypeError):
+        shapes = f"{np.shape(low)} and {np.shape(high)}"
+        raise InputError(f"{name}: action_low and action_high have shapes {shapes}") from None
+    if not np.all(tree["low"] < tree["high"]):
+        raise InputError(f"{name}: action_low is not below action_high in every dimension")
+    return tree
+
+
+def discrete(n: Any, where: str) -> Tree:
+    """The integers 0 .. n - 1, of a stored n.
+
+    Raises:
+      InputError: it is no positive integer.
+    """
+    number = np.asarray(n)
+    whole = number.size == 1 and number.dtype.kind in "iuf" and number.item() == int(number.item())
+    if not whole or number.item() < 1:
+        raise InputError(f"{where} is {n}, expected one positive integer")
+    return {"type": "Discrete", "n": int(number.item()), "start": 0}
 
 
 def _parse_gymnasium(space: Any) -> Tree:
@@ -143,16 +174,19 @@ def is_image(tree: Tree) -> bool:
     return tree["type"] == "Box" and tree["dtype"] == "uint8" and len(tree["shape"]) >= 2
 
 
-def flatten(tree: Tree, columns: Sequence[np.ndarray], where: str) -> np.ndarray:
+def flatten(
+    tree: Tree, columns: Sequence[np.ndarray], where: str, dtype: Any = np.float32
+) -> np.ndarray:
     """What `gymnasium.spaces.flatten` gives for each row, for all rows at once.
 
     Args:
       tree: the space.
       columns: one array (R, *leaf.shape) per leaf of the space, in the order of `leaves`.
       where: what error messages call the observations.
+      dtype: of the result; None keeps the digits that the columns have.
 
     Returns:
-      (R, D) float32; (R, *shape) uint8 for an image.
+      (R, D) of `dtype`; (R, *shape) uint8 for an image.
     """
     if is_image(tree):
         return columns[0]
@@ -160,7 +194,8 @@ def flatten(tree: Tree, columns: Sequence[np.ndarray], where: str) -> np.ndarray
         _flatten_leaf(leaf, column, leaf.name(where))
         for leaf, column in zip(leaves(tree), columns, strict=True)
     ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    flat = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    return flat if dtype is None else flat.astype(dtype, copy=False)
 
 
 def _flatten_leaf(leaf: Leaf, column: np.ndarray, where: str) -> np.ndarray:
@@ -175,7 +210,7 @@ def _flatten_leaf(leaf: Leaf, column: np.ndarray, where: str) -> np.ndarray:
             for i, (n, start) in enumerate(zip(sizes, starts, strict=True))
         ]
         return np.concatenate(parts, axis=1)
-    return rows.astype(np.float32, copy=False)
+    return rows
 
 
 def _one_hot(values: np.ndarray, n: int, start: int, where: str) -> np.ndarray:

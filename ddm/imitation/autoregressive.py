@@ -8,17 +8,18 @@ Janner et al. 2021; Metz et al. 2017):
     L            = - E_D [ log p(b | s) ]                      one-hot targets, teacher forcing
     log pi(a | s) = sum_d ( log p(b_d | s, b_<d) - log width(b_d) )
 
-The last line is a density, constant in each box of bins, which compares with the densities of
-other policies. A chunk of actions is one sequence, time-major, of chunk_size * A tokens; of it
-`execute_steps` are executed before the next one is drawn (Chi et al. 2023).
+The last line is a density, constant in each box of bins and zero outside of them, which compares
+with the densities of other policies. A chunk of actions is one sequence, time-major, of
+chunk_size * A tokens; of it `execute_steps` are executed before the next one is drawn (Chi et al.
+2023).
 
 ``decoder`` is how the bins before are seen: by a causal ``transformer``, an ``lstm``, an ``mlp``
 (a masked perceptron), or not at all (``factorised``: independent softmaxes, which many discretised
 policies are, and which mix the modes of different dimensions).
 
 The error of centre decoding is at most half a bin, range / (2 K), and its root mean square
-range / (K sqrt 12): with few bins it looks like an error of the policy. Actions outside the bins
-count as the outermost bins.
+range / (K sqrt 12): with few bins it looks like an error of the policy. In training, actions
+outside the bins count as the outermost bins.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One gradient step on the cross-entropy of the bins; actions beyond the episode do not count.
 
     Metrics: ``loss``, the cross-entropy with the targets in nats an action (all its dimensions);
-    ``log_prob``, the mean log-density of an action given the frames and the chunk before it;
+    ``log_prob``, the mean log-density of an action given the frames and the chunk before it (that
+    of the outermost bin for an action outside the bins);
     ``accuracy``, the share of dimensions whose likeliest bin is the logged one.
     """
     check_batch(batch, batch_spec(config), "autoregressive")
@@ -222,7 +224,9 @@ def act(
 def log_prob(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
-    """Log-density (B,) of chunks of actions, at a temperature of 1.
+    """Log-density (B,) of chunks of actions, at a temperature of 1 and all of the bins (`top_p`).
+
+    It is minus infinity for a chunk with an action outside the bins, which is never taken.
 
     Args:
       config: of the policy.
@@ -238,7 +242,8 @@ def log_prob(
         state.policy.params, observations, _flat(bins)
     )
     log_probs = _on(jax.nn.log_softmax(logits), _flat(bins))
-    return jnp.sum(log_probs, axis=-1) - jnp.sum(binning.log_widths(bins, edges), axis=(-2, -1))
+    density = jnp.sum(log_probs, axis=-1) - jnp.sum(binning.log_widths(bins, edges), axis=(-2, -1))
+    return jnp.where(jnp.all(binning.inside(actions, edges), axis=-1), density, -jnp.inf)
 
 
 def beam_search(

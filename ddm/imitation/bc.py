@@ -9,8 +9,8 @@ width), ``gaussian`` and ``tanh_gaussian`` (state-dependent widths), ``mixture``
 Bishop 1994; robomimic's BC-GMM), ``categorical`` (discrete actions). Without a network, so that
 the problem has one optimum that is known otherwise:
 
-- ``tabular``: pi(a | s) ~ exp(W[s, a]) on one-hot observations. The optimum is the share of each
-  action in each state.
+- ``tabular``: pi(a | s) ~ exp(W[s, a]) on one-hot observations, no others. The optimum is the share
+  of each action in each state.
 - ``linear_softmax``: pi(a | s) ~ exp <phi(s, a), w>, one weight vector for all actions. Convex; at
   the optimum the mean features under the policy are those of the data.
 - ``linear_gaussian``: N(W phi(s) + b, diag(sigma^2)), not squashed, one sigma for all states. The
@@ -37,7 +37,18 @@ from flax import struct
 
 from ddm import networks, ops
 from ddm.errors import InputError
-from ddm.types import Batch, BatchSpec, Configuration, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import (
+    Batch,
+    BatchSpec,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_action_range,
+    check_batch,
+    check_one_hot,
+    static,
+)
 
 
 class Config(Configuration):
@@ -84,12 +95,16 @@ class Head(NamedTuple):
     action_size: Callable[[Config, int], int] = lambda config, width: width
     noiseless: Callable[[Any, PRNGKey], jax.Array] | None = None  # deterministic `act`; None: mode
     discrete: bool = False  # actions are indices
+    density: bool = True  # the outputs have log-probabilities; False: the policy is one action
 
 
 def batch_spec(config: Config) -> BatchSpec:
     """Observations and the actions taken there."""
-    del config
-    return BatchSpec(fields=("observations", "actions"))
+    return BatchSpec(
+        fields=("observations", "actions"),
+        one_hot_observations=config.head == "tabular",
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -157,10 +172,28 @@ def act(
 def log_prob(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
-    """Log-density (B,) of actions; for ``mse`` minus the squared error."""
-    return -find_head(config).loss(
-        config, head_outputs(config, state.policy.params, observations), actions
-    )
+    """Log-probability (B,) of actions under the policy, a log-density where they are real.
+
+    Label smoothing is part of the loss, not of the policy: it is not in here.
+
+    Raises:
+      InputError: ``mse``, whose policy is one action.
+    """
+    return head_log_prob(config, head_outputs(config, state.policy.params, observations), actions)
+
+
+def head_log_prob(config: Config, outputs: Any, actions: jax.Array) -> jax.Array:
+    """Log-probabilities (...,) of actions, for what the head's network returned.
+
+    Raises:
+      InputError: the head has no density.
+    """
+    if not find_head(config).density:
+        raise InputError(
+            f"bc: head={config.head} is one action at each observation, without a density; "
+            "choose another head for log-probabilities"
+        )
+    return outputs.log_prob(actions)
 
 
 def find_head(config: Config) -> Head:
@@ -185,6 +218,10 @@ def _check_actions(config: Config, head: Head, batch: Batch) -> None:
         raise InputError(
             f"bc: head={config.head} needs num_actions, the number of discrete actions"
         )
+    if discrete:
+        check_action_range(batch.actions, config.num_actions, "bc")
+    if config.head == "tabular":
+        check_one_hot(batch.observations, "bc: head=tabular")
 
 
 def _check_features(config: Config, batch: Batch) -> None:
@@ -326,6 +363,7 @@ HEADS: dict[str, Head] = {
         _squared_error,
         sample=lambda action, key: action,
         mode=lambda action: action,
+        density=False,
     ),
     "gaussian": Head(
         _gaussian_network, _bounded_outputs, _negative_log_prob, _sample, _mode, _half

@@ -186,7 +186,8 @@ def log_prob(
 
     the importance-weighted bound (Burda et al. 2016, eq. 8), exact as K grows. The draws come
     from the state's key: a state gives the same estimate each time. The densities p(a | s, z) are
-    those of which the losses are the bound: for ``mse`` and ``l1`` their width is given by beta.
+    those of which the losses are the bound: for ``mse`` and ``l1`` their width is given by beta,
+    and there is none at a beta of 0: the result is NaN.
     """
     likelihood, network = _likelihood(config), _apply(config, state)
 

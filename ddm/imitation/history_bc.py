@@ -94,7 +94,7 @@ def batch_spec(config: Config) -> BatchSpec:
     history = _find(config)
     before = 1 + history.past(config)
     window = before + 1 + history.ahead(config)
-    return BatchSpec(fields=FIELDS, window=window, history=before)
+    return BatchSpec(fields=FIELDS, window=window, history=before, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -189,13 +189,16 @@ def act(
 def log_prob(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
-    """Log-density (B, T) of each of T actions, given what came before it.
+    """Log-probability (B, T) of each of T actions, given what came before it; see `bc.log_prob`.
 
     Args:
       config: hyper-parameters.
       state: the trained state.
       observations: (B, T, *O) the first T steps of episodes.
       actions: (B, T, A) or (B, T).
+
+    Raises:
+      InputError: ``mse``, whose policy is one action.
     """
     # A step of padding at the front, whose action is not known.
     pad = lambda leaf: jnp.concatenate([leaf[:, :1], leaf], axis=1)  # noqa: E731
@@ -204,7 +207,7 @@ def log_prob(
     params = state.policy.params
     features = _find(config).every_step(config, params["trunk"], steps)
     outputs = bc.head_outputs(_head_config(config), params["head"], features)
-    return -bc.find_head(config).loss(config, outputs, actions)
+    return bc.head_log_prob(config, outputs, actions)
 
 
 def _check(config: Config, batch: Batch) -> None:

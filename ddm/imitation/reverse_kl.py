@@ -49,7 +49,18 @@ from flax import struct
 from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.networks.mlp import Network
-from ddm.types import Batch, BatchSpec, Configuration, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import (
+    Batch,
+    BatchSpec,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_action_range,
+    check_batch,
+    check_one_hot,
+    static,
+)
 
 # (observations (B, *O), actions (N, B, A) or (N, B)) -> log-densities (N, B).
 ExpertLogProb = Callable[[jax.Array, jax.Array], jax.Array]
@@ -147,7 +158,12 @@ class Ratio(NamedTuple):
 def batch_spec(config: Config) -> BatchSpec:
     """Observations and the actions taken there; a mini-batch for each discriminator step."""
     steps = config.discriminator_steps if config.ratio == "learned" else 1
-    return BatchSpec(fields=("observations", "actions"), minibatches=steps)
+    return BatchSpec(
+        fields=("observations", "actions"),
+        minibatches=steps,
+        one_hot_observations=config.head == "tabular",
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -601,3 +617,7 @@ def _check_actions(config: Config, batch: Batch) -> None:
         raise InputError(
             f"reverse_kl: head={config.head} needs num_actions, the number of discrete actions"
         )
+    if discrete:
+        check_action_range(batch.actions, config.num_actions, "reverse_kl")
+    if config.head == "tabular":
+        check_one_hot(batch.observations, "reverse_kl: head=tabular")

@@ -18,6 +18,7 @@ from ddm.networks.distributions import (
     categorical,
     diagonal_gaussian,
 )
+from ddm.networks.duals import dual_at_bound, dual_step, log_bounds, log_dual
 from ddm.networks.encoders import (
     ENCODERS,
     ConvEncoder,
@@ -119,8 +120,12 @@ __all__ = [
     "denoiser",
     "descend",
     "diagonal_gaussian",
+    "dual_at_bound",
+    "dual_step",
     "ensemble",
     "fan_in_uniform",
+    "log_bounds",
+    "log_dual",
     "minimize",
     "orthogonal",
     "output_size",

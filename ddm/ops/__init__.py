@@ -19,9 +19,11 @@ from ddm.ops.updates import cosine_decay, polyak, share_done
 from ddm.ops.value_learning import (
     expectile_loss,
     lambda_returns,
+    largest_reward,
     mix_ensemble,
     squared_td_error,
     td_target,
+    values_beyond_rewards,
 )
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "kernels",
     "lambda_returns",
     "langevin",
+    "largest_reward",
     "latent",
     "logsumexp_gap",
     "mix_ensemble",
@@ -46,5 +49,6 @@ __all__ = [
     "squared_td_error",
     "tables",
     "td_target",
+    "values_beyond_rewards",
     "weights",
 ]

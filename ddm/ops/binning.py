@@ -35,6 +35,12 @@ def encode(values: jax.Array, edges: jax.Array) -> jax.Array:
     return jnp.sum(values[..., None] >= inner, axis=-1, dtype=jnp.int32)
 
 
+def inside(values: jax.Array, edges: jax.Array) -> jax.Array:
+    """(...,) bool: whether values (..., D) lie in the bins in all dimensions, ends included."""
+    chex.assert_equal(values.shape[-1], edges.shape[0])
+    return jnp.all((values >= edges[:, 0]) & (values <= edges[:, -1]), axis=-1)
+
+
 def decode(bins: jax.Array, edges: jax.Array) -> jax.Array:
     """Centres (..., D) of bins (..., D)."""
     return _pick(0.5 * (edges[:, :-1] + edges[:, 1:]), bins)

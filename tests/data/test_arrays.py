@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 
 from ddm import data
 from ddm.errors import InputError
-from ddm.types import Box, Discrete
+from ddm.types import BatchSpec, Box, Discrete
 
 
 def transitions(terminations, truncations, **changes):
@@ -108,7 +109,7 @@ def test_integer_actions_start_at_zero_and_come_back():
     dataset = data.from_arrays(**fields, action_space=gymnasium.spaces.Discrete(3, start=3))
     assert dataset.actions.tolist() == [0, 1, 2, 1, 0]
     assert dataset.actions.dtype == np.int32
-    assert dataset.info.action_space == Discrete(3)
+    assert dataset.info.action_space == Discrete(3, start=3)
     assert dataset.normalization.denormalize_actions(dataset.actions).tolist() == [3, 4, 5, 4, 3]
     assert data.from_arrays(**fields).info.action_space == Discrete(6)
 
@@ -175,7 +176,7 @@ def with_value(shape, row, value):
         ({"terminations": [0, 2, 0, 0, 0]}, "terminations has values other than 0 and 1"),
         ({"rewards": []}, "rewards is empty, expected at least one transition"),
         ({"rewards": np.zeros((5, 2))}, r"rewards has shape \(5, 2\), expected one number"),
-        ({"rewards": ["a"] * 5}, "rewards has dtype <U1, expected numbers"),
+        ({"rewards": ["a"] * 5}, "rewards has dtype <U1, expected real numbers"),
         ({"observations": [[1], [1, 2], [1], [1], [1]]}, "observations is ragged"),
         (
             {"actions": with_value((5, 1), slice(2, 4), 1.5)},
@@ -186,7 +187,7 @@ def with_value(shape, row, value):
             r"1 actions are outside 0 .. 1, the first \(7\) at episode 1, step 0",
         ),
         (
-            {"actions": np.zeros(5), "action_space": Discrete(2)},
+            {"actions": np.full(5, 0.5), "action_space": Discrete(2)},
             "actions are float64 .* expected one integer",
         ),
         ({"action_space": ([-1.0, -1], [1.0, 1])}, "1 numbers per step, the action space has 2"),
@@ -210,15 +211,21 @@ def test_rounding_beyond_the_box_is_forgiven():
 def test_actions_outside_the_box_are_clipped_where_asked():
     actions = np.array([[0.5], [-1.3], [3.0], [0.0], [-1.0]])
     fields = transitions([0, 0, 0, 0, 1], [0] * 5, actions=actions)
+    fields["action_space"] = ([-1.0], [1.0])
     with pytest.raises(InputError, match=r"2 actions are outside .*load with clip_actions"):
         data.from_arrays(**fields)
     dataset = data.from_arrays(**fields, clip_actions=True)
+    assert dataset.info.moved_actions == 2
+    assert dataset.info.notes == ("2 actions outside their box were moved onto its edge",)
     np.testing.assert_allclose(dataset.actions[:, 0], [0.5, -1.0, 1.0, 0.0, -1.0], atol=2e-5)
     assert dataset.info.clipped_actions == 3
-    wide = data.from_arrays(**fields, action_space=([-2.0], [2.0]), clip_actions=True)
+    fields["action_space"] = ([-2.0], [2.0])
+    wide = data.from_arrays(**fields, clip_actions=True)
+    assert wide.info.moved_actions == 1
     np.testing.assert_allclose(wide.actions[:, 0], [0.25, -0.65, 1.0, 0.0, -0.5], atol=2e-5)
+    fields["action_space"] = ([-np.inf], [np.inf])
     with pytest.raises(InputError, match=r"give action_space=\(low, high\)"):
-        data.from_arrays(**fields, action_space=([-np.inf], [np.inf]), clip_actions=True)
+        data.from_arrays(**fields, clip_actions=True)
 
 
 def test_unbounded_action_box_asks_for_bounds():
@@ -251,7 +258,9 @@ def test_missing_fields_are_named():
         data.from_episodes([incomplete])
     with pytest.raises(InputError, match="there is no episode"):
         data.from_episodes([])
-    with pytest.raises(InputError, match="field terminations or terminals is missing; it has"):
+    with pytest.raises(
+        InputError, match=r"nothing says where episodes end, .*; it has observations,"
+    ):
         data.load({"observations": [[0.0]], "actions": [[0.0]], "rewards": [0.0]})
 
 
@@ -259,3 +268,258 @@ def test_one_step_episodes_are_fine():
     dataset = data.from_episodes([episode(1), episode(1)])
     assert dataset.num_episodes == 2
     assert dataset.next_action_ids.tolist() == [0, 1]
+
+
+# --- A guess is not knowledge ---
+
+
+def notes(**changes):
+    return data.from_arrays(**transitions([0, 0, 0, 0, 1], [0] * 5, **changes)).info.notes
+
+
+def test_guessed_bounds_are_said_and_never_clipped_against():
+    fields = transitions([0, 0, 0, 0, 1], [0] * 5)
+    dataset = data.from_arrays(**fields)
+    assert dataset.info.bounds_guessed
+    assert "nothing in the data bounds the actions" in dataset.info.notes[0]
+    torques = fields | {"actions": np.array([[2.0], [-1.5], [0.5], [0.0], [1.0]])}
+    for clip in (False, True):
+        with pytest.raises(InputError, match=r"2 actions .* guess.*--action_low.* action_low"):
+            data.from_arrays(**torques, clip_actions=clip)
+    known = data.from_arrays(**torques, action_space=(-2.0, 2.0))
+    assert not known.info.bounds_guessed
+    assert known.info.notes == ()
+    np.testing.assert_allclose(known.actions[:, 0], [1, -0.75, 0.25, 0, 0.5], atol=2e-5)
+
+
+def test_a_box_without_bounds_is_a_guess_too():
+    dataset = data.from_arrays(
+        **transitions([0, 0, 0, 0, 1], [0] * 5), action_space=([-np.inf], [np.inf])
+    )
+    assert dataset.info.bounds_guessed
+    assert "the action space has no bounds" in dataset.info.notes[0]
+
+
+def test_bounds_in_the_data_count_and_an_argument_wins(tmp_path):
+    fields = transitions([0, 0, 0, 0, 1], [0] * 5, actions=np.arange(10.0).reshape(5, 2))
+    np.savez(tmp_path / "x.npz", **fields, action_low=[0.0, 0.0], action_high=[10.0, 20.0])
+    dataset = data.load(tmp_path / "x.npz")
+    assert dataset.info.action_space == Box((2,), (0.0, 0.0), (10.0, 20.0))
+    assert not dataset.info.bounds_guessed
+    np.testing.assert_allclose(dataset.actions[1], [-0.6, -0.7], atol=1e-6)
+    wide = data.load(tmp_path / "x.npz", action_space=(-100.0, 100.0))
+    assert wide.info.action_space == Box((2,), (-100.0, -100.0), (100.0, 100.0))
+    cut = data.load(fields | {"action_low": 0.0, "action_high": 8.0}, clip_actions=True)
+    assert cut.info.moved_actions == 1
+    assert (
+        data.load(fields | {"action_low": -9, "action_high": 9}).info.action_space.low == (-9,) * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action_low": [0.0]}, "action_low is there alone, expected action_low and action_high"),
+        ({"action_low": [0.0, 1], "action_high": [1.0, 2, 3]}, r"have shapes \(2,\) and \(3,\)"),
+        ({"action_low": 1.0, "action_high": 1.0}, "action_low is not below action_high"),
+        ({"num_actions": 2.5}, r"num_actions is 2.5, expected one positive integer"),
+        ({"environment_id": 3}, "environment_id is 3, expected one string"),
+        ({"reference_scores": [1.0]}, r"reference_scores is \[1.\], expected \(random, expert\)"),
+    ],
+)
+def test_bad_settings_in_the_data_are_refused_by_name(changes, message):
+    with pytest.raises(InputError, match=message):
+        data.load(transitions([0, 0, 0, 0, 1], [0] * 5) | changes)
+
+
+@pytest.mark.parametrize(
+    ("actions", "space", "note"),
+    [
+        (np.array([0, 2, 1, 0, 0]), Discrete(3), r"the actions (int64) are taken for choices"),
+        (np.array([[0], [2], [1], [0], [0]]), Discrete(3), "(int64 of shape (N, 1)) are taken"),
+        (np.array([0, 1, 0, 0, 0], bool), Discrete(2), "the actions (bool) are taken for choices"),
+        (np.zeros(5, bool), Discrete(2), "from 0 to 1"),
+    ],
+)
+def test_what_actions_are_taken_for_is_said(actions, space, note):
+    dataset = data.from_arrays(**transitions([0, 0, 0, 0, 1], [0] * 5, actions=actions))
+    assert dataset.info.action_space == space
+    assert dataset.actions.tolist() == actions.ravel().tolist()
+    assert dataset.info.bounds_guessed
+    assert note in dataset.info.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.array([0.0, 1, 1, 0, 1]), "all 0 or 1, which may be a choice between two or real"),
+        (np.eye(5), "all 0 or 1, which may be one-hot choices or real"),
+        (np.ones((5, 2), int), r"int64 of shape \(2,\) per step and have no space"),
+        (np.array([-1, 0, 1, 0, 0]), r"integers from -1; give action_space=Discrete\(n, start\)"),
+    ],
+)
+def test_ambiguous_actions_are_refused_with_what_to_give(actions, message):
+    with pytest.raises(InputError, match=message):
+        data.from_arrays(**transitions([0, 0, 0, 0, 1], [0] * 5, actions=actions))
+
+
+def test_floats_are_choices_where_the_space_says_so():
+    fields = transitions([0, 0, 0, 0, 1], [0] * 5, actions=np.array([0.0, 1, 1, 0, 1]))
+    dataset = data.from_arrays(**fields, action_space=Discrete(2))
+    assert dataset.actions.tolist() == [0, 1, 1, 0, 1]
+    assert "whole numbers stored as float64" in dataset.info.notes[0]
+    real = data.from_arrays(**fields, action_space=(0.0, 1.0))
+    np.testing.assert_allclose(real.actions[:, 0], [-1, 1, 1, -1, 1], atol=2e-5)
+
+
+def test_an_integer_box_keeps_its_dtype():
+    space = gymnasium.spaces.Box(0, 9, (1,), np.int64)
+    fields = transitions([0, 0, 0, 0, 1], [0] * 5, actions=np.array([[9], [0], [4], [5], [8]]))
+    dataset = data.from_arrays(**fields, action_space=space)
+    assert dataset.info.action_space == Box((1,), (0.0,), (9.0,), "int64")
+    back = dataset.normalization.denormalize_actions(dataset.actions)
+    assert np.round(back[:, 0]).tolist() == [9, 0, 4, 5, 8]
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 1)])
+def test_integer_observations_name_the_space_that_they_may_have(shape):
+    states = np.array([0, 3, 1, 2, 0]).reshape(shape)
+    assert any("observation_space=Discrete(4)" in note for note in notes(observations=states))
+    fields = transitions([0, 0, 0, 0, 1], [0] * 5, observations=states)
+    for dataset in (
+        data.from_arrays(**fields, observation_space=Discrete(4)),
+        data.load(fields | {"num_states": 4}),
+    ):
+        np.testing.assert_array_equal(dataset.observations[:5], np.eye(4)[states.ravel()])
+        assert not any("observation" in note for note in dataset.info.notes)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 8, 8), (4, 84, 84)])
+def test_images_with_their_colours_first_are_refused(shape):
+    images = np.zeros((2, *shape), np.uint8)
+    one = episode(1, observations=images)
+    message = r"colours first; transpose them to height x width x colours"
+    with pytest.raises(InputError, match=message):
+        data.from_episodes([one])
+    with pytest.raises(InputError, match=message):
+        data.from_episodes([one], observation_space=gymnasium.spaces.Box(0, 255, shape, np.uint8))
+    last = np.moveaxis(images, 1, -1)
+    made = data.from_episodes([episode(1, observations=last)])
+    assert made.info.observation_space.shape == shape[1:] + shape[:1]
+
+
+# --- Successors that an environment overwrote ---
+
+
+def autoreset(last, terminations=(0, 0, 0, 0, 0, 0)):
+    """Episodes 0-1, 2-3, 4-5; the successors of the first two ends are the next first rows."""
+    observations = np.array([[0.1], [0.2], [1.1], [1.2], [2.1], [2.2]])
+    successors = np.array([[0.2], [1.1], [1.2], [2.1], [2.2], [last]])
+    return {
+        "observations": observations,
+        "actions": np.zeros((6, 1)),
+        "rewards": np.array([1.0, 2, 4, 8, 16, 32]),
+        "terminations": terminations,
+        "next_observations": successors.astype(np.float32),
+    }
+
+
+def test_successors_of_the_next_episode_are_unknown():
+    dataset = data.from_arrays(**autoreset(0.7), truncations=[0, 1, 0, 1, 0, 1])
+    # The truncated ends are dropped, the last one too, as all others are overwritten.
+    assert dataset.rewards.tolist() == [1, 4, 16]
+    np.testing.assert_allclose(dataset.observations[:, 0], [0.1, 0.2, 1.1, 1.2, 2.1, 2.2])
+    assert dataset.episode_returns.tolist() == [3, 12, 48]
+    assert dataset.info.dropped_transitions == 3
+    note = "next_observations of 3 of 3 episode ends are the next episode's first observation"
+    assert any(note in one and "3 truncated transitions" in one for one in dataset.info.notes)
+
+
+def test_an_overwritten_terminal_successor_is_repeated():
+    dataset = data.from_arrays(**autoreset(0.7, terminations=(0, 1, 0, 1, 0, 1)))
+    assert dataset.rewards.tolist() == [1, 2, 4, 8, 16, 32]
+    expected = [0.1, 0.2, 0.2, 1.1, 1.2, 1.2, 2.1, 2.2, 2.2]
+    np.testing.assert_allclose(dataset.observations[:, 0], expected)
+
+
+def test_true_successors_and_those_where_the_data_stop_are_kept():
+    fields = autoreset(2.3)
+    fields["next_observations"][[1, 3]] = [[0.3], [1.3]]
+    dataset = data.from_arrays(**fields, truncations=[0, 1, 0, 1, 0, 1])
+    assert dataset.num_transitions == 6
+    assert not any("next_observations" in one for one in dataset.info.notes)
+    cut = data.from_arrays(**autoreset(2.3), truncations=[0, 1, 0, 1, 0, 0])
+    assert cut.rewards.tolist() == [1, 4, 16, 32]
+    np.testing.assert_allclose(cut.observations[-1], [2.3])
+
+
+def test_states_from_a_few_coincide_by_chance():
+    fields = autoreset(1) | {
+        "observations": np.array([0, 1, 2, 1, 0, 2]),
+        "next_observations": np.array([1, 2, 1, 2, 2, 1]),  # only the first end's is the next row
+    }
+    dataset = data.from_arrays(
+        **fields, truncations=[0, 1, 0, 1, 0, 1], observation_space=Discrete(3)
+    )
+    assert dataset.num_transitions == 6
+
+
+# --- Logs without rewards, and episodes of other kinds ---
+
+
+def test_rewards_may_be_absent(tmp_path):
+    observations, actions = np.arange(4.0)[:, None], np.full((4, 1), 0.5)
+    one = {"observations": observations, "actions": actions[:3], "terminations": True}
+    mapping = {"observations": observations, "actions": actions, "terminations": [0, 0, 0, 1]}
+    for dataset in (
+        data.from_arrays(observations, actions, terminations=[0, 0, 0, 1]),
+        data.load(mapping),
+        data.from_episodes([one]),
+    ):
+        assert not dataset.info.has_rewards
+        assert not dataset.rewards.any()
+        report = str(data.describe(dataset))
+        assert report.count("no rewards in the data") == 2  # returns and scores
+        for transform in ({"rewards": "minus_one"}, {"reward_scale": 2.0}):
+            with pytest.raises(InputError, match="has no rewards, so that there are none"):
+                data.normalize(dataset, **transform)
+        for field in ("rewards", "returns_to_go"):
+            spec = BatchSpec(("observations", field))
+            with pytest.raises(InputError, match=f"has no rewards, and batch field '{field}' ne"):
+                data.sample(dataset, jax.random.key(0), 2, spec)
+        data.save_npz(dataset, tmp_path / "x.npz")
+        assert data.load(tmp_path / "x.npz").info == dataset.info
+        back = data.to_episodes(dataset)
+        assert "rewards" not in back[0]
+        assert not data.from_episodes(back).info.has_rewards
+    with pytest.raises(InputError, match="episode 1: rewards is missing, or present only here"):
+        data.from_episodes([episode(1), {k: v for k, v in episode(1).items() if k != "rewards"}])
+
+
+def test_episodes_come_from_any_iterable_and_as_objects():
+    class Recorded:
+        """Attributes, as those of Minari's EpisodeData."""
+
+        def __init__(self, fields):
+            self.id = 0
+            self.__dict__.update(fields)
+
+    given = [episode(2), episode(3)]
+    expected = data.digest(data.from_episodes(given))
+    assert data.digest(data.from_episodes(one for one in given)) == expected
+    assert data.digest(data.from_episodes([Recorded(one) for one in given])) == expected
+
+
+def test_an_episode_may_store_its_successors():
+    one = episode(3, observations=np.arange(3.0)[:, None])
+    one["next_observations"] = np.array([[1.0], [2], [7]])
+    assert data.from_episodes([one]).observations[:, 0].tolist() == [0, 1, 2, 7]
+    one["next_observations"] = np.array([[1.0], [5], [7]])
+    with pytest.raises(InputError, match=r"episode 0: next_observations.* differs from"):
+        data.from_episodes([one])
+
+
+@pytest.mark.parametrize("name", ["done", "is_last"])
+def test_unclear_names_in_episodes_are_refused(name):
+    with pytest.raises(InputError, match=f"episodes: episode 0: .*{name} is"):
+        data.from_episodes([episode(2, **{name: [0, 1]})])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddm import data
-from ddm.data.d4rl import time_limit_flags
+from ddm.data.fields import time_limit_flags
 from ddm.errors import InputError
 
 
@@ -62,10 +62,24 @@ def test_time_limit_restarts_after_a_terminal():
 
 
 def test_missing_field_and_wrong_file_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"x.hdf5: field rewards is missing"):
-        data.load(write(tmp_path / "x.hdf5", rewards=None))
+    with pytest.raises(InputError, match=r"x.hdf5: field actions or action is missing"):
+        data.load(write(tmp_path / "x.hdf5", actions=None))
     (tmp_path / "y.hdf5").write_bytes(b"no HDF5")
     with pytest.raises(InputError, match=r"y.hdf5 is not a readable D4RL file"):
         data.load(tmp_path / "y.hdf5")
     with pytest.raises(InputError, match=r"z.hdf5 does not exist, expected a Minari id"):
         data.load(tmp_path / "z.hdf5")
+
+
+@pytest.mark.parametrize("name", ["hopper_medium-v2", "hopper-medium-v2"])
+def test_a_file_names_its_environment_with_dashes_or_without(tmp_path, name):
+    info = data.load(write(tmp_path / f"{name}.hdf5")).info
+    assert info.environment_id == "Hopper-v4"
+    assert info.reference_scores == (-20.272305, 3234.3)
+
+
+def test_a_known_task_has_its_bounds_and_other_files_a_guess(tmp_path):
+    known = data.load(write(tmp_path / "hopper-medium-v2.hdf5"))
+    assert known.info.environment_id == "Hopper-v4"
+    assert not known.info.bounds_guessed
+    assert data.load(write(tmp_path / "x.hdf5")).info.bounds_guessed

@@ -36,7 +36,8 @@ def test_every_anomaly_is_counted():
     assert found.constant_dimensions == (1,)
     assert found.duplicated_episodes == 1
     assert (found.discontinuities, found.first_discontinuity) == (1, (3, 299))
-    assert found.clipped_actions == 1
+    assert (found.clipped_actions, found.moved_actions) == (1, 0)
+    assert found.bounds_guessed
     np.testing.assert_allclose(found.action_range, (0, 1), atol=2e-5)
 
 
@@ -54,7 +55,8 @@ def test_report_is_readable():
         "200 to 600, median 400",
         "1 terminated (25.0 %), 3 truncated (75.0 %), 2 of these by the end of the data",
         "constant in dimension 1",
-        "1 (0.1 %) on the edge of the box, clipped",
+        "1 (0.1 %) on the edge of the box, clipped, the box is a guess",
+        "note             nothing in the data bounds the actions",
         "the first in episode 3, step 299",
         "0 = 0, 100 = 200",
         "none: a policy trained on it has no score",

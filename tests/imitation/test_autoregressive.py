@@ -193,7 +193,24 @@ def test_log_prob_is_that_of_numpy_in_double_precision():
     log_probs = scipy.special.log_softmax(logits, axis=-1)
     expected = np.take_along_axis(log_probs, tokens[..., None], axis=-1).sum((1, 2))
     expected -= np.log(widths).sum((1, 2))
+    inside = ((values >= edges[:, 0]) & (values <= edges[:, -1])).all((1, 2))
+    assert 0 < inside.sum() < len(inside)
+    expected = np.where(inside, expected, -np.inf)  # the policy never takes the others
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_density_integrates_to_one_over_actions_inside_and_outside_the_bins():
+    config = SMALL.replace(action_low=-0.5, action_high=0.3, label_smoothing=0.2, temperature=0.5)
+    places = (np.arange(200) + 0.5) / 100.0 - 1.0
+    grid = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 1, 2).astype(np.float32)
+    batch = Batch(
+        observations=jnp.ones((len(grid), 1, 3)),
+        actions=jnp.asarray(grid),
+        mask=jnp.ones((len(grid), 1), bool),
+    )
+    state = _start(config, batch)
+    density = np.exp(np.asarray(_log_prob(config, state, batch.observations, grid), np.float64))
+    assert density.sum() * 0.01**2 == pytest.approx(1.0, abs=1e-3)
 
 
 def test_losses_are_the_cross_entropies_of_numpy():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+import scipy.integrate
 import scipy.optimize
 
 from ddm.envs import tabular
@@ -68,8 +69,35 @@ def test_label_smoothing_by_hand():
     state = bc.init(config, jax.random.key(0), batch)
     plain = config.replace(label_smoothing=0.0)
     both = [float(bc.log_prob(plain, state, batch.observations, jnp.array([a]))[0]) for a in (0, 1)]
-    smoothed = float(bc.log_prob(config, state, batch.observations, batch.actions)[0])
-    assert smoothed == pytest.approx(0.9 * both[1] + 0.1 * both[0], rel=1e-5)
+    _, metrics = bc.update(config, state, batch)
+    assert metrics["loss"] == pytest.approx(-0.9 * both[1] - 0.1 * both[0], rel=1e-5)
+    # The policy that was fitted by a smoothed loss is a policy like any other.
+    assert bc.log_prob(config, state, batch.observations, batch.actions)[0] == both[1]
+
+
+@pytest.mark.parametrize("head", list(bc.HEADS))
+def test_log_probabilities_of_each_head_sum_or_integrate_to_one(head):
+    discrete = bc.HEADS[head].discrete
+    config = bc.Config(
+        head=head, hidden_sizes=(8,), label_smoothing=0.3, num_actions=3 if discrete else 0,
+        features=_pairs if head == "linear_softmax" else None,
+    )  # fmt: skip
+    grid = jnp.arange(3, dtype=jnp.int32) if discrete else jnp.linspace(-8.0, 8.0, 4001)[:, None]
+    if head == "tanh_gaussian":
+        grid = jnp.linspace(-0.9999, 0.9999, 4001)[:, None]
+    batch = Batch(observations=jnp.eye(4)[jnp.zeros(len(grid), int)], actions=grid)
+    state = jax.jit(bc.init)(config, jax.random.key(0), batch)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, state.policy.params)  # off the uniform start
+    state = state.replace(policy=state.policy.replace(params=params))
+    if head == "mse":
+        with pytest.raises(InputError, match="head=mse is one action at each observation"):
+            bc.log_prob(config, state, batch.observations, grid)
+        return
+    probabilities = np.exp(jax.jit(bc.log_prob)(config, state, batch.observations, grid))
+    total = (
+        probabilities.sum() if discrete else scipy.integrate.trapezoid(probabilities, grid[:, 0])
+    )
+    assert total == pytest.approx(1.0, abs=1e-5 if discrete else 2e-3)
 
 
 def test_mse_head_averages_the_branches_of_a_fork():
