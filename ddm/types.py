@@ -252,16 +252,11 @@ def _check_action_rank(actions: jax.Array, leading: int, where: str) -> None:
     """One axis of features for real vectors, none for discrete actions."""
     discrete = jax.numpy.issubdtype(actions.dtype, jax.numpy.integer)
     if actions.ndim != leading + (not discrete):
-        expected = _ACTION_SHAPES[leading, bool(discrete)]
+        integers, vectors = ("(B,)", "(B, A)") if leading == 1 else ("(B, T)", "(B, T, A)")
         raise InputError(
-            f"{where} has shape {actions.shape} and dtype {actions.dtype}, expected {expected}"
+            f"{where} has shape {actions.shape} and dtype {actions.dtype}, expected {vectors} "
+            f"real vectors or {integers} integers"
         )
-
-
-# By the number of axes before the features, and whether the actions are discrete.
-_ACTION_SHAPES = {
-    (1, True): "(B,)", (1, False): "(B, A)", (2, True): "(B, T)", (2, False): "(B, T, A)",
-}  # fmt: skip
 
 
 def check_continuous(batch: Batch, name: str) -> None:

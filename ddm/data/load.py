@@ -73,38 +73,32 @@ def load(
       InputError: names the file, the field, the episode and what was expected.
       MissingDependencyError: the source needs a package that is not installed.
     """
-    given = {"environment_id": environment_id, "reference_scores": reference_scores}
-    arrays_options = {
+    given: dict[str, Any] = {"environment_id": environment_id, "reference_scores": reference_scores}
+    options = given | {
         "observation_space": observation_space,
         "action_space": action_space,
         "clip_actions": clip_actions,
+        "max_episode_steps": max_episode_steps,
     }
     if is_minari_object(source):
         columns = read_minari_object(source, cache)
         return _rename(_build(columns, action_space, clip_actions, **given), name)
     if isinstance(source, Mapping):
-        return from_mapping(
-            source,
-            name=name or "arrays",
-            max_episode_steps=max_episode_steps,
-            **arrays_options,
-            **given,
-        )
+        return from_mapping(source, name=name or "arrays", **options)
     if is_table(source):
-        return from_table(source, name=name or "DataFrame", **arrays_options, **given)
+        return from_table(source, name=name or "DataFrame", **options)
     if not isinstance(source, (str, os.PathLike)):
         raise InputError(f"a dataset in a {type(source).__name__} is unknown, expected {KINDS}")
     path = Path(source).expanduser()
     if path.suffix in HDF5_SUFFIXES and path.name != MAIN_FILE:
         _require_file(path)
-        dataset = read_d4rl(path, max_episode_steps=max_episode_steps, **arrays_options, **given)
+        dataset = read_d4rl(path, **options)
     elif path.suffix == ".npz":
         _require_file(path)
-        dataset = read_npz(path, max_episode_steps=max_episode_steps, **arrays_options, **given)
-        dataset = _override(dataset, **given)
+        dataset = _override(read_npz(path, **options), **given)
     elif path.suffix == ".csv":
         _require_file(path)
-        dataset = from_csv(path, **arrays_options, **given)
+        dataset = from_csv(path, **options)
     else:
         folder = _minari_folder(source, path, download)
         return _rename(

@@ -1,6 +1,6 @@
 """Tables with a row per step: CSV files and data frames.
 
-Columns, in any order (singular or plural, and the other names of `FIELD_NAMES`, as in arrays):
+Columns, in any order (or under the other names of `ddm.data.fields`, as in arrays):
 
     episode                        any label; a new one starts an episode (optional)
     step                           counts up by one within an episode (optional, checked)
@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddm.data.arrays import FIELD_NAMES, from_mapping
+from ddm.data.arrays import from_mapping
 from ddm.data.dataset import Dataset
+from ddm.data.fields import NAMES
 from ddm.errors import InputError
 
 EXPECTED = (
@@ -39,6 +40,8 @@ _INDEX = ("", "Unnamed: 0")  # what data frames call their index in a CSV
 _LABELS = ("episode", "step")
 _NUMBER_OF = {"true": 1.0, "false": 0.0, "": np.nan}
 _INTEGER = re.compile(r"\s*[+-]?\d+\s*")
+
+_FIELDS = {name: field for field, names in NAMES.items() for name in names}
 
 Columns = Mapping[str, np.ndarray]
 
@@ -185,17 +188,15 @@ def _group(columns: Columns, source: _Source) -> dict[str, dict[int, np.ndarray]
     """Columns by field and by index, which is -1 for a column without one.
 
     Raises:
-      InputError: a column of another name.
+      InputError: a column of another name, or two of one.
     """
-    known = {name: field for field, names in FIELD_NAMES.items() for name in names}
-    known |= {name.removesuffix("s"): field for name, field in known.items()}
     groups: dict[str, dict[int, np.ndarray]] = {}
     for column, array in columns.items():
         stem, _, index = column.rpartition("_")
-        if column in known:
-            field, place = known[column], -1
-        elif stem in known and index.isdecimal():
-            field, place = known[stem], int(index)
+        if column in _FIELDS:
+            field, place = _FIELDS[column], -1
+        elif stem in _FIELDS and index.isdecimal():
+            field, place = _FIELDS[stem], int(index)
         else:
             raise InputError(
                 f"{source.name}: column {column} is unknown: leave it out, or call it {EXPECTED}"

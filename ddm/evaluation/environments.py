@@ -198,7 +198,8 @@ def _hint(name: str, fields: Mapping[str, Any] | None, has_robotics: bool) -> st
                 f"; the data have it from package {package}, which is not imported because a file "
                 f"names it: --environment={package}:{name}"
             )
-    known = dict.fromkeys([*envs.ids(), *gymnasium.registry])  # each once
+    others = (each for each in gymnasium.registry if not each.startswith(NAMESPACE))
+    known = dict.fromkeys([*envs.ids(), *others])  # each once, in whatever registries it is
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     if not has_robotics:

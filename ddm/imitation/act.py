@@ -54,6 +54,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     check_continuous,
+    leaf,
     static,
 )
 
@@ -61,23 +62,32 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of ACT."""
 
-    learning_rate: float = 1e-4  # AdamW's step size (authors: 1e-5, for batches of 8)
-    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
-    weight_decay: float = 1e-4  # decoupled weight decay, per unit of learning rate (authors)
-    kl_weight: float = 10.0  # weight of the divergence (authors)
-    ensemble_decay: float = 0.01  # the i-th oldest prediction has weight exp(-decay i) (authors)
-    observation_steps: int = static(1)  # frames that the policy sees, the present one last
-    chunk_size: int = static(8)  # actions that are predicted (authors: 100, at 50 Hz)
-    execute_steps: int = static(8)  # actions of a chunk that are played before the next is made
+    # AdamW's step size (authors: 1e-5, for batches of 8)
+    learning_rate: float = leaf(1e-4, "[0, inf)")
+    # gradient steps over which a cosine takes the step size to 0; 0: constant
+    decay_steps: int = leaf(0, "[0, inf)")
+    # decoupled weight decay, per unit of learning rate (authors)
+    weight_decay: float = leaf(1e-4, "[0, inf)")
+    kl_weight: float = leaf(10.0, "[0, inf)")  # weight of the divergence (authors)
+    # the i-th oldest prediction has weight exp(-decay i) (authors)
+    ensemble_decay: float = leaf(0.01, "(-inf, inf)")
+    # frames that the policy sees, the present one last
+    observation_steps: int = static(1, "[1, inf)")
+    chunk_size: int = static(8, "[1, inf)")  # actions that are predicted (authors: 100, at 50 Hz)
+    # actions of a chunk that are played before the next is made
+    execute_steps: int = static(8, "[1, inf)", at_most="chunk_size")
     temporal_ensemble: bool = static(False)  # instead: a chunk every step, predictions averaged
     # zero (authors), or sample: from the prior, for every chunk; for every episode with an ensemble
     latent: str = static("zero")
-    latent_dim: int = static(8)  # dimensions of z (authors: 32)
-    width: int = static(128)  # of tokens; feed-forward layers are four times as wide (authors: 512)
-    num_heads: int = static(8)  # of attention (authors)
-    num_layers: int = static(2)  # of the encoder and of the policy's encoder each (authors: 4)
-    num_decoder_layers: int = static(1)  # of the policy's decoder (authors: 7, of which 1 is used)
-    dropout_rate: float = static(0.1)  # in all transformer layers (authors)
+    latent_dim: int = static(8, "[1, inf)")  # dimensions of z (authors: 32)
+    # of tokens; feed-forward layers are four times as wide (authors: 512)
+    width: int = static(128, "[1, inf)")
+    num_heads: int = static(8, "[1, inf)")  # of attention (authors)
+    # of the encoder and of the policy's encoder each (authors: 4)
+    num_layers: int = static(2, "[1, inf)")
+    # of the policy's decoder (authors: 7, of which 1 is used)
+    num_decoder_layers: int = static(1, "[1, inf)")
+    dropout_rate: float = static(0.1, "[0, 1)")  # in all transformer layers (authors)
     encoder: str = static("none")  # none: observations are vectors; conv: images
 
 
@@ -113,8 +123,8 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A fresh policy for observations and actions of the shapes in `batch`.
 
     Raises:
-      InputError: integer actions; an unknown latent or encoder; numbers of steps or heads that do
-        not fit each other.
+      InputError: integer actions; an unknown latent or encoder; a width that does not divide into
+        heads.
     """
     _check_config(config)
     check_batch(batch, batch_spec(config), "act")
@@ -265,7 +275,6 @@ def _check_config(config: Config) -> None:
         raise InputError(
             f"act: latent={config.latent} is unknown; choose one of {', '.join(LATENTS)}"
         )
-    networks.check_chunks(config.observation_steps, config.chunk_size, config.execute_steps, "act")
 
 
 def _network(config: Config, action_size: int) -> ChunkVAE:

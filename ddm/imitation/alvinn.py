@@ -47,6 +47,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     check_continuous,
+    leaf,
     static,
 )
 
@@ -60,14 +61,16 @@ NO_FEEDBACK_YET = 0.5  # the input before the first frame
 class Config(Configuration):
     """Hyper-parameters of ALVINN; the defaults are the network of 1989."""
 
-    learning_rate: float = 0.05  # of gradient descent with momentum, for a batch of 8
-    momentum: float = 0.9  # share of the last step that is kept
+    # of gradient descent with momentum, for a batch of 8
+    learning_rate: float = leaf(0.05, "[0, inf)")
+    momentum: float = leaf(0.9, "[0, 1)")  # share of the last step that is kept
     # Gradient steps during which the feedback input is random: half of 40 epochs of 1200 images
     # in batches of 8 (1989: an early phase of unstated length).
-    random_feedback_steps: int = 3_000
-    output_bias: float = -2.0  # first bias of the output units; 0 invites the all-silent answer
-    hidden_sizes: tuple[int, ...] = static((29,))  # logistic units; 1991: 5
-    num_units: int = static(45)  # output units of the curvature's scale; 1991: 30
+    random_feedback_steps: int = leaf(3_000, "[0, inf)")
+    # first bias of the output units; 0 invites the all-silent answer
+    output_bias: float = leaf(-2.0, "(-inf, inf)")
+    hidden_sizes: tuple[int, ...] = static((29,), "[1, inf)")  # logistic units; 1991: 5
+    num_units: int = static(45, "[2, inf)")  # output units of the curvature's scale; 1991: 30
     # hill1989: 0.10 .32 .61 .89 1 .89 ... about the nearest unit; gaussian1991: exp(-d^2 / 10)
     # about the exact place; one_hot: the nearest unit alone. Cut off at the ends of the scale.
     target: str = static("hill1989")
@@ -76,7 +79,8 @@ class Config(Configuration):
     loss: str = static("squared_error")
     # Deterministic action: highest (the unit, 1989), center_of_mass (of the hill about it, 1991).
     readout: str = static("highest")
-    range_rows: int = static(8)  # last rows of the observation, which hold the range image
+    # last rows of the observation, which hold the range image
+    range_rows: int = static(8, "[0, inf)")
     use_range: bool = static(True)  # look at the range image
     use_feedback: bool = static(True)  # learn the road's brightness and feed it back
 

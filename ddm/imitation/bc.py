@@ -22,6 +22,10 @@ not concern them.
 A head that is unimodal averages the modes of a multimodal demonstrator. A mixture does not: its
 deterministic form draws a component by its weight and returns that component's mean
 (robomimic's low-noise evaluation), so that it keeps every mode and no noise.
+
+The sizes are for vectors of a few dozen numbers. robomimic's differ: two layers of 1024 units here
+256, a step size of 1e-4 here 1e-3, and softplus standard deviations from 1e-4 up here exp of a
+clipped logarithm, from exp(-5) = 0.007 up, below which the loss follows rounding of the actions.
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ from ddm.types import (
     check_action_range,
     check_batch,
     check_one_hot,
+    leaf,
     static,
 )
 
@@ -54,20 +59,23 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of behaviour cloning."""
 
-    learning_rate: float = 1e-3  # Adam's step size
-    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
-    weight_decay: float = 0.0  # decoupled weight decay (AdamW), per unit of learning rate
-    label_smoothing: float = 0.0  # probability spread over all actions; discrete heads only
-    log_std_min: float = (
-        -5.0
-    )  # floor of log std; without it a constant action sends the loss to -inf
-    log_std_max: float = 2.0  # ceiling of the Gaussian heads' log standard deviation
+    learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    # gradient steps over which a cosine takes the step size to 0; 0: constant
+    decay_steps: int = leaf(0, "[0, inf)")
+    # decoupled weight decay (AdamW), per unit of learning rate
+    weight_decay: float = leaf(0.0, "[0, inf)")
+    # probability spread over all actions; discrete heads only
+    label_smoothing: float = leaf(0.0, "[0, 1)")
+    # floor of log std; without it a constant action sends the loss to -inf
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    # ceiling of the Gaussian heads' log standard deviation
+    log_std_max: float = leaf(2.0, "(-inf, inf)")
     # mse, gaussian, tanh_gaussian, mixture or linear_gaussian; for discrete actions categorical,
     # tabular or linear_softmax
     head: str = static("gaussian")
-    num_components: int = static(5)  # Gaussians of the mixture head
-    num_actions: int = static(0)  # size of a discrete action space
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    num_components: int = static(5, "[1, inf)")  # Gaussians of the mixture head
+    num_actions: int = static(0, "[0, inf)")  # size of a discrete action space
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # before each activation
     encoder: str = static("none")  # none: observations are vectors; conv: images
     # Feature map of the linear heads, a function that is hashable. linear_softmax: (..., O) to
@@ -142,8 +150,10 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         outputs = head_outputs(config, params, batch.observations)
+        modes = head.mode(outputs)
+        check_same_actions(modes, batch.actions, "bc")
         loss = jnp.mean(head.loss(config, outputs, batch.actions))
-        error = _action_error(head.mode(outputs), batch.actions)
+        error = _action_error(modes, batch.actions)
         return loss, {"loss": loss, "action_error": error}
 
     policy, metrics = networks.minimize(loss_fn, state.policy, _optimizer(config, state.step))
@@ -224,6 +234,22 @@ def _check_actions(config: Config, head: Head, batch: Batch) -> None:
         check_one_hot(batch.observations, "bc: head=tabular")
 
 
+def check_same_actions(modes: jax.Array, actions: jax.Array, name: str) -> None:
+    """Refuses a batch whose actions are of another kind or size than the policy's.
+
+    They would broadcast: actions (B, 1) would be learned by every dimension.
+
+    Raises:
+      InputError: naming the algorithm and both shapes.
+    """
+    discrete = [jnp.issubdtype(each.dtype, jnp.integer) for each in (modes, actions)]
+    if modes.shape != actions.shape or discrete[0] != discrete[1]:
+        raise InputError(
+            f"{name}: batch.actions has shape {actions.shape} and dtype {actions.dtype}, expected "
+            f"{modes.shape} and {modes.dtype}, the policy's"
+        )
+
+
 def _check_features(config: Config, batch: Batch) -> None:
     if config.features is None or not config.head.startswith("linear"):
         return
@@ -281,8 +307,6 @@ def _gaussian_network(config: Config, action_size: int) -> nn.Module:
 
 
 def _mixture_network(config: Config, action_size: int) -> nn.Module:
-    if config.num_components < 1:
-        raise InputError(f"bc: num_components is {config.num_components}, expected at least 1")
     return networks.MixturePolicy(
         config.hidden_sizes, action_size, config.num_components, config.layer_norm
     )

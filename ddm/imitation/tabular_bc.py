@@ -16,14 +16,25 @@ import jax.numpy as jnp
 from flax import struct
 
 from ddm.ops import tables
-from ddm.types import Batch, BatchSpec, Configuration, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import (
+    Batch,
+    BatchSpec,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    leaf,
+    static,
+)
 
 
 class Config(Configuration):
     """Hyper-parameters of tabular behaviour cloning."""
 
-    pseudo_count: float = 0.0  # imagined visits of every pair; 0: maximum likelihood
-    num_actions: int = static(0)  # size of the discrete action space; required
+    # imagined visits of every pair; 0: maximum likelihood
+    pseudo_count: float = leaf(0.0, "[0, inf)")
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):

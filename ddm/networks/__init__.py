@@ -8,7 +8,6 @@ from ddm.networks.denoisers import (
     MLPDenoiser,
     TransformerDenoiser,
     UNetDenoiser,
-    check_chunks,
     denoiser,
     split_window,
 )
@@ -43,6 +42,7 @@ from ddm.networks.mlp import (
     concatenate_inputs,
     ensemble,
     fan_in_uniform,
+    is_output,
     orthogonal,
     output_size,
 )
@@ -113,7 +113,6 @@ __all__ = [
     "add_positions",
     "categorical",
     "causal_mask",
-    "check_chunks",
     "check_encoder",
     "check_prior",
     "concatenate_inputs",
@@ -124,6 +123,7 @@ __all__ = [
     "dual_step",
     "ensemble",
     "fan_in_uniform",
+    "is_output",
     "log_bounds",
     "log_dual",
     "minimize",

@@ -324,23 +324,6 @@ def denoiser(config: Any, name: str) -> Denoiser:
     return Denoiser(config.encoder, DENOISERS[config.denoiser](config, name))
 
 
-def check_chunks(observation_steps: int, chunk_size: int, execute_steps: int, name: str) -> None:
-    """Refuses, by the algorithm's name, an impossible number of frames or of actions.
-
-    Raises:
-      InputError: no frame, no action, or more executed actions than planned ones.
-    """
-    if observation_steps < 1 or chunk_size < 1:
-        raise InputError(
-            f"{name}: observation_steps is {observation_steps} and chunk_size {chunk_size}, "
-            "expected at least 1"
-        )
-    if not 1 <= execute_steps <= chunk_size:
-        raise InputError(
-            f"{name}: execute_steps is {execute_steps}, expected 1 to {chunk_size}, the chunk_size"
-        )
-
-
 def split_window(
     batch: Batch, observation_steps: int, chunk_size: int, name: str
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -13,6 +13,7 @@ from ddm.errors import InputError
 from ddm.networks.mlp import Network
 
 ENCODERS = ("none", "conv")
+CHANNELS = (1, 3, 4)  # of one grey, colour or transparent image
 
 
 class ObservationEncoder(Network):
@@ -118,7 +119,8 @@ def check_encoder(kind: str, observation_shape: tuple[int, ...], name: str) -> N
       name: the algorithm, for the message.
 
     Raises:
-      InputError: an unknown kind; vectors for an image encoder, or images for none.
+      InputError: an unknown kind; vectors for an image encoder, or images for none; images whose
+        first axis is that of the channels.
     """
     if kind not in ENCODERS:
         raise InputError(f"{name}: encoder={kind} is unknown; choose one of {', '.join(ENCODERS)}")
@@ -126,6 +128,15 @@ def check_encoder(kind: str, observation_shape: tuple[int, ...], name: str) -> N
         raise InputError(
             f"{name}: encoder=conv is for images of shape (height, width, channels), not for "
             f"observations of shape {observation_shape}"
+        )
+    if (
+        kind == "conv"
+        and observation_shape[-1] not in CHANNELS
+        and observation_shape[0] in CHANNELS
+    ):
+        raise InputError(
+            f"{name}: observations of shape {observation_shape} look like images with the channels "
+            "first, expected (height, width, channels): move the first axis to the end"
         )
     if kind == "none" and len(observation_shape) != 1:
         raise InputError(

@@ -50,9 +50,8 @@ class Config(Configuration):
     entropy_weight: float = leaf(0.0, "[0, inf)")
     # floor of the Gaussian heads' log standard deviation
     log_std_min: float = leaf(-5.0, at_most="log_std_max")
-    log_std_max: float = leaf(
-        2.0, "(-inf, inf)"
-    )  # ceiling of the Gaussian heads' log standard deviation
+    # ceiling of the Gaussian heads' log standard deviation
+    log_std_max: float = leaf(2.0, "(-inf, inf)")
     # gaussian, tanh_gaussian, mixture or linear_gaussian; for discrete actions categorical, tabular
     # or linear_softmax; see ddm.imitation.bc
     head: str = static("gaussian")

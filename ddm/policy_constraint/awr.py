@@ -71,7 +71,9 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Windows that begin at the rows to fit."""
-    return BatchSpec(fields=(*TRANSITION_FIELDS, "mask"), window=config.window)
+    return BatchSpec(
+        fields=(*TRANSITION_FIELDS, "mask"), window=config.window, num_actions=config.num_actions
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:

@@ -49,7 +49,7 @@ class Config(Configuration):
     # largest divergence in a state, in nats (kl) or mass (total_variation)
     epsilon: float = leaf(0.5, "[0, inf)")
     # price of one nat of divergence, in units of return (kl_penalty)
-    weight: float = leaf(0.1, "[0, inf)")
+    weight: float = leaf(0.1, "(0, inf)")
     # support: keeps actions above this share of the likeliest one, in [0, 1); 0: all that were seen
     threshold: float = leaf(0.0, "[0, 1)")
     # share of the uniform policy mixed into the behaviour model

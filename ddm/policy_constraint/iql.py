@@ -59,8 +59,7 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS)
+    return BatchSpec(fields=TRANSITION_FIELDS, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:

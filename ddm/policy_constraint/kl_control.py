@@ -115,8 +115,7 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS)
+    return BatchSpec(fields=TRANSITION_FIELDS, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -412,15 +411,11 @@ def _without_output(params: Any) -> Any:
     """Copies of the parameters, with those of the layer "output" 0."""
 
     def copied(path: Any, leaf: jax.Array) -> jax.Array:
-        return jnp.zeros_like(leaf) if _is_output(path) else jnp.copy(leaf)
+        return jnp.zeros_like(leaf) if networks.is_output(path) else jnp.copy(leaf)
 
-    if not any(_is_output(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)):
+    if not any(networks.is_output(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)):
         raise InputError('kl_control: the network has no layer named "output"')
     return jax.tree_util.tree_map_with_path(copied, params)
-
-
-def _is_output(path: Any) -> bool:
-    return "output" in jax.tree_util.keystr(path)
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:

@@ -69,8 +69,7 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions with the next action."""
-    del config
-    return BatchSpec(fields=(*TRANSITION_FIELDS, "next_actions"))
+    return BatchSpec(fields=(*TRANSITION_FIELDS, "next_actions"), num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:

@@ -93,8 +93,11 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS)
+    return BatchSpec(
+        fields=TRANSITION_FIELDS,
+        one_hot_observations=config.count == "one_hot",
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:

@@ -149,10 +149,37 @@ def test_a_mixture_keeps_both_branches_of_a_fork(components):
         assert np.mean(actions > 0) == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize("head", ["mse", "gaussian", "mixture"])
+def test_actions_that_would_broadcast_are_refused(head):
+    config = bc.Config(head=head, hidden_sizes=(4,))
+    batch = Batch(observations=jnp.ones((4, 3)), actions=jnp.zeros((4, 2)))
+    state = jax.jit(bc.init)(config, jax.random.key(0), batch)
+    for actions, message in (
+        (jnp.zeros((4, 1)), r"bc: batch.actions has shape \(4, 1\) .*, expected \(4, 2\)"),
+        (jnp.zeros(4), r"bc: batch.actions has shape \(4,\) .*, expected \(B, A\)"),
+        (jnp.zeros(4, jnp.int32), r"bc: batch.actions has shape \(4,\) and dtype int32"),
+    ):
+        with pytest.raises(InputError, match=message):
+            bc.update(config, state, batch.replace(actions=actions))
+    with pytest.raises(InputError, match=r"expected \(B, A\)"):
+        bc.init(config, jax.random.key(0), batch.replace(actions=jnp.zeros(4)))
+
+
+def test_tables_and_actions_are_checked_where_values_are_known():
+    config = bc.Config(head="tabular", num_actions=2)
+    batch = Batch(observations=jnp.array([[0.0], [3.0]]), actions=jnp.array([0, 1], jnp.int32))
+    with pytest.raises(InputError, match=r"bc: head=tabular: observation 0 is \(0\), .*Discrete"):
+        bc.init(config, jax.random.key(0), batch)
+    batch = Batch(observations=jnp.eye(2), actions=jnp.array([0, 2], jnp.int32))
+    with pytest.raises(InputError, match="bc: there is an action 2, and num_actions is 2"):
+        bc.init(config, jax.random.key(0), batch)
+    assert bc.batch_spec(config).one_hot_observations
+    assert bc.batch_spec(config).num_actions == 2
+
+
 def test_a_mixture_needs_a_component():
-    config = CONFIG.replace(head="mixture", num_components=0)
-    with pytest.raises(InputError, match="num_components is 0, expected at least 1"):
-        bc.init(config, jax.random.key(0), _fork(4))
+    with pytest.raises(InputError, match="bc: num_components is 0, expected a value in"):
+        CONFIG.replace(head="mixture", num_components=0)
 
 
 def test_weight_decay_shrinks_the_policy():
