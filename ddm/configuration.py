@@ -79,9 +79,13 @@ def _narrow(config: Any) -> None:
         value = getattr(config, field.name)
         if isinstance(value, np.number):
             object.__setattr__(config, field.name, value.item())
-        elif isinstance(value, (np.ndarray, jax.Array)) and not getattr(value, "weak_type", False):
-            narrow = value.astype(_NARROW.get(value.dtype, value.dtype))
-            object.__setattr__(config, field.name, narrow)
+        elif _is_wide(value):
+            object.__setattr__(config, field.name, value.astype(_NARROW[value.dtype]))
+
+
+def _is_wide(value: Any) -> bool:
+    array = isinstance(value, (np.ndarray, jax.Array)) and not getattr(value, "weak_type", False)
+    return array and value.dtype in _NARROW
 
 
 _NARROW = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}

@@ -77,7 +77,7 @@ def soft_targets(values: jax.Array, edges: jax.Array, width: jax.Array | float) 
 
 def _pick(table: jax.Array, bins: jax.Array) -> jax.Array:
     """Entries (..., D) of a table (D, B) at bins (..., D)."""
-    return table[jnp.arange(table.shape[0]), bins]
+    return table[jnp.arange(table.shape[0], dtype=jnp.int32), bins]
 
 
 def _along(table: jax.Array, values: jax.Array) -> jax.Array:
