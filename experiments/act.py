@@ -10,7 +10,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.imitation import act
 
-runner.define_flags(act, normalize_observations="standardize")
+runner.define_flags(act)
 
 
 def main(_):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.policy_constraint import awac
 
-runner.define_flags(awac, normalize_observations="standardize")
+runner.define_flags(awac)
 
 
 def main(_):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.policy_constraint import awr
 
-runner.define_flags(awr, normalize_observations="standardize")
+runner.define_flags(awr)
 
 
 def main(_):

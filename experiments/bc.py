@@ -11,7 +11,7 @@ from ddm import runner
 from ddm.imitation import bc
 from ddm.types import Discrete
 
-runner.define_flags(bc, normalize_observations="standardize")
+runner.define_flags(bc)
 
 
 def main(_):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.imitation import cvae
 
-runner.define_flags(cvae, normalize_observations="standardize", deterministic_eval=False)
+runner.define_flags(cvae, deterministic_eval=False)
 
 
 def main(_):

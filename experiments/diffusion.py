@@ -11,7 +11,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.imitation import diffusion
 
-runner.define_flags(diffusion, normalize_observations="standardize")
+runner.define_flags(diffusion)
 
 
 def main(_):

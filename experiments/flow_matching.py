@@ -11,7 +11,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.imitation import flow_matching
 
-runner.define_flags(flow_matching, normalize_observations="standardize")
+runner.define_flags(flow_matching)
 
 
 def main(_):

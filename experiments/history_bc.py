@@ -13,7 +13,7 @@ from ddm import runner
 from ddm.imitation import bc, history_bc
 from ddm.types import Discrete
 
-runner.define_flags(history_bc, normalize_observations="standardize")
+runner.define_flags(history_bc)
 
 
 def main(_):

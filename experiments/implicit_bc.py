@@ -12,7 +12,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.imitation import implicit_bc
 
-runner.define_flags(implicit_bc, normalize_observations="standardize")
+runner.define_flags(implicit_bc)
 
 
 def main(_):

@@ -13,7 +13,7 @@ from ddm import runner
 from ddm.imitation import reverse_kl
 from ddm.types import Discrete
 
-runner.define_flags(reverse_kl, normalize_observations="standardize")
+runner.define_flags(reverse_kl)
 
 
 def main(_):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.policy_constraint import td3_bc
 
-runner.define_flags(td3_bc, normalize_observations="standardize")
+runner.define_flags(td3_bc)
 
 
 def main(_):

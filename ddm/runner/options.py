@@ -21,8 +21,9 @@ class Options:
     # Steps after which an evaluation episode of a gymnasium environment is truncated; 0: the
     # environment's own limit.
     max_episode_steps: int = 0
-    # Named transform of observations: "none" or "standardize".
-    normalize_observations: str = "none"
+    # Named transform of observations: "none", "standardize", or "auto": standardize real vectors,
+    # leave images and vectors of zeros and ones.
+    normalize_observations: str = "auto"
     # Move logged actions that lie outside their box onto its edge, as many environments do, instead
     # of refusing them.
     clip_actions: bool = False
