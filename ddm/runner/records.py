@@ -109,7 +109,11 @@ def read_space(record: dict[str, Any] | None) -> Space | None:
     """The inverse of `space_record`; None for runs that were recorded without their space."""
     if record is None:
         return None
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k != "type"}
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record.items()
+        if name != "type"
+    }
     return Discrete(**fields) if record["type"] == "Discrete" else Box(**fields)
 
 
