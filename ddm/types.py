@@ -330,7 +330,7 @@ def check_action_range(actions: Any, num_actions: int, name: str) -> None:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= num_actions:
         raise InputError(
-            f"{name}: there is an action {low if low < 0 else high}, and num_actions is "
+            f"{name}: the log has action {low if low < 0 else high} and num_actions is "
             f"{num_actions}: expected actions from 0 to {num_actions - 1}"
         )
 

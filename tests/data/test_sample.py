@@ -133,7 +133,7 @@ def test_a_log_that_no_table_can_hold_is_refused_by_its_name():
         with pytest.raises(InputError, match=r"lake: observation 0 .*Discrete\(n\)"):
             data.check_episodes(dataset, table)
     data.check_episodes(one_hot, BatchSpec(("actions",), num_actions=4))
-    with pytest.raises(InputError, match="lake: there is an action 3, and num_actions is 3"):
+    with pytest.raises(InputError, match="lake: the log has action 3 and num_actions is 3"):
         data.check_episodes(one_hot, BatchSpec(("actions",), num_actions=3))
 
 

@@ -171,7 +171,7 @@ def test_tables_and_actions_are_checked_where_values_are_known():
     with pytest.raises(InputError, match=r"bc: head=tabular: observation 0 is \(0\), .*Discrete"):
         bc.init(config, jax.random.key(0), batch)
     batch = Batch(observations=jnp.eye(2), actions=jnp.array([0, 2], jnp.int32))
-    with pytest.raises(InputError, match="bc: there is an action 2, and num_actions is 2"):
+    with pytest.raises(InputError, match="bc: the log has action 2 and num_actions is 2"):
         bc.init(config, jax.random.key(0), batch)
     assert bc.batch_spec(config).one_hot_observations
     assert bc.batch_spec(config).num_actions == 2

@@ -41,7 +41,7 @@ def test_observations_that_name_no_state_are_refused(rows):
 def test_actions_outside_the_table_are_refused():
     for action in (2, -1):
         actions = jnp.array([0, action, 1], jnp.int32)
-        with pytest.raises(InputError, match=f"action {action}, and num_actions is 2: expected"):
+        with pytest.raises(InputError, match=f"action {action} and num_actions is 2: expected"):
             tables.check_table_batch("grid", jnp.eye(3), actions, 2)
 
 
