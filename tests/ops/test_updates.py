@@ -44,3 +44,7 @@ def test_zero_decay_steps_keep_the_rate():
 def test_decay_steps_may_be_swept():
     rates = jax.vmap(lambda length: ops.cosine_decay(1.0, 5, length))(jnp.array([0, 10]))
     np.testing.assert_allclose(rates, [1.0, 0.5], atol=1e-6)
+
+
+def test_a_schedule_without_a_length_is_constant():
+    assert float(updates.cosine_decay(0.3, 10**6, None)) == pytest.approx(0.3)

@@ -107,3 +107,16 @@ def test_mixing_an_ensemble_lies_between_its_minimum_and_maximum():
 def test_losses_are_differentiable_at_the_extremes():
     values = jnp.array([0.0, 1e6, -1e6])
     chex.assert_tree_all_finite(jax.grad(lambda v: ops.expectile_loss(v, 0.9).sum())(values))
+
+
+def test_the_largest_reward_is_the_largest_in_size():
+    assert float(ops.largest_reward(jnp.array([-3.0, 0.0, 2.0]))) == 3.0
+
+
+@pytest.mark.parametrize(("value", "loud"), [(40.0, True), (-40.0, True), (39.0, False)])
+def test_values_are_held_against_the_sum_of_the_largest_rewards(value, loud):
+    metrics = {"q_value": value, "reward_max": 3.0}
+    bound = 3.95 / 0.1  # 3 of the log and 0.95 of the method's own, at every step
+    assert (abs(value) > bound) == loud
+    found = ops.values_beyond_rewards(0.9, metrics, bonus=-0.95)
+    assert len(found) == loud
