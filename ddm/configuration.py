@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 from flax import struct
 
@@ -48,6 +49,7 @@ class Configuration(struct.PyTreeNode):
     """
 
     def __post_init__(self):
+        _narrow(self)
         check(self)
 
 
@@ -65,6 +67,24 @@ def check(config: Any) -> None:
                 f"{_owner(config)}: {field.name} is {_text(value)}, expected at most "
                 f"{other}={_text(getattr(config, other))}"
             )
+
+
+def _narrow(config: Any) -> None:
+    """Numbers of numpy become Python's, and arrays of 64 bits 32 wide: training is in float32.
+
+    A float64 among the leaves, which a program with `jax_enable_x64` may give, would spread to
+    parameters and metrics; Python's numbers take the type of what they meet.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, np.number):
+            object.__setattr__(config, field.name, value.item())
+        elif isinstance(value, (np.ndarray, jax.Array)) and not getattr(value, "weak_type", False):
+            narrow = value.astype(_NARROW.get(value.dtype, value.dtype))
+            object.__setattr__(config, field.name, narrow)
+
+
+_NARROW = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
 
 
 def describe_range(field: dataclasses.Field) -> str:

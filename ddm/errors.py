@@ -15,5 +15,9 @@ class DivergenceError(DdmError, ArithmeticError):
     """A metric became NaN or infinite during training."""
 
 
+class EvaluationError(DdmError, RuntimeError):
+    """A simulator failed while a policy was evaluated in it."""
+
+
 class MissingDependencyError(DdmError, ImportError):
     """An optional package is needed for what was asked, and is not installed."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.core
+import numpy as np
 from flax import struct
 
 from ddm.configuration import Configuration as Configuration
@@ -56,6 +58,8 @@ class BatchSpec:
     history: int = 0  # how many of the T steps lie before the step that was drawn
     min_episode_steps: int = 1  # a dataset with a shorter episode is refused
     whole_dataset: bool = False  # all transitions, in order, whatever the batch size: exact sweeps
+    one_hot_observations: bool = False  # rows of a table: any other observation is refused
+    num_actions: int = 0  # a log with a larger discrete action is refused; 0: any action
 
 
 TRANSITION_FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations")
@@ -125,12 +129,51 @@ class Algorithm(Protocol):
 
     # An algorithm that can tell from its metrics that something is amiss, such as a behaviour
     # model that has not converged, also has `diagnose(config, metrics)`: see the function below.
+    # One with a hyper-parameter that follows the run's length unless it is set also has
+    # `resolve(config, num_updates)`: the configuration with the number in its place.
 
 
 def initial_policy_state(algorithm: Algorithm, config: Any, state: Any) -> PyTree:
     """The policy state at the start of an episode; empty for a policy without memory."""
     make = getattr(algorithm, "initial_policy_state", None)
     return () if make is None else make(config, state)
+
+
+_FUNCTIONS = ("init", "update", "act", "batch_spec", "initial_policy_state", "log_prob")
+
+
+def program_key(algorithm: Algorithm) -> tuple[Any, ...]:
+    """What a compiled program of an algorithm is kept by: its functions, as they are now.
+
+    A module that is edited and reloaded stays the same object, but its functions are new ones. A
+    program that is kept by this key is compiled again then; one kept by the module is stale.
+
+    Returns:
+      A hashable tuple, whatever the algorithm is: a module, a class, or an instance of one.
+    """
+    functions = (getattr(algorithm, name, None) for name in _FUNCTIONS)
+    return tuple(f if _has_hash(f) else Identity(f) for f in functions)
+
+
+def _has_hash(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+class Identity:
+    """An object as part of a key: always hashable, and equal to itself only."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and self.value is other.value
 
 
 def diagnose(algorithm: Algorithm, config: Any, metrics: Mapping[str, float]) -> list[str]:
@@ -174,11 +217,46 @@ def check_batch(batch: Batch, spec: BatchSpec, name: str) -> None:
                 f"{name}: batch.{field} has shape {value.shape}, expected {expected}"
                 f"{'' if scalar else ' and the feature axes'}"
             )
+        if field in ("actions", "next_actions"):
+            _check_action_rank(value, leading, f"{name}: batch.{field}")
         rows = value.shape[0] if rows is None else rows
         if value.shape[0] != rows:
             raise InputError(f"{name}: batch.{field} has {value.shape[0]} rows, expected {rows}")
     if rows is not None and rows % spec.minibatches:
         raise InputError(f"{name}: {rows} rows do not divide into {spec.minibatches} mini-batches")
+
+
+def check_example(batch: Batch, spec: BatchSpec, name: str) -> None:
+    """:func:`check_batch` for `init`, which needs shapes alone: one row will do.
+
+    Raises:
+      InputError: a field is missing, has the wrong rank or another number of rows.
+    """
+    check_batch(batch, dataclasses.replace(spec, minibatches=1), name)
+
+
+def check_vectors(batch: Batch, name: str) -> None:
+    """Refuses images, for an algorithm whose observations are rows of features.
+
+    Raises:
+      InputError: naming the algorithm and the shape.
+    """
+    if batch.observations.ndim != 2:
+        raise InputError(
+            f"{name}: batch.observations has shape {batch.observations.shape}, expected (B, O): "
+            "the networks read vectors, one row of features for each transition, and no images"
+        )
+
+
+def _check_action_rank(actions: jax.Array, leading: int, where: str) -> None:
+    """One axis of features for real vectors, none for discrete actions."""
+    discrete = jax.numpy.issubdtype(actions.dtype, jax.numpy.integer)
+    if actions.ndim != leading + (not discrete):
+        integers, vectors = ("(B,)", "(B, A)") if leading == 1 else ("(B, T)", "(B, T, A)")
+        raise InputError(
+            f"{where} has shape {actions.shape} and dtype {actions.dtype}, expected {vectors} "
+            f"real vectors or {integers} integers"
+        )
 
 
 def check_continuous(batch: Batch, name: str) -> None:
@@ -194,6 +272,69 @@ def check_continuous(batch: Batch, name: str) -> None:
         )
 
 
+def check_continuous_example(batch: Batch, spec: BatchSpec, name: str) -> None:
+    """What `init` of a method with vectors for observations and actions checks.
+
+    Raises:
+      InputError: a field is missing or of a wrong shape; integer actions; images.
+    """
+    check_example(batch, spec, name)
+    check_continuous(batch, name)
+    check_vectors(batch, name)
+
+
+def check_one_hot(observations: Any, name: str) -> None:
+    """Refuses observations that do not name a row of a table.
+
+    Traced observations have no values yet and are not looked at: `ddm.data.check_episodes` checks
+    those of a dataset, for an algorithm whose `batch_spec` says so.
+
+    Args:
+      observations: expected (N, S), one-hot.
+      name: the algorithm or the dataset, for the message.
+
+    Raises:
+      InputError: naming the first row that is not one-hot.
+    """
+    if isinstance(observations, jax.core.Tracer):
+        return
+    rows = np.asarray(observations)
+    expected = (
+        "expected one-hot rows, one column a state: a table needs an observation space of "
+        "Discrete(n), not standardised"
+    )
+    if rows.ndim != 2:
+        raise InputError(f"{name}: observations have shape {rows.shape}, {expected}")
+    one_hot = (np.count_nonzero(rows, axis=1) == 1) & (rows.max(axis=1, initial=0) == 1)
+    if not one_hot.all():
+        row = int(one_hot.argmin())
+        shown = ", ".join(f"{value:g}" for value in rows[row, :6])
+        more = ", ..." if rows.shape[1] > 6 else ""
+        raise InputError(f"{name}: observation {row} is ({shown}{more}), {expected}")
+
+
+def check_action_range(actions: Any, num_actions: int, name: str) -> None:
+    """Refuses discrete actions that the policy does not have; traced ones are not looked at.
+
+    Args:
+      actions: (...) integers.
+      num_actions: they are below it.
+      name: the algorithm or the dataset, for the message.
+
+    Raises:
+      InputError: naming the largest or the smallest action.
+    """
+    if isinstance(actions, jax.core.Tracer) or not actions.size:
+        return
+    values = np.asarray(actions)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= num_actions:
+        raise InputError(
+            f"{name}: there is an action {low if low < 0 else high}, and num_actions is "
+            f"{num_actions}: expected actions from 0 to {num_actions - 1}"
+        )
+
+
 def check_actions(batch: Batch, num_actions: int, name: str) -> None:
     """Refuses actions of the other kind, for an algorithm that takes both.
 
@@ -203,7 +344,8 @@ def check_actions(batch: Batch, num_actions: int, name: str) -> None:
       name: the algorithm, for the message.
 
     Raises:
-      InputError: integers where real vectors are expected, or the reverse.
+      InputError: integers where real vectors are expected, or the reverse; an integer that is
+        no action, where its value is known.
     """
     discrete = jax.numpy.issubdtype(batch.actions.dtype, jax.numpy.integer)
     if discrete and num_actions < 1:
@@ -216,6 +358,8 @@ def check_actions(batch: Batch, num_actions: int, name: str) -> None:
             f"{name}: batch.actions are real vectors ({batch.actions.dtype}), expected integers "
             f"below num_actions={num_actions}; leave num_actions at 0 for continuous actions"
         )
+    if discrete:
+        check_action_range(batch.actions, num_actions, name)
 
 
 def find_choice(choice: Any, registry: Mapping[str, Any], field: str, name: str) -> Any:

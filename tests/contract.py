@@ -58,7 +58,8 @@ def pair_features(observations: Any) -> Any:
     """Features (..., A, A * O) of every action: the observation in the action's own columns."""
     import jax.numpy as jnp
 
-    pairs = jnp.eye(NUM_ACTIONS)[:, :, None] * observations[..., None, None, :]
+    columns = jnp.eye(NUM_ACTIONS, dtype=observations.dtype)
+    pairs = jnp.einsum("ab,...o->...abo", columns, observations)
     return pairs.reshape(*pairs.shape[:-2], -1)
 
 
@@ -244,17 +245,21 @@ def make_batch(algorithm: Any, config: Any, rows: int = 8, seed: int = 0) -> Any
         actions = random.integers(NUM_ACTIONS, size=leading, dtype=np.int32)
     else:
         actions = np.tanh(normal(ACTION_SIZES.get(short_name(algorithm), ACTION_SIZE)))
+    next_observations = normal(OBSERVATION_SIZE)
     image = IMAGES.get(short_name(algorithm))
     if image is not None or getattr(config, "encoder", "none") == "conv":
         shape = leading + (image or (8, 8, 1))
         observations = random.integers(256, size=shape, dtype=np.uint8)
+    elif spec.one_hot_observations:
+        states = random.integers(OBSERVATION_SIZE, size=(2, *leading))
+        observations, next_observations = np.eye(OBSERVATION_SIZE, dtype=np.float32)[states]
     else:
         observations = normal(OBSERVATION_SIZE)
     every_field = {
         "observations": observations,
         "actions": actions,
         "rewards": normal(),
-        "next_observations": normal(OBSERVATION_SIZE),
+        "next_observations": next_observations,
         "terminations": random.random(leading) < 0.3,
         "truncations": np.zeros(leading, bool),
         "next_actions": actions,

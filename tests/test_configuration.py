@@ -1,3 +1,6 @@
+import dataclasses
+
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,3 +39,56 @@ def test_ends_of_intervals_and_traced_values_pass():
 def test_a_misspelt_interval_is_found_at_definition():
     with pytest.raises(ValueError, match="not an interval"):
         leaf(1.0, "0..1")
+
+
+IMITATION_AND_TABLES = [
+    algorithm
+    for algorithm in contract.algorithms()
+    if ".imitation." in algorithm.__name__
+    or contract.short_name(algorithm) in (*contract.TABLES, "policy_gradient")
+]
+
+
+@pytest.mark.parametrize("algorithm", IMITATION_AND_TABLES, ids=contract.short_name)
+def test_every_number_declares_its_range(algorithm):
+    fields = dataclasses.fields(algorithm.Config)
+    ceilings = {field.metadata.get("at_most") for field in fields}
+    for field in fields:
+        is_number = field.type in ("int", "float", "tuple[int, ...]", "tuple[float, ...]")
+        declared = field.metadata.get("allowed") or field.metadata.get("at_most")
+        assert not is_number or declared or field.name in ceilings, field.name
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("history_bc", {"dropout_rate": 1.0}),
+        ("act", {"num_layers": 0}),
+        ("tabular_cql", {"discount": 99.0}),
+        ("constrained_iteration", {"discount": float("nan")}),
+        ("bc", {"log_std_min": 3.0}),
+        ("bc", {"label_smoothing": 1.0}),
+        ("diffusion", {"sample_steps": 60}),
+        ("autoregressive", {"temperature": 0.0}),
+        ("q_learning", {"learning_rate": 1.5}),
+        ("implicit_bc", {"num_negatives": 0}),
+        ("reverse_kl", {"hidden_sizes": (8, 0)}),
+    ],
+)
+def test_values_outside_the_domain_of_a_method_are_refused_by_name(name, values):
+    [algorithm] = [each for each in IMITATION_AND_TABLES if contract.short_name(each) == name]
+    [field] = values
+    with pytest.raises(InputError, match=f"{name}: {field} is"):
+        algorithm.Config().replace(**values)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [each for each in contract.algorithms() if "num_actions" in each.Config.__dataclass_fields__],
+    ids=contract.short_name,
+)
+def test_every_discrete_method_lets_the_log_be_checked_against_its_number_of_actions(algorithm):
+    name = contract.short_name(algorithm)
+    discrete = {"head": "categorical"} if "head" in algorithm.Config.__dataclass_fields__ else {}
+    config = contract.small_config(algorithm, **discrete | {"num_actions": 3})
+    assert algorithm.batch_spec(config).num_actions == 3, name

@@ -115,7 +115,8 @@ def test_second_call_does_not_compile_again(algorithm, config):
     state, batch = _start(algorithm, config)
     state, _ = _update(algorithm, config, state, batch)
     compiled = contract.jitted_update(algorithm)._cache_size()
-    other = config.replace(**dict.fromkeys(_numeric_floats(config), 0.5))
+    floats = {name: 0.999 * getattr(config, name) for name in _numeric_floats(config)}
+    other = config.replace(**floats)  # inside their ranges
     _update(algorithm, other, state, contract.make_batch(algorithm, config, seed=1))
     assert contract.jitted_update(algorithm)._cache_size() == compiled
 
@@ -268,7 +269,8 @@ OTHER_VALUE = {
     "target_period": 2, "cell_size": 0.5,
     "prior_steps": 2, "max_gradient": 1e-3,
     "behavior_steps": 1, "alpha_max": 0.5, "max_slope": 0.0,
-    "exponent": 2.0, "orthogonal_weight": 1.0, "temperature_max": 0.5,
+    "exponent": 2.0, "orthogonal_weight": 1.0, "temperature_max": 1.0, "temperature_min": 1.0,
+    "alpha_min": 5.0,
 }  # fmt: skip
 CONTEXT = {
     "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
@@ -278,7 +280,10 @@ CONTEXT = {
     "target_gap": {"lagrange": True},
     "alpha_learning_rate": {"lagrange": True, "adaptive": True},
     "target_divergence": {"adaptive": True},
-    "alpha_max": {"adaptive": True},
+    "alpha_max": {"adaptive": True, "lagrange": True},
+    "alpha_min": {"lagrange": True, "target_gap": 100.0},
+    "temperature_max": {"target_entropy": 50.0},
+    "temperature_min": {"target_entropy": -50.0},
     "kernel": {"divergence": "mmd"},
     "bandwidth": {"divergence": "mmd"},
     "divergence_steps": {"divergence": "kl_dual"},
@@ -356,7 +361,7 @@ OTHER_STATIC = {
     "history": "stack", "segment_steps": 4, "burn_in": 2, "supervise": "last", "cell": "lstm",
     "num_blocks": 2, "negatives": "langevin", "num_negatives": 5, "inference": "langevin",
     "reconstruction": "mse", "prior": "learned", "latent": "sample", "latent_dim": 3,
-    "num_decoder_layers": 2, "dfo_rounds": 2, "langevin_steps": 4,
+    "num_decoder_layers": 2, "dfo_rounds": 3, "langevin_steps": 4,
     "unet_widths": (8, 16), "num_layers": 1, "width": 16, "num_heads": 2,
     "vae_hidden_sizes": (8,), "num_target_samples": 3, "num_eval_samples": 4,
     "num_mmd_samples": 3, "kernel": "gaussian", "values": "mean",

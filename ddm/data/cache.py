@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 
 def cache_directory() -> Path:
     """Where copies are kept: $DDM_CACHE, or ~/.cache/ddm."""
-    return Path(os.environ.get("DDM_CACHE") or Path.home() / ".cache" / "ddm")
+    return Path(os.environ.get("DDM_CACHE") or "~/.cache/ddm").expanduser()
 
 
 def cached_arrays(
@@ -33,7 +33,8 @@ def cached_arrays(
     disk) costs a warning and the next load's time.
 
     Args:
-      sources: files that the arrays depend on; path, size and time of change make the key.
+      sources: files that the arrays depend on, and folders for all files below them; path, size
+        and time of change of each make the key.
       read: the slow way.
     """
     folder = cache_directory() / _key(sources)
@@ -49,9 +50,15 @@ def cached_arrays(
 
 
 def _key(sources: Sequence[Path]) -> str:
-    files = [(path.resolve(), path.stat()) for path in sources]
-    facts = [[str(path), status.st_size, status.st_mtime_ns] for path, status in files]
+    # A folder's own time of change says nothing of a file in it that is written anew.
+    files = [file for path in sources for file in (_files(path) if path.is_dir() else [path])]
+    stats = [(file.resolve(), file.stat()) for file in files]
+    facts = [[str(file), status.st_size, status.st_mtime_ns] for file, status in stats]
     return hashlib.sha256(json.dumps([VERSION, facts]).encode()).hexdigest()[:32]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _open(folder: Path) -> dict[str, np.ndarray] | None:

@@ -43,7 +43,8 @@ def read_d4rl(path: Path, *, max_episode_steps: int | None = None, **options: An
             if isinstance(file.get("data"), h5py.Group):
                 raise InputError(
                     f"{path} has a group data of episodes, as robomimic writes them, expected the "
-                    "flat arrays of D4RL; hand its episodes to ddm.data.from_episodes"
+                    "flat arrays of D4RL; hand its episodes to ddm.data.from_episodes, each with "
+                    "the parts of obs that a policy shall see in one array"
                 )
             fields = find_fields(file, str(path)).values()
             names = sorted({*fields, *(name for name in SETTINGS if name in file)})

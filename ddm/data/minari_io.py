@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,8 @@ CACHE_FROM_EPISODES = 5_000
 HOST = "huggingface.co"  # from where minari downloads
 CONNECTION_SECONDS = 3.0
 MAIN_FILE = "main_data.hdf5"
+FLAT_KINDS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
+ENVIRONMENT_FIELDS = ("eval_env_spec", "env_spec")  # of the metadata; the first one is used
 
 _ID = re.compile(r"[-\w]+(/[-\w]+)*-v\d+")
 
@@ -41,7 +44,7 @@ _ID = re.compile(r"[-\w]+(/[-\w]+)*-v\d+")
 
 def datasets_root() -> Path:
     """Where minari keeps its datasets: $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
 
 
 def is_dataset_id(source: str) -> bool:
@@ -139,8 +142,10 @@ def read_minari(folder: Path, cache: bool | None = None) -> Columns:
     observation_tree, action_tree = (
         _space_of(metadata, field, folder) for field in ("observation_space", "action_space")
     )
+    _check_supported(observation_tree, action_tree, name)
     source = _source_file(folder, metadata)
     reference = _reference(metadata, name)
+    environment = _environment(metadata, folder)
     direct = source.name == MAIN_FILE and not _has_jpeg(metadata, observation_tree)
     if cache is None:
         cache = metadata["total_episodes"] >= CACHE_FROM_EPISODES or not direct
@@ -157,11 +162,48 @@ def read_minari(folder: Path, cache: bool | None = None) -> Columns:
         source=name,
         observation_space=observation_tree,
         action_space=action_tree,
-        environment_id=_environment_id(metadata),
+        environment_id=environment.id,
+        environment_spec=environment.spec,
+        environment_source=environment.source,
         reference_scores=None if reference is None else reference.scores,
         reference_source=None if reference is None else reference.source,
+        notes=tuple(
+            note for note in (environment.note, reference and reference.note) if note is not None
+        ),
         **arrays,
     )
+
+
+def is_minari_object(source: Any) -> bool:
+    """Whether this is a `minari.MinariDataset`; minari need not be imported to tell."""
+    return all(hasattr(source, name) for name in ("iterate_episodes", "episode_indices", "spec"))
+
+
+def read_minari_object(dataset: Any, cache: bool | None = None) -> Columns:
+    """The columns of a `minari.MinariDataset`: of the episodes that it shows, in its order.
+
+    Raises:
+      InputError: names what is missing or damaged.
+    """
+    columns = read_minari(Path(dataset.spec.data_path), cache)
+    total = len(columns.lengths)
+    shown = np.asarray(dataset.episode_indices)
+    if np.array_equal(shown, np.arange(total)):
+        return columns
+    notes = (*columns.notes, f"{len(shown)} of the {total} episodes, as the MinariDataset has them")
+    return dataclasses.replace(columns, notes=notes, **_episodes_of(columns, shown))
+
+
+def _episodes_of(columns: Columns, episodes: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of some episodes, in the given order."""
+    lengths = np.asarray(columns.lengths)
+    starts = (np.cumsum(lengths) - lengths).tolist()
+    none = np.zeros(0, np.int64)
+    steps = [np.arange(starts[e], starts[e] + lengths[e]) for e in episodes]
+    states = [np.arange(starts[e] + e, starts[e] + e + lengths[e] + 1) for e in episodes]
+    rows, state_rows = np.concatenate([none, *steps]), np.concatenate([none, *states])
+    arrays = {field: getattr(columns, field)[rows] for field in ("actions", *STEP_FIELDS)}
+    return arrays | {"observations": columns.observations[state_rows], "lengths": lengths[episodes]}
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
@@ -187,6 +229,39 @@ def _space_of(metadata: Mapping[str, Any], field: str, folder: Path) -> spaces.T
         raise InputError(f"{folder / 'metadata.json'}: field {field} is missing") from error
 
 
+def _check_supported(observation_tree: spaces.Tree, action_tree: spaces.Tree, name: str) -> None:
+    """Refuses spaces that have no flattening, before anything is read.
+
+    Raises:
+      InputError: names the set and the place in its space.
+    """
+    for path, kind in _kinds(observation_tree, "observations"):
+        if kind not in FLAT_KINDS:
+            raise InputError(
+                f"{name}: {path} is of a {kind} space, which has no fixed vector; write the set "
+                "without it, or with numbers in its place"
+            )
+    if action_tree["type"] not in ("Box", "Discrete"):
+        raise InputError(
+            f"{name}: actions of a {action_tree['type']} space are not supported, expected Box or "
+            "Discrete: write the set with its parts in one vector, or one integer"
+        )
+
+
+def _kinds(tree: spaces.Tree, path: str) -> Iterator[tuple[str, str]]:
+    """(place, type) of each part of a space that is no Dict or Tuple."""
+    match tree["type"]:
+        case "Dict":
+            parts = tree["subspaces"].items()
+        case "Tuple":
+            parts = enumerate(tree["subspaces"])
+        case kind:
+            yield path, kind
+            return
+    for key, subspace in parts:
+        yield from _kinds(subspace, f"{path}/{key}")
+
+
 def _source_file(folder: Path, metadata: Mapping[str, Any]) -> Path:
     if metadata.get("data_format", "hdf5") == "hdf5":
         path = folder / MAIN_FILE
@@ -202,13 +277,46 @@ def _has_jpeg(metadata: Mapping[str, Any], tree: spaces.Tree) -> bool:
     return any(leaf.dtype == np.uint8 and len(leaf.shape) == 3 for leaf in spaces.leaves(tree))
 
 
-def _environment_id(metadata: Mapping[str, Any]) -> str | None:
-    if metadata.get("environment_id"):
-        return metadata["environment_id"]
-    for field in ("eval_env_spec", "env_spec"):
-        if metadata.get(field):
-            return json.loads(metadata[field]).get("id")
-    return None
+class _RecordedEnvironment(NamedTuple):
+    """The environment that gives the score, as a set's metadata name it."""
+
+    id: str | None = None
+    spec: str | None = None  # gymnasium's whole specification, as JSON
+    source: str | None = None  # the field of the metadata
+    note: str | None = None
+
+
+def _environment(metadata: Mapping[str, Any], folder: Path) -> _RecordedEnvironment:
+    """The environment of a set: the one meant for evaluation, or else the one of collection.
+
+    Raises:
+      InputError: the specification is not readable.
+    """
+    stored = {field: metadata[field] for field in ENVIRONMENT_FIELDS if metadata.get(field)}
+    if not stored:
+        named = metadata.get("environment_id")
+        return _RecordedEnvironment(named, source="environment_id" if named else None)
+    for field, text in stored.items():
+        try:
+            stored[field] = json.loads(text)
+            stored[field]["id"]
+        except (ValueError, TypeError, KeyError):
+            raise InputError(
+                f"{folder / 'metadata.json'}: field {field} is not gymnasium's specification of an "
+                "environment"
+            ) from None
+    source, fields = next(iter(stored.items()))
+    note = None
+    if len(stored) == 2 and fields != stored["env_spec"]:
+        note = (
+            f"the environment that gives the score is the set's evaluation environment "
+            f"{fields['id']} (eval_env_spec), and not the one of its collection, "
+            f"{stored['env_spec']['id']} (env_spec)"
+        )
+    # A set that this library wrote may call a pure environment by its short name.
+    return _RecordedEnvironment(
+        metadata.get("environment_id") or fields["id"], metadata[source], source, note
+    )
 
 
 def _reference(metadata: Mapping[str, Any], name: str) -> Reference | None:
@@ -265,6 +373,7 @@ def write_minari(
     observation_space: Any = None,
     action_space: Any = None,
     environment_id: str | None = None,
+    environment_spec: Any = None,
     reference_scores: tuple[float, float] | None = None,
     overwrite: bool = False,
     **metadata: str,
@@ -280,7 +389,10 @@ def write_minari(
       observation_space: a gymnasium space or `ddm.types.Box` / `Discrete`; needed for dict and
         tuple observations, otherwise guessed from the arrays.
       action_space: likewise; if None, it is guessed as in `from_arrays`.
-      environment_id: where a policy can be evaluated.
+      environment_id: where a policy can be evaluated; None for the dataset's environment.
+      environment_spec: the same with keyword arguments, wrappers and step limit: gymnasium's
+        specification (`env.spec`) or its JSON; None for the dataset's, or what is registered under
+        the id.
       reference_scores: returns of a random and of an expert policy.
       overwrite: replaces a dataset of this id instead of refusing it.
       **metadata: of minari: algorithm_name, author, author_email, code_permalink, description.
@@ -307,9 +419,11 @@ def write_minari(
     else:
         options = {"observation_space": observation_space, "action_space": action_space}
         dataset = from_episodes(episodes, name=dataset_id, **options)
+    info = dataset.info
+    if environment_spec is None and environment_id in (None, info.environment_id):
+        environment_id, environment_spec = info.environment_id, info.environment_spec
     extra = _extra_metadata(
-        environment_id or dataset.info.environment_id,
-        reference_scores or dataset.info.reference_scores,
+        environment_id, environment_spec, reference_scores or info.reference_scores
     )
     observation_space = observation_space or dataset.info.observation_space
     trees = {
@@ -338,7 +452,6 @@ def _write_whole(
 ) -> None:
     minari = _import_minari()
     from minari.data_collector import EpisodeBuffer
-    from minari.serialization import deserialize_space
 
     buffers = [
         EpisodeBuffer(
@@ -358,7 +471,7 @@ def _write_whole(
                 written = minari.create_dataset_from_buffers(
                     dataset_id,
                     buffers,
-                    **{name: deserialize_space(dict(tree)) for name, tree in trees.items()},
+                    **{name: _gymnasium_space(tree) for name, tree in trees.items()},
                     jpeg_encoding=False,
                     data_format="hdf5",
                     **metadata,
@@ -370,12 +483,34 @@ def _write_whole(
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
+def _gymnasium_space(tree: spaces.Tree) -> Any:
+    """The gymnasium space of a tree, with the keys of dicts in the tree's order.
+
+    gymnasium sorts the keys of a plain dict, and so does minari where it reads a space; the order
+    of the environment, in which observations are flattened, would be lost.
+    """
+    from gymnasium import spaces as gym
+
+    match tree["type"]:
+        case "Dict":
+            pairs = [(key, _gymnasium_space(sub)) for key, sub in tree["subspaces"].items()]
+            return gym.Dict(pairs)
+        case "Tuple":
+            return gym.Tuple([_gymnasium_space(sub) for sub in tree["subspaces"]])
+        case "Discrete":
+            return gym.Discrete(int(tree["n"]), start=int(tree.get("start", 0)))
+        case "MultiDiscrete":
+            return gym.MultiDiscrete(tree["nvec"], start=tree.get("start"))
+        case "MultiBinary":
+            return gym.MultiBinary(tree["n"])
+        case "Box":
+            low, high = (np.asarray(tree[bound], tree["dtype"]) for bound in ("low", "high"))
+            return gym.Box(low, high, tuple(tree["shape"]), np.dtype(tree["dtype"]).type)
+    raise InputError(f"a space of type {tree['type']} cannot be written")
+
+
 def _episode_arrays(episode: Mapping[str, Any], trees: Mapping[str, spaces.Tree]) -> dict[str, Any]:
     """The arrays of one episode, with flags for every step and numbers in their space's dtype."""
-    if "rewards" not in episode:
-        raise InputError("Minari has no place for a log without rewards: use save_npz")
-    if "masks" in episode:
-        raise InputError("Minari has no place for bootstraps that stop before an end: use save_npz")
     steps = len(episode["rewards"])
     arrays: dict[str, Any] = {
         "observations": _cast(episode["observations"], trees["observation_space"]),
@@ -433,25 +568,49 @@ def _complete_namespaces(root: Path, target: Path) -> None:
 
 
 def _extra_metadata(
-    environment_id: str | None, reference_scores: tuple[float, float] | None
+    environment_id: str | None,
+    environment_spec: Any,
+    reference_scores: tuple[float, float] | None,
 ) -> dict[str, Any]:
     """What `create_dataset_from_buffers` writes only after it has made the environment."""
     extra: dict[str, Any] = {}
     if reference_scores is not None:
         extra["ref_min_score"], extra["ref_max_score"] = map(float, reference_scores)
+    specification = _specification(environment_id, environment_spec)
     if environment_id is not None:
         extra["environment_id"] = environment_id
-        specification = _environment_specification(environment_id)
-        if specification is not None:
-            extra["env_spec"] = extra["eval_env_spec"] = specification
+    if specification is not None:
+        extra.setdefault("environment_id", json.loads(specification)["id"])
+        extra |= dict.fromkeys(ENVIRONMENT_FIELDS, specification)
     return extra
 
 
-def _environment_specification(environment_id: str) -> str | None:
-    """What gymnasium knows of an environment as JSON, None if it is not registered there."""
+def _specification(environment_id: str | None, given: Any) -> str | None:
+    """A whole specification as JSON: the given one, or what is registered under the id, if it is.
+
+    Raises:
+      InputError: the given one is not a specification, or holds functions.
+    """
+    if given is not None:
+        try:
+            text = given if isinstance(given, str) else given.to_json()
+            json.loads(text)["id"]
+        except (AttributeError, ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"environment_spec is not a specification that JSON can hold: {error}"
+            ) from error
+        return text
+    if environment_id is None:
+        return None
     import gymnasium
 
+    from ddm.envs import registry
+
+    name = environment_id
+    if name in registry.ids():  # these names mean the pure environments, here and at evaluation
+        registry.register()
+        name = registry.NAMESPACE + name
     try:
-        return gymnasium.spec(environment_id).to_json()
+        return gymnasium.spec(name).to_json()
     except (gymnasium.error.Error, ValueError, TypeError):
         return None

@@ -47,13 +47,16 @@ class Normalization:
         """Maps (..., *O) observations of the environment to what the algorithm was trained on."""
         if self.observation_mean is None or self.observation_std is None:
             return observations
-        return (observations - self.observation_mean) / self.observation_std
+        observations = jnp.asarray(observations, jnp.float32)
+        mean, std = (_along(x, observations) for x in (self.observation_mean, self.observation_std))
+        return (observations - mean) / std
 
     def denormalize_observations(self, observations: jax.Array) -> jax.Array:
         """The inverse of `normalize_observations`."""
         if self.observation_mean is None or self.observation_std is None:
             return observations
-        return observations * self.observation_std + self.observation_mean
+        mean, std = (_along(x, observations) for x in (self.observation_mean, self.observation_std))
+        return observations * std + mean
 
     def normalize_actions(self, actions: jax.Array) -> jax.Array:
         """Maps (..., A) actions in the environment's units to [-1, 1], or to 0 .. n - 1."""
@@ -61,7 +64,8 @@ class Normalization:
             return actions
         if self.action_scale is None:
             return actions - self.action_center
-        return (actions - self.action_center) / self.action_scale
+        center, scale = (_along(x, actions) for x in (self.action_center, self.action_scale))
+        return (actions - center) / scale
 
     def denormalize_actions(self, actions: jax.Array) -> jax.Array:
         """Maps (..., A) actions in [-1, 1], or 0 .. n - 1, to the environment's units."""
@@ -69,11 +73,17 @@ class Normalization:
             return actions
         if self.action_scale is None:
             return actions + self.action_center
-        return actions * self.action_scale + self.action_center
+        center, scale = (_along(x, actions) for x in (self.action_center, self.action_scale))
+        return actions * scale + center
 
     def denormalize_rewards(self, rewards: jax.Array) -> jax.Array:
         """Maps transformed rewards back to the environment's."""
         return (rewards - self.reward_shift) / self.reward_scale
+
+
+def _along(statistic: jax.Array, values: jax.Array) -> jax.Array:
+    """A statistic (*O,) with as many leading axes of length 1 as the values (..., *O) have more."""
+    return statistic.reshape((1,) * (np.ndim(values) - statistic.ndim) + statistic.shape)
 
 
 def identity_normalization(
@@ -295,6 +305,6 @@ def _transform_rewards(
     return dataclasses.replace(
         dataset,
         rewards=scale * dataset.rewards + shift,
-        returns_to_go=scale * dataset.returns_to_go + shift * steps_left,
+        returns_to_go=scale * dataset.returns_to_go + shift * steps_left.astype(jnp.float32),
         normalization=dataclasses.replace(statistics, reward_scale=scale, reward_shift=shift),
     )

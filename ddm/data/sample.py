@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ddm.data.dataset import Dataset
 from ddm.errors import InputError
-from ddm.types import Batch, BatchSpec, PRNGKey
+from ddm.types import Batch, BatchSpec, PRNGKey, check_action_range, check_one_hot
 
 _KNOWN_FIELDS = tuple(field.name for field in dataclasses.fields(Batch))
 
@@ -43,14 +43,17 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
 
     Raises:
       InputError: the spec names an unknown field, nothing can be drawn, or (outside of jit) an
-        episode is too short.
+        episode, an observation or an action is not what the spec needs.
     """
     check_spec(dataset, spec)
     if not isinstance(dataset.episode_starts, jax.core.Tracer):
         check_episodes(dataset, spec)
     if spec.whole_dataset:
         return gather(
-            dataset, jnp.arange(dataset.num_transitions), dataset.episode_ids, spec.fields
+            dataset,
+            jnp.arange(dataset.num_transitions, dtype=jnp.int32),
+            dataset.episode_ids,
+            spec.fields,
         )
     rows = batch_size * spec.minibatches
     if spec.window is None:
@@ -59,14 +62,18 @@ def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> 
 
 
 def check_episodes(dataset: Dataset, spec: BatchSpec) -> None:
-    """Refuses a dataset that has an episode shorter than the spec needs.
+    """Refuses a dataset whose values are not what the spec needs.
 
-    The lengths are data, which a traced function cannot look at: whoever jits `sample` calls
-    this before.
+    They are data, which a traced function cannot look at: whoever jits `sample` calls this before.
 
     Raises:
-      InputError: naming the episode.
+      InputError: naming an episode that is too short, an observation that is not one-hot, or an
+        action that the policy does not have.
     """
+    if spec.one_hot_observations:
+        check_one_hot(dataset.observations, dataset.info.name)
+    if spec.num_actions and jnp.issubdtype(dataset.actions.dtype, jnp.integer):
+        check_action_range(dataset.actions, spec.num_actions, dataset.info.name)
     lengths = dataset.episode_lengths
     shortest = int(lengths.argmin())
     if lengths[shortest] < spec.min_episode_steps:
@@ -194,10 +201,10 @@ def _sample_windows(dataset: Dataset, key: PRNGKey, rows: int, spec: BatchSpec) 
     episodes = _take(dataset.episode_ids, transitions)
     ends = _take(dataset.episode_starts, episodes + 1)
     offsets = jnp.arange(-spec.history, spec.window - spec.history, dtype=jnp.int32)
-    steps = transitions[:, None] + offsets
+    steps = transitions[:, None] + offsets[None]
     starts, limits = _take(dataset.episode_starts, episodes)[:, None], (ends - 1)[:, None]
     if "next_actions" in spec.fields:
-        limits = limits - ~_take(dataset.terminations, limits)
+        limits = limits - (~_take(dataset.terminations, limits)).astype(jnp.int32)
     return gather(
         dataset,
         jnp.clip(steps, starts, limits),

@@ -54,9 +54,16 @@ def collect(
       truncations (T,) bool. Actions are in the environment's units, as the policy gave them.
 
     Raises:
-      InputError: neither or both of `num_episodes` and `num_steps` are given.
+      InputError: neither or both of `num_episodes` and `num_steps` are given, or a policy that
+        knows its spaces (a `ddm.evaluation.Policy`) is of other ones.
     """
     params = environment.default_params if params is None else params
+    if hasattr(policy_fn, "check_spaces"):
+        policy_fn.check_spaces(
+            environment.name,
+            environment.observation_space(params),
+            environment.action_space(params),
+        )
     # A plain function is a static part of the compiled call, a pytree is an argument of it.
     is_function = jax.tree_util.all_leaves([policy_fn])
     policy = jax.tree_util.Partial(policy_fn) if is_function else policy_fn

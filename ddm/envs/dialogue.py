@@ -126,9 +126,9 @@ class Dialogue(base.Environment):
         """A greeting, or an utterance about a topic."""
         del params
         act_key, topic_key, text_key = jax.random.split(key, 3)
-        choices = jnp.array([len(_USER_TEXT), ASKS, STATES])
-        act = jax.random.choice(act_key, choices)
-        topic = jax.random.randint(topic_key, (), 0, len(TOPICS))
+        choices = jnp.array([len(_USER_TEXT), ASKS, STATES], jnp.int32)
+        act = choices[jax.random.randint(act_key, (), 0, len(choices), jnp.int32)]
+        topic = jax.random.randint(topic_key, (), 0, len(TOPICS), jnp.int32)
         blank = jnp.zeros((CONTEXT,), jnp.int32)
         context, topic = _user_speaks(text_key, blank, act, topic)
         state = _new_answer(jnp.zeros((), jnp.int32), context, topic)
@@ -141,8 +141,8 @@ class Dialogue(base.Environment):
         act_key, topic_key, text_key = jax.random.split(key, 3)
         heard = _hear(state, action.astype(jnp.int32))
         over = (action == END) | (heard.length >= MAX_WORDS)
-        act = jax.random.categorical(act_key, reaction_logits(heard))
-        random_topic = jax.random.randint(topic_key, (), 0, len(TOPICS))
+        act = jax.random.categorical(act_key, reaction_logits(heard)).astype(jnp.int32)
+        random_topic = jax.random.randint(topic_key, (), 0, len(TOPICS), jnp.int32)
         topic = jnp.where(heard.mentioned < len(TOPICS), heard.mentioned, random_topic)
         spoken = jnp.minimum(act, LEAVES - 1)  # what who leaves says is not heard
         context, topic = _user_speaks(text_key, heard.context, spoken, topic)
@@ -156,7 +156,8 @@ class Dialogue(base.Environment):
                 params.stay_reward + params.confused_reward,
                 params.stay_reward + params.hurt_reward,
                 0.0,
-            ]
+            ],
+            jnp.float32,
         )
         reward = jnp.where(over, rewards[act], 0.0).astype(jnp.float32)
         terminated = over & (act == LEAVES)
@@ -176,11 +177,14 @@ class Dialogue(base.Environment):
 
 def reaction_logits(heard: EnvState) -> jax.Array:
     """(6,) logits of the user's acts after an answer."""
-    friendly, rude = jnp.minimum(heard.friendly, 2), jnp.minimum(heard.rude, 2)
-    odd, dull = jnp.minimum(heard.odd, 3), jnp.minimum(heard.dull, 1)
+    friendly, rude, odd, dull = (
+        jnp.minimum(count, most).astype(jnp.float32)
+        for count, most in ((heard.friendly, 2), (heard.rude, 2), (heard.odd, 3), (heard.dull, 1))
+    )
     # "<end>" is the last word of most answers; the one before it says whether they ask.
     asks = _ends_with_question(heard).astype(jnp.float32)
     topical = (heard.mentioned == heard.topic) & (heard.topic < len(TOPICS))
+    topical = topical.astype(jnp.float32)
     return jnp.stack(
         [
             -1.0 + 1.2 * friendly + 0.6 * topical - 1.5 * rude - 1.5 * odd,
@@ -316,6 +320,7 @@ def _recognise(tokens: jax.Array) -> jax.Array:
     endings = np.zeros((len(tables.user_tokens), CONTEXT), np.int32)  # right-aligned
     for row, size in enumerate(tables.user_lengths):
         endings[row, CONTEXT - size :] = tables.user_tokens[row, :size]
+    tokens = jnp.broadcast_to(tokens, endings.shape)
     fits = jnp.all((jnp.asarray(endings) == tokens) | (jnp.asarray(endings) == 0), axis=-1)
     return jnp.argmax(jnp.where(fits, jnp.asarray(tables.user_lengths), 0))
 

@@ -11,6 +11,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from ddm.envs import base
@@ -59,10 +60,12 @@ class Fork(base.Environment):
 
     def centers(self, observations: jax.Array) -> jax.Array:
         """Centres (..., K, A) of the branches at observations (..., 1)."""
-        branches = jnp.arange(self.num_branches)
+        shape = (*observations.shape[:-1], self.num_branches)
         if self.num_dimensions == 1:
-            spread = jnp.linspace(-1.0, 1.0, self.num_branches) if self.num_branches > 1 else 1.0
+            spread = np.linspace(-1.0, 1.0, self.num_branches) if self.num_branches > 1 else 1.0
+            spread = jnp.broadcast_to(jnp.asarray(spread, jnp.float32), shape)
             return ((0.5 + 0.25 * observations) * spread)[..., None]
+        branches = jnp.broadcast_to(jnp.arange(self.num_branches, dtype=jnp.float32), shape)
         angles = 2 * jnp.pi * (branches + 0.5 * observations) / self.num_branches
         return 0.7 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -70,14 +73,19 @@ class Fork(base.Environment):
         """Actions (B, A) of the demonstrator at observations (B, 1)."""
         branch_key, noise_key = jax.random.split(key)
         centers = self.centers(observations)
-        branches = jax.random.randint(branch_key, centers.shape[:-2], 0, self.num_branches)
+        branches = jax.random.randint(
+            branch_key, centers.shape[:-2], 0, self.num_branches, jnp.int32
+        )
         chosen = jnp.take_along_axis(centers, branches[..., None, None], axis=-2)[..., 0, :]
-        return chosen + self.default_params.noise * jax.random.normal(noise_key, chosen.shape)
+        noise = jax.random.normal(noise_key, chosen.shape, chosen.dtype)
+        return chosen + self.default_params.noise * noise
 
     def log_prob(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
         """Log-density (...,) of the demonstrator's actions (..., A)."""
         noise = self.default_params.noise
-        offsets = (actions[..., None, :] - self.centers(observations)) / noise
+        centers = self.centers(observations)
+        centers = jnp.broadcast_to(centers, (*actions.shape[:-1], *centers.shape[-2:]))
+        offsets = (actions[..., None, :] - centers) / noise
         normalizer = self.num_dimensions * jnp.log(noise * jnp.sqrt(2 * jnp.pi))
         each = -0.5 * jnp.sum(jnp.square(offsets), axis=-1) - normalizer
         return jax.nn.logsumexp(each, axis=-1) - jnp.log(self.num_branches)
@@ -90,12 +98,12 @@ class Fork(base.Environment):
     def nearest_branch(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
         """(...,) int32 index of the branch whose centre is nearest."""
         distances = jnp.linalg.norm(actions[..., None, :] - self.centers(observations), axis=-1)
-        return jnp.argmin(distances, axis=-1)
+        return jnp.argmin(distances, axis=-1).astype(jnp.int32)
 
     def reset(self, key: PRNGKey, params: EnvParams) -> tuple[jax.Array, EnvState]:
         """A position uniform in [-1, 1]."""
         del params
-        position = jax.random.uniform(key, minval=-1.0, maxval=1.0)
+        position = jax.random.uniform(key, (), jnp.float32, -1.0, 1.0)
         state = EnvState(
             time=jnp.zeros((), jnp.int32), position=position, on_branch=jnp.ones((), bool)
         )
@@ -106,12 +114,12 @@ class Fork(base.Environment):
     ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, jax.Array, base.Info]:
         """Judges the action and moves to a new position; the last decision terminates."""
         centers = self.centers(state.position[None])
-        right = jnp.min(jnp.linalg.norm(action - centers, axis=-1)) < params.tolerance
+        right = jnp.min(jnp.linalg.norm(action[None] - centers, axis=-1)) < params.tolerance
         observation, fresh = self.reset(key, params)
         on_branch = state.on_branch & right
         state = dataclasses.replace(fresh, time=state.time + 1, on_branch=on_branch)
         terminated = state.time >= params.max_steps
-        reward = right.astype(jnp.float32) / params.max_steps
+        reward = right.astype(jnp.float32) / jnp.asarray(params.max_steps, jnp.float32)
         info = {"success": on_branch & terminated}
         return observation, state, reward, terminated, jnp.zeros((), bool), info
 

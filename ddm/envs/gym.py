@@ -58,7 +58,7 @@ class GymnasiumFace(gymnasium.Env):
 def to_gymnasium(space: Space) -> gymnasium.Space:
     """The gymnasium space with the same bounds."""
     if isinstance(space, Discrete):
-        return gymnasium.spaces.Discrete(space.n)
+        return gymnasium.spaces.Discrete(space.n, start=space.start)
     low, high = (
         np.asarray(bound, space.dtype).reshape(space.shape) for bound in (space.low, space.high)
     )

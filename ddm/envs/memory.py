@@ -50,7 +50,7 @@ class Alternator(base.Environment):
 
     def expert_memory(self, key: PRNGKey) -> Memory:
         """The first move, by a fair coin."""
-        return jax.random.randint(key, (), 0, 2)
+        return jax.random.randint(key, (), 0, 2, jnp.int32)
 
     def expert(
         self, observation: jax.Array, key: PRNGKey, memory: Memory
@@ -67,7 +67,7 @@ class Alternator(base.Environment):
             action=jnp.full((), -1, jnp.int32),
             alternated=jnp.ones((), bool),
         )
-        return jnp.ones(1), state
+        return jnp.ones(1, jnp.float32), state
 
     def step(
         self, key: PRNGKey, state: AlternatorState, action: jax.Array, params: base.EnvParams
@@ -75,15 +75,16 @@ class Alternator(base.Environment):
         """Compares the move with the one before."""
         del key
         differs = action != state.action
-        reward = differs & (state.time > 0)
+        reward = (differs & (state.time > 0)).astype(jnp.float32)
         state = AlternatorState(
             time=state.time + 1,
             action=jnp.asarray(action, jnp.int32),
             alternated=state.alternated & differs,
         )
         ended = state.time >= params.max_steps
-        reward = reward / jnp.maximum(params.max_steps - 1, 1)
-        return jnp.ones(1), state, reward, ended, _never(), {"success": state.alternated & ended}
+        reward = reward / jnp.maximum(jnp.asarray(params.max_steps, jnp.float32) - 1.0, 1.0)
+        info = {"success": state.alternated & ended}
+        return jnp.ones(1, jnp.float32), state, reward, ended, _never(), info
 
     def observation_space(self, params: base.EnvParams) -> Box:
         """Always 1."""
@@ -127,7 +128,7 @@ class TMaze(base.Environment):
     def expert_memory(self, key: PRNGKey) -> Memory:
         """No cue yet."""
         del key
-        return jnp.zeros(())
+        return jnp.zeros((), jnp.float32)
 
     def expert(
         self, observation: jax.Array, key: PRNGKey, memory: Memory
@@ -140,7 +141,7 @@ class TMaze(base.Environment):
 
     def reset(self, key: PRNGKey, params: base.EnvParams) -> tuple[jax.Array, TMazeState]:
         """A cue by a fair coin."""
-        cue = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+        cue = _coin(key)
         state = TMazeState(time=jnp.zeros((), jnp.int32), cue=cue)
         return self._observe(state, params), state
 
@@ -166,7 +167,8 @@ class TMaze(base.Environment):
     @staticmethod
     def _observe(state: TMazeState, params: base.EnvParams) -> jax.Array:
         cue = jnp.where(state.time == 0, state.cue, 0.0)
-        return jnp.stack([cue, state.time == params.max_steps - 1]).astype(jnp.float32)
+        junction = (state.time == params.max_steps - 1).astype(jnp.float32)
+        return jnp.stack([cue, junction])
 
     def observation_space(self, params: base.EnvParams) -> Box:
         """Cue and junction."""
@@ -227,24 +229,26 @@ class Brake(base.Environment):
 
     def reset(self, key: PRNGKey, params: BrakeParams) -> tuple[jax.Array, BrakeState]:
         """A standing car at a light of either colour."""
-        light = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
-        state = BrakeState(time=jnp.zeros((), jnp.int32), light=light, speed=jnp.zeros(()))
+        light = _coin(key)
+        state = BrakeState(
+            time=jnp.zeros((), jnp.int32), light=light, speed=jnp.zeros((), jnp.float32)
+        )
         return self._observe(state, params), state
 
     def step(
         self, key: PRNGKey, state: BrakeState, action: jax.Array, params: BrakeParams
     ) -> tuple[jax.Array, BrakeState, jax.Array, jax.Array, jax.Array, base.Info]:
         """Changes the speed, and sometimes the light."""
-        right = action == (state.light > 0.0)
+        right = (action == 1) == (state.light > 0.0)
         change = jnp.where(action == 1, params.acceleration, -params.acceleration)
-        switches = jax.random.bernoulli(key, params.switch_probability)
+        switches = jax.random.bernoulli(key, jnp.asarray(params.switch_probability, jnp.float32))
         state = BrakeState(
             time=state.time + 1,
             light=jnp.where(switches, -state.light, state.light),
             speed=jnp.clip(state.speed + change, 0.0, 1.0),
         )
         ended = state.time >= params.max_steps
-        reward = right.astype(jnp.float32) / params.max_steps
+        reward = right.astype(jnp.float32) / jnp.asarray(params.max_steps, jnp.float32)
         return self._observe(state, params), state, reward, ended, _never(), {}
 
     @staticmethod
@@ -260,6 +264,11 @@ class Brake(base.Environment):
         """Brake and accelerate."""
         del params
         return Discrete(2)
+
+
+def _coin(key: PRNGKey) -> jax.Array:
+    """1 or -1, each in half of the cases."""
+    return jnp.where(jax.random.bernoulli(key, jnp.float32(0.5)), jnp.float32(1.0), -1.0)
 
 
 def _never() -> jax.Array:

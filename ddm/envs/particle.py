@@ -64,13 +64,13 @@ class Particle(base.Environment):
     def reset(self, key: PRNGKey, params: EnvParams) -> tuple[jax.Array, EnvState]:
         """Particle at rest and goals, all uniform in the box."""
         del params
-        points = jax.random.uniform(key, (3, self.num_dimensions))
+        points = jax.random.uniform(key, (3, self.num_dimensions), jnp.float32)
         state = EnvState(
             time=jnp.zeros((), jnp.int32),
             position=points[0],
-            velocity=jnp.zeros(self.num_dimensions),
+            velocity=jnp.zeros(self.num_dimensions, jnp.float32),
             goals=points[1:],
-            nearest=jnp.full(2, jnp.inf),
+            nearest=jnp.full(2, jnp.inf, jnp.float32),
         )
         return self._observe(state), state
 
@@ -83,12 +83,14 @@ class Particle(base.Environment):
         # x += dt v and v += dt (kp (target - x) - kv v), both from the old values, is one linear
         # map of (x - target, v): ten sub-steps are its tenth power.
         dt = jnp.asarray(params.time_step, jnp.float32)
-        once = jnp.array([[1.0, dt], [-dt * params.position_gain, 1.0 - dt * params.velocity_gain]])
+        once = jnp.array(
+            [[1.0, dt], [-dt * params.position_gain, 1.0 - dt * params.velocity_gain]], jnp.float32
+        )
         moved = jnp.linalg.matrix_power(once, _SUBSTEPS) @ jnp.stack(
             [state.position - target, state.velocity]
         )
         position = target + moved[0]
-        distances = jnp.linalg.norm(position - state.goals, axis=-1)
+        distances = jnp.linalg.norm(position[None] - state.goals, axis=-1)
         state = EnvState(
             time=state.time + 1,
             position=position,
@@ -163,7 +165,7 @@ class Expert:
 
     def start(self, key: PRNGKey) -> ExpertMemory:
         """Memory at the start of an episode."""
-        swapped = jax.random.bernoulli(key) & self.random_order
+        swapped = jax.random.bernoulli(key, jnp.float32(0.5)) & self.random_order
         return ExpertMemory(steps_at_first_goal=jnp.zeros((), jnp.int32), swapped=swapped)
 
     def __call__(
@@ -174,6 +176,6 @@ class Expert:
         position, goals = self.environment.split(observation)
         goals = jnp.where(memory.swapped, goals[::-1], goals)
         near = jnp.linalg.norm(position - goals[0]) < self.threshold
-        steps = memory.steps_at_first_goal + near
+        steps = memory.steps_at_first_goal + near.astype(jnp.int32)
         action = jnp.where(steps < self.wait, goals[0], goals[1])
         return action, dataclasses.replace(memory, steps_at_first_goal=steps)

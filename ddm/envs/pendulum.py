@@ -48,8 +48,8 @@ class Pendulum(base.Environment):
     def reset(self, key: PRNGKey, params: EnvParams) -> tuple[jax.Array, EnvState]:
         """Angle uniform in +-pi, angular velocity uniform in +-1."""
         del params
-        high = jnp.array([jnp.pi, 1.0])
-        theta, theta_dot = jax.random.uniform(key, (2,), minval=-high, maxval=high)
+        high = jnp.array([jnp.pi, 1.0], jnp.float32)
+        theta, theta_dot = jax.random.uniform(key, (2,), jnp.float32, -high, high)
         state = EnvState(time=jnp.zeros((), jnp.int32), theta=theta, theta_dot=theta_dot)
         return _observe(state), state
 

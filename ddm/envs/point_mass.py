@@ -52,7 +52,7 @@ class PointMass(base.Environment):
     def reset(self, key: PRNGKey, params: EnvParams) -> tuple[jax.Array, EnvState]:
         """A point anywhere in the box."""
         del params
-        position = jax.random.uniform(key, (self.num_dimensions,), minval=-1.0, maxval=1.0)
+        position = jax.random.uniform(key, (self.num_dimensions,), jnp.float32, -1.0, 1.0)
         return position, self.state_at(position)
 
     def step(
@@ -96,7 +96,7 @@ def behavior_policy(
         observation: jax.Array, key: PRNGKey, policy_state: object = ()
     ) -> tuple[jax.Array, object]:
         aim = gain * jnp.clip(2.0 * (params.goal - observation), -1.0, 1.0)
-        action = aim + noise * jax.random.normal(key, observation.shape)
+        action = aim + noise * jax.random.normal(key, observation.shape, jnp.float32)
         return jnp.clip(action, -1.0, 1.0), policy_state
 
     return policy

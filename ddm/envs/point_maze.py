@@ -162,13 +162,13 @@ class PointMaze(base.Environment):
 
     def reset(self, key: PRNGKey, params: EnvParams) -> tuple[jax.Array, EnvState]:
         """Draws a start and a goal; the point is at rest."""
-        start_draw, goal_draw = jax.random.uniform(key, (2, 3))
+        start_draw, goal_draw = jax.random.uniform(key, (2, 3), jnp.float32)
         room = 0.5 - params.radius - _GAP  # the body must fit into its cell
         start_noise = jnp.minimum(params.start_noise, room)
         state = EnvState(
             time=jnp.zeros((), jnp.int32),
             position=_draw_position(start_draw, params.start_cells, start_noise),
-            velocity=jnp.zeros(2),
+            velocity=jnp.zeros(2, jnp.float32),
             goal=_draw_position(goal_draw, params.goal_cells, params.goal_noise),
         )
         return _observe(state), state
@@ -236,7 +236,7 @@ def waypoint_policy(
         action = (waypoint - position - glide) / params.max_speed
         action = jnp.clip(action, -speed, speed)
         if noise > 0.0:
-            action += noise * jax.random.normal(key, (2,))
+            action += noise * jax.random.normal(key, (2,), jnp.float32)
         if environment.discrete:
             return jnp.argmax(_MOVES @ action).astype(jnp.int32), target
         return jnp.clip(action, -1.0, 1.0), target
@@ -282,9 +282,11 @@ def _advance(
       The new coordinate, and whether a wall was hit.
     """
     cell = jnp.floor(along + delta + jnp.sign(delta) * radius).astype(jnp.int32)
-    beside = jnp.floor(across + radius * jnp.array([-1.0, 1.0])).astype(jnp.int32)
+    sides = jnp.array([-1.0, 1.0], jnp.float32)
+    beside = jnp.floor(across + radius * sides).astype(jnp.int32)
     hit = walls[beside, cell].any()
-    contact = jnp.where(delta > 0, cell - radius - _GAP, cell + 1 + radius + _GAP)
+    border = cell.astype(jnp.float32)
+    contact = jnp.where(delta > 0, border - radius - _GAP, border + 1.0 + radius + _GAP)
     return jnp.where(hit, contact, along + delta), hit
 
 

@@ -125,10 +125,12 @@ class Road(base.Environment):
         """Drives one step of an arc; the road's curvature is a random walk inside its bounds."""
         steering_key, road_key, image_key = jax.random.split(key, 3)
         scene, length = state.scene, params.step_length
-        driven = _within_stops(action[0]) + params.steering_noise * jax.random.normal(steering_key)
+        driven = _within_stops(action[0]) + params.steering_noise * jax.random.normal(
+            steering_key, (), jnp.float32
+        )
         angle = scene.angle + length * (scene.curvature - driven)
         offset = scene.offset + length * jnp.tan(angle)
-        change = params.curvature_step * jax.random.normal(road_key)
+        change = params.curvature_step * jax.random.normal(road_key, (), jnp.float32)
         curvature = jnp.clip(scene.curvature + change, -ROAD_CURVATURE, ROAD_CURVATURE)
         scene = dataclasses.replace(scene, offset=offset, angle=angle, curvature=curvature)
         state = EnvState(time=state.time + 1, scene=scene)
@@ -159,9 +161,9 @@ def sample_scene(key: PRNGKey, poses: Poses) -> Scene:
     keys = jax.random.split(key, 8)
 
     def uniform(key: PRNGKey, low: float, high: float) -> jax.Array:
-        return jax.random.uniform(key, minval=low, maxval=high)
+        return jax.random.uniform(key, (), jnp.float32, low, high)
 
-    sign = jnp.where(jax.random.bernoulli(keys[5]), 1.0, -1.0)
+    sign = jnp.where(jax.random.bernoulli(keys[5], jnp.float32(0.5)), 1.0, -1.0)
     return Scene(
         offset=uniform(keys[0], -poses.offset, poses.offset),
         angle=uniform(keys[1], -poses.angle, poses.angle),
@@ -169,7 +171,7 @@ def sample_scene(key: PRNGKey, poses: Poses) -> Scene:
         width=uniform(keys[3], 3.0, 4.5),
         level=uniform(keys[4], 0.3, 0.9),
         contrast=sign * uniform(jax.random.fold_in(keys[5], 1), 0.15, 0.45),
-        gradient=0.08 * jax.random.normal(keys[6], (2,)),
+        gradient=0.08 * jax.random.normal(keys[6], (2,), jnp.float32),
         noise=uniform(keys[7], 0.02, 0.10),
     )
 
@@ -208,13 +210,15 @@ def render(
     ahead = jnp.cos(turn) * x + jnp.sin(turn) * y
     left = jnp.cos(turn) * y - jnp.sin(turn) * x - shift
     on_road = jnp.abs(left - center_line(scene, ahead)) < 0.5 * scene.width
-    down, across = np.linspace(-1.0, 1.0, VIDEO_ROWS), np.linspace(-1.0, 1.0, COLUMNS)
-    light = scene.gradient[0] * across + scene.gradient[1] * down[:, None]
+    down, across = (
+        np.linspace(-1.0, 1.0, size, dtype=np.float32) for size in (VIDEO_ROWS, COLUMNS)
+    )
+    light = scene.gradient[0] * across[None] + scene.gradient[1] * down[:, None]
     video = jnp.where(on_road, scene.level, scene.level - scene.contrast) + light
-    video = video + scene.noise * jax.random.normal(video_key, video.shape)
+    video = video + scene.noise * jax.random.normal(video_key, video.shape, jnp.float32)
     distances, _ = ground_points(RANGE_ROWS)
     proximity = np.clip(1.0 - distances / FARTHEST, 0.0, 1.0)
-    proximity = proximity + RANGE_NOISE * jax.random.normal(range_key, distances.shape)
+    proximity = proximity + RANGE_NOISE * jax.random.normal(range_key, distances.shape, jnp.float32)
     image = jnp.clip(jnp.concatenate([video, proximity]), 0.0, 1.0)
     return jnp.round(255.0 * image).astype(jnp.uint8)[..., None]
 
@@ -295,8 +299,8 @@ def _frame(key: PRNGKey, poses: Poses, views: Views) -> tuple[jax.Array, jax.Arr
     scene = sample_scene(scene_key, poses)
 
     def moves(key: PRNGKey, most: float) -> jax.Array:
-        drawn = jax.random.uniform(key, (views.number,), minval=-most, maxval=most)
-        return jnp.concatenate([jnp.zeros(1), drawn])
+        drawn = jax.random.uniform(key, (views.number,), jnp.float32, -most, most)
+        return jnp.concatenate([jnp.zeros(1, jnp.float32), drawn])
 
     shifts, turns = moves(shift_key, views.shift), moves(turn_key, views.turn)
     image_keys = jax.random.split(image_key, 1 + views.number)

@@ -35,6 +35,7 @@ def evaluate(
     deterministic: bool = True,
     lanes: bool = True,
     params: Any = None,
+    max_environments: int = 0,
 ) -> EvaluationResult:
     """Runs every lane's policy for `num_episodes` episodes.
 
@@ -48,9 +49,13 @@ def evaluate(
       deterministic: act by the policy's mode instead of its samples.
       lanes: whether the policy has the leading axis; without, the results have L = 1.
       params: parameters of a pure environment; None for its default ones.
+      max_environments: how many simulators of gymnasium are open at a time, but at least one for
+        each lane; 0 for as many as fit half of the free memory, at most 64. The result does not
+        depend on it.
 
     Raises:
       InputError: an unknown environment, or one whose spaces do not fit the policy.
+      EvaluationError: a simulator fails.
       MissingDependencyError: the environment needs a package that is not installed.
     """
     policy = policy if lanes else policy_lib.with_lane_axis(policy)
@@ -60,6 +65,7 @@ def evaluate(
         num_episodes=num_episodes,
         deterministic=deterministic,
         params=params,
+        max_environments=max_environments,
     ) as evaluator:
         return evaluator(policy, seed)
 
@@ -71,18 +77,28 @@ def make_evaluator(
     num_episodes: int,
     deterministic: bool = True,
     params: Any = None,
+    max_environments: int = 0,
 ) -> PureEvaluator | GymnasiumEvaluator:
     """A function (policy with lanes, seed) -> EvaluationResult, for repeated evaluations.
 
     Its environments stay open until its `close`; it is also a context manager. What is missing
-    is found here, not at the first call. The arguments are those of `evaluate`.
+    is found here, not at the first call; `evaluator.check(policy)` finds out whether the policy can
+    be evaluated. The arguments are those of `evaluate`.
     """
     if num_episodes < 1:
         raise InputError(f"num_episodes is {num_episodes}; an evaluation needs at least one")
+    if max_environments < 0:
+        raise InputError(f"max_environments is {max_environments}, expected at least 0")
     if isinstance(environment, str):
         environment = make_environment(environment)
     if isinstance(environment, Environment):
         return PureEvaluator(environment, num_episodes, deterministic, params)
     if params is not None:
         raise InputError("params are for pure environments, not for gymnasium's")
-    return GymnasiumEvaluator(environment, num_lanes, num_episodes, deterministic)
+    if not callable(environment):
+        raise InputError(
+            f"the environment is a {type(environment).__name__}, expected an id, a pure "
+            "environment or a function that makes a gymnasium environment, as in "
+            "lambda: gymnasium.make(...)"
+        )
+    return GymnasiumEvaluator(environment, num_lanes, num_episodes, deterministic, max_environments)

@@ -88,7 +88,7 @@ def exact_return(
     Raises:
       InputError: see :func:`policy_table`.
     """
-    features = jnp.eye(mdp.num_states) if features is None else features
+    features = jnp.eye(mdp.num_states, dtype=jnp.float32) if features is None else features
     table = policy_table(
         policy, features, mdp.num_actions, deterministic=deterministic, lanes=lanes
     )
@@ -107,7 +107,7 @@ def _tables(policy, features, num_actions, deterministic):
 def _modes(policy: Policy, features: jax.Array, num_actions: int) -> jax.Array:
     key = jax.random.key(0)  # the mode does not depend on it
     actions = jax.vmap(lambda row: policy(row, key, deterministic=True)[0])(features)
-    return jax.nn.one_hot(actions, num_actions)
+    return jax.nn.one_hot(actions, num_actions, dtype=jnp.float32)
 
 
 def _probabilities(policy: Policy, features: jax.Array, num_actions: int) -> jax.Array:

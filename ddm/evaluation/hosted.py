@@ -19,24 +19,24 @@ import numpy as np
 
 from ddm.data import spaces
 from ddm.envs import episode_keys
-from ddm.errors import InputError
+from ddm.errors import EvaluationError, InputError
 from ddm.evaluation import policy as policy_lib
-from ddm.evaluation.environments import quiet
+from ddm.evaluation import simulators
+from ddm.evaluation.matching import check_action, check_spaces
 from ddm.evaluation.policy import Policy
 from ddm.evaluation.results import EvaluationResult, episode_seeds
-from ddm.types import Box, Discrete, Space
+from ddm.evaluation.simulators import Simulator
+from ddm.types import Box
 
 if TYPE_CHECKING:
     import gymnasium
-
-MAX_ENVIRONMENTS = 64  # open at a time, unless there are more lanes than that
-_SUCCESS_KEYS = ("success", "is_success")
 
 
 class GymnasiumEvaluator:
     """A function (policy with lanes, seed) -> EvaluationResult; see `make_evaluator`.
 
-    It keeps its environments open between calls: making one with MuJoCo costs 10 to 50 ms.
+    It keeps its environments open between calls: making one with MuJoCo costs 10 to 50 ms, an arm
+    half a second.
     """
 
     def __init__(
@@ -45,38 +45,44 @@ class GymnasiumEvaluator:
         num_lanes: int,
         num_episodes: int,
         deterministic: bool,
+        max_environments: int = 0,
     ):
-        self._factory = factory
+        most = max_environments or simulators.MAX_ENVIRONMENTS
+        num_slots = max(1, min(num_episodes, most // num_lanes))
         self._num_episodes = num_episodes
-        self._num_slots = max(1, min(num_episodes, MAX_ENVIRONMENTS // num_lanes))
         self._num_lanes = num_lanes
         self._deterministic = deterministic
-        self._environments: list[gymnasium.Env] = []
-        self._open()
+        self._pool = simulators.Pool(factory, num_lanes, num_slots)
+        self._open(measure=not max_environments)
+
+    @property
+    def num_environments(self) -> int:
+        """How many are open."""
+        return len(self._pool.simulators)
 
     def __call__(self, policy: Policy, seed: int) -> EvaluationResult:
         """Evaluates all lanes of the policy; closes the environments if one of them fails.
 
         Raises:
           InputError: the policy was trained on other spaces, or has another number of lanes.
+          EvaluationError: a simulator fails; its episode and step are named.
         """
-        if policy_lib.num_lanes(policy) != self._num_lanes:
-            raise InputError(
-                f"the policy has {policy_lib.num_lanes(policy)} lanes, the evaluator was made "
-                f"for {self._num_lanes}"
-            )
-        policy_lib.check_spaces(policy, self._name, self._observation_space, self._action_space)
-        try:
-            self._open()
-            return self._run(policy, episode_seeds(seed, self._num_episodes))
-        except BaseException:
-            self.close()
-            raise
+        rollout = self._run(policy, seed)
+        return rollout.result()
+
+    def check(self, policy: Policy) -> None:
+        """Finds before the training what an evaluation would fail for, by one step of each slot.
+
+        Later evaluations are not changed: each of them resets the environments.
+
+        Raises:
+          InputError, EvaluationError: as a call.
+        """
+        self._run(policy, 0, max_steps=1)
 
     def close(self) -> None:
         """Closes the environments; a later call opens them again."""
-        while self._environments:
-            self._environments.pop().close()
+        self._pool.close()
 
     def __enter__(self) -> GymnasiumEvaluator:
         return self
@@ -84,24 +90,45 @@ class GymnasiumEvaluator:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _open(self) -> None:
+    def _open(self, *, measure: bool = False) -> None:
+        with simulators.user_generators_kept():
+            self._pool.open(measure=measure)
+        first = self._pool.simulators[0]
+        self._name = first.name
         try:
-            while len(self._environments) < self._num_lanes * self._num_slots:
-                self._environments.append(_open_flat(self._factory))
+            tree = spaces.parse_space(first.environment.observation_space)
+            self._observation_space = spaces.flat_space(tree)
+            space = first.environment.action_space
+            self._action_space = simulators.flat_action_space(space, self._name)
         except BaseException:
             self.close()
             raise
-        first = self._environments[0]
-        self._name = first.spec.id if first.spec else type(first.unwrapped).__name__
-        self._observation_space = spaces.flat_space(spaces.parse_space(first.observation_space))
-        self._action_space = _flat_action_space(first.action_space, self._name)
 
-    def _run(self, policy: Policy, seeds: np.ndarray) -> EvaluationResult:
-        rollout = _Rollout(self._environments, self._num_lanes, seeds, self._observation_space)
-        policy_states = _initial_states(policy, (self._num_lanes, self._num_slots))
-        while rollout.running:
+    def _run(self, policy: Policy, seed: int, max_steps: int | None = None) -> _Rollout:
+        """All episodes, or the first steps of the first ones."""
+        if policy_lib.num_lanes(policy) != self._num_lanes:
+            raise InputError(
+                f"the policy has {policy_lib.num_lanes(policy)} lanes, the evaluator was made "
+                f"for {self._num_lanes}"
+            )
+        check_spaces(policy, self._name, self._observation_space, self._action_space)
+        try:
+            self._open()
+            with simulators.user_generators_kept():
+                return self._play(policy, episode_seeds(seed, self._num_episodes), max_steps)
+        except BaseException:
+            self.close()
+            raise
+
+    def _play(self, policy: Policy, seeds: np.ndarray, max_steps: int | None) -> _Rollout:
+        pool = self._pool.simulators
+        rollout = _Rollout(pool, self._num_lanes, seeds, self._observation_space)
+        policy_states = _initial_states(policy, rollout.times.shape)
+        steps = 0
+        while rollout.running and steps != max_steps:
             actions, policy_states = _act(
                 self._deterministic,
+                (self._name, self._action_space),
                 policy,
                 rollout.observations,
                 rollout.seeds,
@@ -109,14 +136,15 @@ class GymnasiumEvaluator:
                 policy_states,
             )
             rollout.step(np.asarray(actions))
-        return rollout.result()
+            steps += 1
+        return rollout
 
 
 @dataclasses.dataclass(eq=False)
 class _Slot:
-    """One environment, and the episode that it plays."""
+    """One simulator, and the episode that it plays."""
 
-    environment: gymnasium.Env
+    simulator: Simulator
     index: tuple[int, int]  # lane, position in the lane
     episode: int = 0
     episode_return: float = 0.0
@@ -129,15 +157,15 @@ class _Rollout:
 
     def __init__(
         self,
-        environments: list[gymnasium.Env],
+        pool: list[Simulator],
         num_lanes: int,
         seeds: np.ndarray,
         observation_space: Box,
     ):
-        slots_shape = (num_lanes, len(environments) // num_lanes)
+        slots_shape = (num_lanes, len(pool) // num_lanes)
         results_shape = (num_lanes, len(seeds))
-        self._action_shape = environments[0].action_space.shape or ()
-        self._action_dtype = environments[0].action_space.dtype
+        self._name = pool[0].name
+        self._action_space = pool[0].environment.action_space
         self._episode_seeds = seeds
         self._waiting = [iter(range(len(seeds))) for _ in range(num_lanes)]
         self._returns = np.zeros(results_shape)
@@ -147,32 +175,39 @@ class _Rollout:
         self.observations = np.zeros(slots_shape + observation_space.shape, observation_space.dtype)
         self.seeds = np.zeros(slots_shape, np.uint32)  # of the episode that the slot plays
         self.times = np.zeros(slots_shape, np.int32)  # steps of that episode; 0: it has just begun
-        slots = zip(environments, np.ndindex(slots_shape), strict=True)
-        self.running = [_Slot(environment, index) for environment, index in slots]
-        for slot in self.running:
+        slots = zip(pool, np.ndindex(slots_shape), strict=True)
+        self.running = [_Slot(simulator, index) for simulator, index in slots]
+        for slot in list(self.running):
             self._start_next(slot)
 
     def step(self, actions: np.ndarray) -> None:
         """One step of every episode under way; `actions` has the leading axes (lane, slot)."""
-        actions = actions.reshape(self.times.shape + self._action_shape)
-        actions = actions.astype(self._action_dtype, copy=False)
+        self._check_finite(actions)
+        actions = simulators.to_actions(actions, self._action_space)
         ended = []
         for slot in self.running:
-            observation, reward, terminated, truncated, info = slot.environment.step(
-                actions[slot.index]
-            )
-            self.observations[slot.index] = observation
-            slot.episode_return += float(reward)
+            outcome = slot.simulator.step(actions[slot.index])
+            self.observations[slot.index] = outcome.observation
+            slot.episode_return += outcome.reward
             slot.length += 1
-            for key in _SUCCESS_KEYS:
-                if key in info:
-                    self._reports_success = True
-                    slot.success |= bool(np.any(info[key]))
-            if terminated or truncated:
+            if outcome.success is not None:
+                self._reports_success = True
+                slot.success |= outcome.success
+            if outcome.ended:
                 ended.append(slot)
         self.times += 1
         for slot in ended:
             self._finish(slot)
+
+    def _check_finite(self, actions: np.ndarray) -> None:
+        if np.isfinite(actions).all():
+            return
+        for slot in self.running:  # what an idle slot does is of no account
+            if not np.isfinite(actions[slot.index]).all():
+                raise EvaluationError(
+                    f"{self._name}: the policy's action is not finite at step {slot.length + 1} "
+                    f"of the episode with seed {self.seeds[slot.index]} (lane {slot.index[0]})"
+                )
 
     def result(self) -> EvaluationResult:
         """The results, once nothing is running."""
@@ -195,7 +230,7 @@ class _Rollout:
             return False
         slot.episode, slot.episode_return, slot.length, slot.success = episode, 0.0, 0, False
         seed = int(self._episode_seeds[episode])
-        self.observations[slot.index], _ = slot.environment.reset(seed=seed)
+        self.observations[slot.index] = slot.simulator.reset(seed)
         self.seeds[slot.index] = seed
         self.times[slot.index] = 0
         return True
@@ -204,47 +239,22 @@ class _Rollout:
 _initial_states = jax.jit(policy_lib.initial_states, static_argnums=1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _act(deterministic, policy, observations, seeds, times, policy_states):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _act(deterministic, place, policy, observations, seeds, times, policy_states):
     """Actions and next policy states of all lanes and slots, leading axes (L, S)."""
+    name, action_space = place
 
     def one_slot(policy, initial_state, observation, seed, time, policy_state):
         key = jax.random.fold_in(episode_keys(seed).policy, time)
         policy_state = jax.tree.map(
             lambda first, now: jnp.where(time == 0, first, now), initial_state, policy_state
         )
-        return policy(observation, key, policy_state, deterministic=deterministic)
+        action, policy_state = policy(observation, key, policy_state, deterministic=deterministic)
+        check_action(action, action_space, name)
+        return action, policy_state
 
     def one_lane(policy, *slots):
         function = functools.partial(one_slot, policy, policy.initial_state())
         return jax.vmap(function)(*slots)
 
     return policy_lib.map_lanes(one_lane, policy, observations, seeds, times, policy_states)
-
-
-def _open_flat(factory: Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    """One environment whose observations are vectors or images, as in a `ddm.data.Dataset`."""
-    import gymnasium
-
-    with quiet():
-        environment = factory()
-        space = environment.observation_space
-        is_vector = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
-        if not is_vector and not spaces.is_image(spaces.parse_space(space)):
-            environment = gymnasium.wrappers.FlattenObservation(environment)
-    return environment
-
-
-def _flat_action_space(space: gymnasium.Space, name: str) -> Space:
-    """The space of the actions that a policy gives.
-
-    Raises:
-      InputError: neither Box nor Discrete.
-    """
-    import gymnasium
-
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return Discrete(int(space.n))
-    if isinstance(space, gymnasium.spaces.Box):
-        return spaces.flat_space(spaces.parse_space(space))
-    raise InputError(f"{name}: the action space {space} is neither Box nor Discrete")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib
+import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
+import numpy as np
+from jax.tree_util import GetAttrKey
 
 from ddm.errors import InputError
-from ddm.types import Box, Discrete, PRNGKey, PyTree, Space, initial_policy_state
+from ddm.evaluation.matching import check_action, check_spaces, fit_action, observation_shape
+from ddm.types import Box, Identity, PRNGKey, PyTree, Space, initial_policy_state, program_key
 
 if TYPE_CHECKING:
     from ddm.data.normalization import Normalization
 
 
-@struct.dataclass
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, eq=False)
 class Policy:
     """An algorithm's `act` with everything it needs: raw observations in, raw actions out.
 
@@ -26,10 +32,12 @@ class Policy:
     calling the policy is for one lane. The normalization is shared by all lanes.
     """
 
-    algorithm: Any = struct.field(pytree_node=False)  # a module, see ddm.types.Algorithm
+    algorithm: Any  # a module, see ddm.types.Algorithm
     config: Any
     state: Any
     normalization: Normalization | None = None  # None: the algorithm works in raw units
+    action_space: Space | None = None  # of the log, in the environment's units; None: not known
+    observation_shape: tuple[int, ...] | None = None  # where the normalization does not have it
 
     def __call__(
         self,
@@ -39,7 +47,7 @@ class Policy:
         *,
         deterministic: bool = True,
     ) -> tuple[jax.Array, PyTree]:
-        """Action for one observation.
+        """Action for one observation; compiled at the first call.
 
         Args:
           observation: (*O,) as the environment gives it, flattened.
@@ -50,22 +58,151 @@ class Policy:
         Returns:
           The action in the environment's units, inside the environment's box, and the next
           policy state.
+
+        Raises:
+          InputError: several observations, keys or lanes instead of one.
         """
-        statistics = self.normalization
-        if statistics is not None:
-            observation = statistics.normalize_observations(observation)
-        action, policy_state = self.algorithm.act(
-            self.config, self.state, observation, key, policy_state, deterministic=deterministic
-        )
-        if statistics is not None:
-            if statistics.action_scale is not None:  # a real vector, not an index
-                action = jnp.clip(action, -1.0, 1.0)
-            action = statistics.denormalize_actions(action)
-        return action, policy_state
+        observation = jnp.asarray(observation)
+        if jnp.issubdtype(observation.dtype, jnp.floating):
+            observation = observation.astype(jnp.float32)  # also where 64 bits are the default
+        _check_call(self, observation, key)
+        return _act(bool(deterministic), self._only_lane(), observation, key, policy_state)
 
     def initial_state(self) -> PyTree:
         """The policy state at the start of an episode; the empty tuple if there is none."""
-        return initial_policy_state(self.algorithm, self.config, self.state)
+        policy = self._only_lane()
+        return initial_policy_state(policy.algorithm, policy.config, policy.state)
+
+    def lane(self, index: int) -> Policy:
+        """The policy of one lane, without the leading axis."""
+        config, state = jax.tree.map(lambda leaf: leaf[index], (self.config, self.state))
+        return dataclasses.replace(self, config=config, state=state)
+
+    def replace(self, **changes: Any) -> Policy:
+        """The same policy with other values in the named fields."""
+        return dataclasses.replace(self, **changes)
+
+    def check_spaces(self, name: str, observation_space: Box, action_space: Space) -> None:
+        """Refuses an environment that is not the policy's; see :func:`check_spaces`."""
+        check_spaces(self, name, observation_space, action_space)
+
+    def _only_lane(self) -> Policy:
+        """The policy of its lane, where it has an axis of one lane."""
+        lanes = jnp.shape(getattr(self.state, "step", 0))
+        if not lanes:
+            return self
+        if lanes != (1,):
+            raise InputError(
+                f"the policy has {lanes[0]} lanes (seeds and sweep points): choose one with "
+                "policy.lane(i)"
+            )
+        return self.lane(0)
+
+    def tree_flatten_with_keys(self):
+        """The parts that are arrays; the others are static."""
+        arrays = ("config", "state", "normalization")
+        static = _Static(
+            (Identity(self.algorithm), *program_key(self.algorithm)),
+            self.action_space,
+            self.observation_shape,
+        )
+        return [(GetAttrKey(name), getattr(self, name)) for name in arrays], static
+
+    @classmethod
+    def tree_unflatten(cls, static, arrays):
+        """The inverse of :meth:`tree_flatten_with_keys`."""
+        config, state, normalization = arrays
+        algorithm = static.program[0].value
+        spaces = static.action_space, static.observation_shape
+        return cls(algorithm, config, state, normalization, *spaces)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Policy:
+        copy = lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf  # noqa: E731
+        return jax.tree.map(copy, self)  # arrays of JAX never change
+
+    def __reduce__(self):
+        # A module does not pickle, so its name does; typed keys do not pickle either.
+        name = self.algorithm.__name__ if isinstance(self.algorithm, types.ModuleType) else None
+        arrays = *jax.tree.map(_PackedKey.pack, (self.config, self.state)), self.normalization
+        algorithm = self.algorithm if name is None else name
+        return _unpickle, (algorithm, *arrays, self.action_space, self.observation_shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    """What compiled programs are kept by: an algorithm's functions, not its module alone."""
+
+    program: tuple[Any, ...]
+    action_space: Space | None
+    observation_shape: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _PackedKey:
+    """A typed PRNG key, as numbers."""
+
+    data: np.ndarray
+    kind: Any
+
+    @staticmethod
+    def pack(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return _PackedKey(np.asarray(jax.random.key_data(leaf)), str(jax.random.key_impl(leaf)))
+
+    @staticmethod
+    def unpack(leaf: Any) -> Any:
+        if not isinstance(leaf, _PackedKey):
+            return leaf
+        return jax.random.wrap_key_data(jnp.asarray(leaf.data), impl=leaf.kind)
+
+
+def _unpickle(algorithm: Any, config: Any, state: Any, *others: Any) -> Policy:
+    if isinstance(algorithm, str):
+        algorithm = importlib.import_module(algorithm)
+    config, state = jax.tree.map(_PackedKey.unpack, (config, state))
+    return Policy(algorithm, config, state, *others)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _act(deterministic, policy, observation, key, policy_state):
+    """See `Policy.__call__`."""
+    statistics = policy.normalization
+    if statistics is not None:
+        if statistics.observation_mean is not None:
+            observation = observation.astype(statistics.observation_mean.dtype)
+        observation = statistics.normalize_observations(observation)
+    action, policy_state = policy.algorithm.act(
+        policy.config, policy.state, observation, key, policy_state, deterministic=deterministic
+    )
+    if statistics is not None:
+        if statistics.action_scale is not None:  # a real vector, not an index
+            check_action(action, Box(statistics.action_scale.shape, (), ()), "the log")
+            action = jnp.clip(action, -1.0, 1.0)
+        action = statistics.denormalize_actions(action)
+    if policy.action_space is not None:
+        action = fit_action(action, policy.action_space, "the log")
+    return action, policy_state
+
+
+def _check_call(policy: Policy, observation: jax.Array, key: Any) -> None:
+    """Refuses several observations or keys: some methods would answer for one of them only."""
+    expected = observation_shape(policy)
+    if expected is not None and observation.shape != expected:
+        raise InputError(
+            f"the policy takes one observation of shape {expected}, not {observation.shape}: "
+            "map it over several with jax.vmap(policy)(observations, keys)"
+        )
+    statistics = policy.normalization
+    takes_bytes = statistics is not None and statistics.observation_mean is None
+    if takes_bytes and observation.dtype != jnp.uint8:
+        raise InputError(f"the policy takes bytes (uint8), not {observation.dtype}")
+    is_typed = jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key)
+    if is_typed and jnp.ndim(key):
+        raise InputError(
+            f"the policy takes one key, not {jnp.shape(key)} of them: map it over several with "
+            "jax.vmap(policy)(observations, keys)"
+        )
 
 
 def with_lane_axis(policy: Policy) -> Policy:
@@ -75,8 +212,15 @@ def with_lane_axis(policy: Policy) -> Policy:
 
 
 def num_lanes(policy: Policy) -> int:
-    """Length of the leading axis of lanes."""
-    return jax.tree.leaves(policy.state)[0].shape[0]
+    """Length of the leading axis of lanes.
+
+    Raises:
+      InputError: there is no such axis.
+    """
+    leaf = jax.tree.leaves(policy.state)[0]
+    if not jnp.shape(getattr(policy.state, "step", leaf)):
+        raise InputError("the policy has no leading axis of lanes: evaluate it with lanes=False")
+    return leaf.shape[0]
 
 
 def map_lanes(function: Callable[..., PyTree], policy: Policy, *args: PyTree) -> PyTree:
@@ -96,33 +240,3 @@ def repeat(tree: PyTree, shape: tuple[int, ...]) -> PyTree:
 def initial_states(policy: Policy, shape: tuple[int, int]) -> PyTree:
     """Policy states of all lanes at the start of their episodes, with leading axes `shape`."""
     return map_lanes(lambda lane: repeat(lane.initial_state(), shape[1:]), policy)
-
-
-def check_spaces(policy: Policy, name: str, observation_space: Box, action_space: Space) -> None:
-    """Refuses an environment whose observations or actions are not those of the policy.
-
-    Args:
-      policy: its normalization knows the shapes; without one nothing is checked.
-      name: the environment, for the message.
-      observation_space: of the environment, flattened.
-      action_space: of the environment, flattened.
-
-    Raises:
-      InputError: naming the environment and both shapes.
-    """
-    statistics = policy.normalization
-    if statistics is None:
-        return
-    if (statistics.action_scale is None) != isinstance(action_space, Discrete):
-        kinds = ["indices", "vectors"]
-        found, expected = kinds if isinstance(action_space, Discrete) else reversed(kinds)
-        raise InputError(f"{name}: actions are {found}, the policy was trained on {expected}")
-    for what, statistic, space in (
-        ("observations", statistics.observation_mean, observation_space),
-        ("actions", statistics.action_scale, action_space),
-    ):
-        if isinstance(space, Box) and statistic is not None and statistic.shape != space.shape:
-            raise InputError(
-                f"{name}: {what} have shape {space.shape}, "
-                f"the policy was trained on {statistic.shape}"
-            )

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddm.envs import Environment, episode_keys
+from ddm.errors import DdmError, EvaluationError, InputError
 from ddm.evaluation import policy as policy_lib
+from ddm.evaluation.matching import check_spaces, fit_action
 from ddm.evaluation.policy import Policy
 from ddm.evaluation.results import EvaluationResult, episode_seeds
-from ddm.types import Discrete
+from ddm.types import Discrete, Space
 
 
 class PureEvaluator:
@@ -34,20 +36,49 @@ class PureEvaluator:
         """Evaluates all lanes of the policy.
 
         Raises:
-          InputError: the policy was trained on other spaces.
+          InputError: the policy was trained on other spaces, or chooses what is no action there.
         """
-        policy_lib.check_spaces(
-            policy, self._environment.name, self._observation_space, self._action_space
+        self._check_spaces(policy)
+        returns, lengths, successes, foreign = self._runner()(
+            policy, self._params, episode_seeds(seed, self._num_episodes)
         )
-        seeds = episode_seeds(seed, self._num_episodes)
-        returns, lengths, successes = _run(
-            self._environment, self._deterministic, policy, self._params, seeds
-        )
+        if np.any(foreign):
+            assert isinstance(self._action_space, Discrete)
+            raise InputError(
+                f"{self._environment.name}: the policy chose an action that is none of the "
+                f"environment's {self._action_space.n}"
+            )
         return EvaluationResult(
             returns=np.asarray(returns, np.float64),
             lengths=np.asarray(lengths, np.int64),
             successes=np.asarray(successes) if self._reports_success else None,
         )
+
+    def check(self, policy: Policy) -> None:
+        """Finds before the training what an evaluation would fail for; nothing is computed.
+
+        Raises:
+          InputError: the policy was trained on other spaces.
+          EvaluationError: policy and environment do not go together.
+        """
+        self._check_spaces(policy)
+        seeds = episode_seeds(0, self._num_episodes)
+        try:
+            jax.eval_shape(self._runner(), policy, self._params, seeds)
+        except DdmError:
+            raise
+        except Exception as error:  # whatever an environment or a policy may raise
+            raise EvaluationError(
+                f"{self._environment.name}: an episode cannot be computed: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _check_spaces(self, policy: Policy) -> None:
+        name = self._environment.name
+        check_spaces(policy, name, self._observation_space, self._action_space)
+
+    def _runner(self) -> Any:
+        return functools.partial(_run, self._environment, self._deterministic, self._action_space)
 
     def close(self) -> None:
         """Nothing to close: a pure environment holds no resources."""
@@ -59,20 +90,27 @@ class PureEvaluator:
         self.close()
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(environment, deterministic, policy, params, seeds):
-    """(L, E) returns, lengths and successes; stops when the last episode has ended."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(environment, deterministic, action_space, policy, params, seeds):
+    """(L, E) returns, lengths, successes, and whether an action was none of the environment's.
+
+    It stops when the last episode has ended.
+    """
     keys = jax.vmap(episode_keys)(seeds)
     fold_in = jax.vmap(jax.random.fold_in, (0, None))
     # Keys are per episode, shared by the lanes; everything else has the axes (lane, episode).
     env_step = jax.vmap(jax.vmap(environment.step, (0, 0, 0, None)), (None, 0, 0, None))
 
     def act(lane, observations, policy_states, keys):
-        function = functools.partial(lane, deterministic=deterministic)
-        return jax.vmap(function)(observations, keys, policy_states)
+        def one(observation, key, policy_state):
+            action, policy_state = lane(observation, key, policy_state, deterministic=deterministic)
+            return fit_action(action, action_space, environment.name), policy_state
+
+        return jax.vmap(one)(observations, keys, policy_states)
 
     def step(carry):
-        time, alive, (observations, states, policy_states), (returns, lengths, successes) = carry
+        time, alive, (observations, states, policy_states), tally = carry
+        returns, lengths, successes, foreign = tally
         act_now = functools.partial(act, keys=fold_in(keys.policy, time))
         actions, policy_states = policy_lib.map_lanes(act_now, policy, observations, policy_states)
         observations, states, rewards, terminated, truncated, info = env_step(
@@ -80,19 +118,28 @@ def _run(environment, deterministic, policy, params, seeds):
         )
         # What follows an episode's end does not count.
         returns += jnp.where(alive, rewards, 0.0)
-        lengths += alive
+        lengths += alive.astype(jnp.int32)
         successes |= alive & info.get("success", False)
+        foreign |= alive & _is_foreign(actions, action_space)
         alive &= ~(terminated | truncated)
-        tally = (returns, lengths, successes)
+        tally = (returns, lengths, successes, foreign)
         return time + 1, alive, (observations, states, policy_states), tally
 
     shape = (policy_lib.num_lanes(policy), *seeds.shape)
     starts = jax.vmap(environment.reset, (0, None))(keys.reset, params)
     observations, states = policy_lib.repeat(starts, shape[:1])
     policy_states = policy_lib.initial_states(policy, shape)
-    tally = (jnp.zeros(shape), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
-    carry = (0, ~tally[2], (observations, states, policy_states), tally)
+    no = jnp.zeros(shape, bool)
+    tally = (jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32), no, no)
+    carry = (jnp.zeros((), jnp.int32), ~no, (observations, states, policy_states), tally)
     return jax.lax.while_loop(lambda carry: carry[1].any(), step, carry)[-1]
+
+
+def _is_foreign(actions: jax.Array, space: Space) -> jax.Array | bool:
+    """Whether indices are none of the environment's: arrays would be read at their last entry."""
+    if not isinstance(space, Discrete):
+        return False
+    return (actions < space.start) | (actions >= space.start + space.n)
 
 
 def _reports_success(environment: Environment, params: Any) -> bool:

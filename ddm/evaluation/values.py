@@ -56,10 +56,10 @@ def monte_carlo_values(
                 step_key, state, action, params
             )
             total += weight * reward
-            weight *= discount * (1.0 - terminated)
+            weight *= discount * (1.0 - terminated.astype(jnp.float32))
             return (state, observation, total, weight), None
 
-        start = (state, observation, jnp.zeros(()), jnp.ones(()))
+        start = (state, observation, jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32))
         (_, _, total, _), _ = jax.lax.scan(step, start, jax.random.split(key, horizon))
         return total
 

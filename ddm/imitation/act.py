@@ -54,6 +54,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     check_continuous,
+    leaf,
     static,
 )
 
@@ -61,23 +62,32 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of ACT."""
 
-    learning_rate: float = 1e-4  # AdamW's step size (authors: 1e-5, for batches of 8)
-    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
-    weight_decay: float = 1e-4  # decoupled weight decay, per unit of learning rate (authors)
-    kl_weight: float = 10.0  # weight of the divergence (authors)
-    ensemble_decay: float = 0.01  # the i-th oldest prediction has weight exp(-decay i) (authors)
-    observation_steps: int = static(1)  # frames that the policy sees, the present one last
-    chunk_size: int = static(8)  # actions that are predicted (authors: 100, at 50 Hz)
-    execute_steps: int = static(8)  # actions of a chunk that are played before the next is made
+    # AdamW's step size (authors: 1e-5, for batches of 8)
+    learning_rate: float = leaf(1e-4, "[0, inf)")
+    # gradient steps over which a cosine takes the step size to 0; 0: constant
+    decay_steps: int = leaf(0, "[0, inf)")
+    # decoupled weight decay, per unit of learning rate (authors)
+    weight_decay: float = leaf(1e-4, "[0, inf)")
+    kl_weight: float = leaf(10.0, "[0, inf)")  # weight of the divergence (authors)
+    # the i-th oldest prediction has weight exp(-decay i) (authors)
+    ensemble_decay: float = leaf(0.01, "(-inf, inf)")
+    # frames that the policy sees, the present one last
+    observation_steps: int = static(1, "[1, inf)")
+    chunk_size: int = static(8, "[1, inf)")  # actions that are predicted (authors: 100, at 50 Hz)
+    # actions of a chunk that are played before the next is made
+    execute_steps: int = static(8, "[1, inf)", at_most="chunk_size")
     temporal_ensemble: bool = static(False)  # instead: a chunk every step, predictions averaged
     # zero (authors), or sample: from the prior, for every chunk; for every episode with an ensemble
     latent: str = static("zero")
-    latent_dim: int = static(8)  # dimensions of z (authors: 32)
-    width: int = static(128)  # of tokens; feed-forward layers are four times as wide (authors: 512)
-    num_heads: int = static(8)  # of attention (authors)
-    num_layers: int = static(2)  # of the encoder and of the policy's encoder each (authors: 4)
-    num_decoder_layers: int = static(1)  # of the policy's decoder (authors: 7, of which 1 is used)
-    dropout_rate: float = static(0.1)  # in all transformer layers (authors)
+    latent_dim: int = static(8, "[1, inf)")  # dimensions of z (authors: 32)
+    # of tokens; feed-forward layers are four times as wide (authors: 512)
+    width: int = static(128, "[1, inf)")
+    num_heads: int = static(8, "[1, inf)")  # of attention (authors)
+    # of the encoder and of the policy's encoder each (authors: 4)
+    num_layers: int = static(2, "[1, inf)")
+    # of the policy's decoder (authors: 7, of which 1 is used)
+    num_decoder_layers: int = static(1, "[1, inf)")
+    dropout_rate: float = static(0.1, "[0, 1)")  # in all transformer layers (authors)
     encoder: str = static("none")  # none: observations are vectors; conv: images
 
 
@@ -113,8 +123,8 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A fresh policy for observations and actions of the shapes in `batch`.
 
     Raises:
-      InputError: integer actions; an unknown latent or encoder; numbers of steps or heads that do
-        not fit each other.
+      InputError: integer actions; an unknown latent or encoder; a width that does not divide into
+        heads.
     """
     _check_config(config)
     check_batch(batch, batch_spec(config), "act")
@@ -168,17 +178,18 @@ def masked_l1(predictions: jax.Array, targets: jax.Array, valid: jax.Array) -> j
     chex.assert_equal_shape([predictions, targets])
     chex.assert_equal_shape_prefix([targets, valid], 2)
     errors = jnp.mean(jnp.abs(predictions - targets), axis=-1)
-    return jnp.sum(jnp.where(valid, errors, 0.0)) / jnp.maximum(jnp.sum(valid), 1)
+    total = jnp.maximum(jnp.sum(valid, dtype=errors.dtype), 1.0)
+    return jnp.sum(jnp.where(valid, errors, 0.0)) / total
 
 
 def initial_policy_state(config: Config, state: State) -> Memory:
     """No frames seen, and nothing planned."""
-    action = jnp.zeros(networks.output_size(state.policy.params))
+    action = jnp.zeros(networks.output_size(state.policy.params), jnp.float32)
     empty = plans.no_ensemble if config.temporal_ensemble else plans.no_plan
     return Memory(
         frames=plans.no_frames(config.observation_steps, state.observation),
         plan=empty(config.chunk_size, action),
-        latent=jnp.zeros(config.latent_dim),
+        latent=jnp.zeros(config.latent_dim, jnp.float32),
     )
 
 
@@ -240,8 +251,8 @@ def _predict(config: Config, params: Any, frames: jax.Array, latent: jax.Array) 
 
 
 LATENTS = {
-    "zero": lambda config, key: jnp.zeros(config.latent_dim),
-    "sample": lambda config, key: jax.random.normal(key, (config.latent_dim,)),
+    "zero": lambda config, key: jnp.zeros(config.latent_dim, jnp.float32),
+    "sample": lambda config, key: jax.random.normal(key, (config.latent_dim,), jnp.float32),
 }
 
 
@@ -264,7 +275,6 @@ def _check_config(config: Config) -> None:
         raise InputError(
             f"act: latent={config.latent} is unknown; choose one of {', '.join(LATENTS)}"
         )
-    networks.check_chunks(config.observation_steps, config.chunk_size, config.execute_steps, "act")
 
 
 def _network(config: Config, action_size: int) -> ChunkVAE:
@@ -301,13 +311,13 @@ class ChunkVAE(networks.Network):
         """The encoder of the latent, and the policy."""
         sizes = (self.width, self.num_heads, 4 * self.width, self.dropout_rate)
         self.observation_encoder = networks.ObservationEncoder(self.encoder)
-        self.class_token = self.param("class_token", _normal, (1, self.width))
+        self.class_token = self.param("class_token", _normal, (1, self.width), jnp.float32)
         self.observation_in, self.action_in = nn.Dense(self.width), nn.Dense(self.width)
         self.posterior = networks.Transformer(self.num_layers, *sizes)
         self.posterior_out = nn.Dense(2 * self.latent_dim)
         self.latent_in, self.frame_in = nn.Dense(self.width), nn.Dense(self.width)
         self.policy_encoder = networks.Transformer(self.num_layers, *sizes)
-        self.queries = self.param("queries", _normal, (self.chunk_size, self.width))
+        self.queries = self.param("queries", _normal, (self.chunk_size, self.width), jnp.float32)
         self.policy_decoder = networks.Transformer(self.num_decoder_layers, *sizes, cross=True)
         self.output = nn.Dense(self.action_size)
 
@@ -334,7 +344,7 @@ class ChunkVAE(networks.Network):
         first = jnp.broadcast_to(self.class_token, (*actions.shape[:-2], 1, self.width))
         observation = self.observation_in(features)[..., None, :]
         tokens = jnp.concatenate([first, observation, actions], axis=-2)
-        tokens = tokens + networks.sinusoids(jnp.arange(tokens.shape[-2]), self.width)
+        tokens = networks.add_positions(tokens)
         real = jnp.ones((*valid.shape[:-1], 2), bool)
         mask = jnp.concatenate([real, valid], axis=-1)[..., None, :]
         hidden = self.posterior(tokens, mask, deterministic=deterministic)
@@ -348,7 +358,7 @@ class ChunkVAE(networks.Network):
     def _decode(self, features: jax.Array, latent: jax.Array, deterministic: bool) -> jax.Array:
         latent_token = self.latent_in(latent)[..., None, :]
         tokens = jnp.concatenate([latent_token, self.frame_in(features)], axis=-2)
-        tokens = tokens + networks.sinusoids(jnp.arange(tokens.shape[-2]), self.width)
+        tokens = networks.add_positions(tokens)
         memory = self.policy_encoder(tokens, deterministic=deterministic)
         queries = jnp.broadcast_to(self.queries, (*memory.shape[:-2], *self.queries.shape))
         hidden = self.policy_decoder(queries, memory=memory, deterministic=deterministic)

@@ -47,6 +47,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     check_continuous,
+    leaf,
     static,
 )
 
@@ -60,14 +61,16 @@ NO_FEEDBACK_YET = 0.5  # the input before the first frame
 class Config(Configuration):
     """Hyper-parameters of ALVINN; the defaults are the network of 1989."""
 
-    learning_rate: float = 0.05  # of gradient descent with momentum, for a batch of 8
-    momentum: float = 0.9  # share of the last step that is kept
+    # of gradient descent with momentum, for a batch of 8
+    learning_rate: float = leaf(0.05, "[0, inf)")
+    momentum: float = leaf(0.9, "[0, 1)")  # share of the last step that is kept
     # Gradient steps during which the feedback input is random: half of 40 epochs of 1200 images
     # in batches of 8 (1989: an early phase of unstated length).
-    random_feedback_steps: int = 3_000
-    output_bias: float = -2.0  # first bias of the output units; 0 invites the all-silent answer
-    hidden_sizes: tuple[int, ...] = static((29,))  # logistic units; 1991: 5
-    num_units: int = static(45)  # output units of the curvature's scale; 1991: 30
+    random_feedback_steps: int = leaf(3_000, "[0, inf)")
+    # first bias of the output units; 0 invites the all-silent answer
+    output_bias: float = leaf(-2.0, "(-inf, inf)")
+    hidden_sizes: tuple[int, ...] = static((29,), "[1, inf)")  # logistic units; 1991: 5
+    num_units: int = static(45, "[2, inf)")  # output units of the curvature's scale; 1991: 30
     # hill1989: 0.10 .32 .61 .89 1 .89 ... about the nearest unit; gaussian1991: exp(-d^2 / 10)
     # about the exact place; one_hot: the nearest unit alone. Cut off at the ends of the scale.
     target: str = static("hill1989")
@@ -76,7 +79,8 @@ class Config(Configuration):
     loss: str = static("squared_error")
     # Deterministic action: highest (the unit, 1989), center_of_mass (of the hill about it, 1991).
     readout: str = static("highest")
-    range_rows: int = static(8)  # last rows of the observation, which hold the range image
+    # last rows of the observation, which hold the range image
+    range_rows: int = static(8, "[0, inf)")
     use_range: bool = static(True)  # look at the range image
     use_feedback: bool = static(True)  # learn the road's brightness and feed it back
 
@@ -127,7 +131,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """
     _check(config, batch)
     key, params_key = jax.random.split(key)
-    inputs = _inputs(config, batch.observations[:1], jnp.zeros(1))
+    inputs = _inputs(config, batch.observations[:1], jnp.zeros(1, jnp.float32))
     params = _network(config).init(params_key, inputs)
     bias = jnp.full((_num_outputs(config),), config.output_bias, jnp.float32)
     params = {
@@ -152,7 +156,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     key, feedback_key = jax.random.split(state.key)
     curvatures, lighter = batch.actions[:, 0], (batch.actions[:, 1] > 0.0).astype(jnp.float32)
     targets = TARGETS[config.target](curvatures, config.num_units)
-    guesses = jax.random.bernoulli(feedback_key, shape=lighter.shape).astype(jnp.float32)
+    guesses = jax.random.bernoulli(feedback_key, jnp.float32(0.5), lighter.shape)
+    guesses = guesses.astype(jnp.float32)
     feedback = jnp.where(state.step < config.random_feedback_steps, guesses, lighter)
     inputs = _inputs(config, batch.observations, feedback)
 
@@ -185,14 +190,14 @@ def act(
     The policy state is the activation in [0, 1] of the unit for a lighter road, fed back at the
     next call; as the second action it is mapped to [-1, 1].
     """
-    feedback = policy_state if config.use_feedback else jnp.zeros(())
+    feedback = policy_state if config.use_feedback else jnp.zeros((), jnp.float32)
     outputs = _outputs(config, state.policy.params, _inputs(config, observation, feedback))
     activations = LOSSES[config.loss].activations(outputs.units)
     if deterministic:
         curvature = READOUTS[config.readout](activations)
     else:
         unit = jax.random.categorical(key, jnp.log(activations + 1e-12))
-        curvature = _curvature(unit, config.num_units)
+        curvature = _curvature(unit.astype(jnp.float32), config.num_units)
     if not config.use_feedback:
         return jnp.stack([curvature, jnp.zeros_like(curvature)]), policy_state
     lighter = jax.nn.sigmoid(outputs.lighter[..., 0])
@@ -286,7 +291,7 @@ def _scores(
     return {
         "action_error": jnp.mean(jnp.square(found - curvatures)),
         "within_two_units": jnp.mean(units < 2.5),
-        "lighter_error": jnp.mean(wrong) if config.use_feedback else jnp.zeros(()),
+        "lighter_error": jnp.mean(wrong) if config.use_feedback else jnp.zeros((), jnp.float32),
     }
 
 
@@ -307,30 +312,39 @@ def _curvature(positions: jax.Array, num_units: int) -> jax.Array:
     return 2.0 * positions / (num_units - 1) - 1.0
 
 
+def _units(places: jax.Array, num_units: int) -> jax.Array:
+    """The numbers (..., U) of all units, as float32, for each of the places (..., 1)."""
+    units = jnp.arange(num_units, dtype=jnp.float32)
+    return jnp.broadcast_to(units, (*places.shape[:-1], num_units))
+
+
 def _hill(curvatures: jax.Array, num_units: int) -> jax.Array:
-    units = jnp.arange(num_units)
-    distances = jnp.abs(units - _nearest(curvatures, num_units)[..., None]).astype(jnp.int32)
-    heights = jnp.array([*HILL_1989, 0.0])
+    places = _nearest(curvatures, num_units)[..., None]
+    distances = jnp.abs(_units(places, num_units) - places).astype(jnp.int32)
+    heights = jnp.array([*HILL_1989, 0.0], jnp.float32)
     return heights[jnp.minimum(distances, len(HILL_1989))]
 
 
 def _gaussian(curvatures: jax.Array, num_units: int) -> jax.Array:
-    distances = jnp.arange(num_units) - _position(curvatures, num_units)[..., None]
+    places = _position(curvatures, num_units)[..., None]
+    distances = _units(places, num_units) - places
     return jnp.exp(-jnp.square(distances) / GAUSSIAN_1991)
 
 
 def _one_hot(curvatures: jax.Array, num_units: int) -> jax.Array:
-    return jax.nn.one_hot(_nearest(curvatures, num_units).astype(jnp.int32), num_units)
+    units = _nearest(curvatures, num_units).astype(jnp.int32)
+    return jax.nn.one_hot(units, num_units, dtype=jnp.float32)
 
 
 def _highest(activations: jax.Array) -> jax.Array:
-    return _curvature(jnp.argmax(activations, axis=-1), activations.shape[-1])
+    highest = jnp.argmax(activations, axis=-1).astype(jnp.float32)
+    return _curvature(highest, activations.shape[-1])
 
 
 def _center_of_mass(activations: jax.Array) -> jax.Array:
     """Mean place of the units within four of the highest one, weighted by their activations."""
-    units = jnp.arange(activations.shape[-1])
-    peak = jnp.argmax(activations, axis=-1, keepdims=True)
+    peak = jnp.argmax(activations, axis=-1, keepdims=True).astype(jnp.float32)
+    units = _units(peak, activations.shape[-1])
     weights = jnp.where(jnp.abs(units - peak) <= HILL_REACH, activations, 0.0)
     mass = jnp.sum(weights, axis=-1) + 1e-12
     return _curvature(jnp.sum(weights * units, axis=-1) / mass, activations.shape[-1])

@@ -8,17 +8,18 @@ Janner et al. 2021; Metz et al. 2017):
     L            = - E_D [ log p(b | s) ]                      one-hot targets, teacher forcing
     log pi(a | s) = sum_d ( log p(b_d | s, b_<d) - log width(b_d) )
 
-The last line is a density, constant in each box of bins, which compares with the densities of
-other policies. A chunk of actions is one sequence, time-major, of chunk_size * A tokens; of it
-`execute_steps` are executed before the next one is drawn (Chi et al. 2023).
+The last line is a density, constant in each box of bins and zero outside of them, which compares
+with the densities of other policies. A chunk of actions is one sequence, time-major, of
+chunk_size * A tokens; of it `execute_steps` are executed before the next one is drawn (Chi et al.
+2023).
 
 ``decoder`` is how the bins before are seen: by a causal ``transformer``, an ``lstm``, an ``mlp``
 (a masked perceptron), or not at all (``factorised``: independent softmaxes, which many discretised
 policies are, and which mix the modes of different dimensions).
 
 The error of centre decoding is at most half a bin, range / (2 K), and its root mean square
-range / (K sqrt 12): with few bins it looks like an error of the policy. Actions outside the bins
-count as the outermost bins.
+range / (K sqrt 12): with few bins it looks like an error of the policy. In training, actions
+outside the bins count as the outermost bins.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     check_continuous,
+    leaf,
     static,
 )
 
@@ -52,34 +54,48 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters; those of the transformer are small ones for low-dimensional tasks."""
 
-    learning_rate: float = 3e-4  # Adam's step size; 1e-3 suits the lstm and the mlp
-    warmup_steps: int = 500  # gradient steps over which the step size rises from 0
-    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
-    weight_decay: float = 1e-4  # decoupled weight decay (AdamW), per unit of learning rate
-    max_gradient_norm: float = 1.0  # gradients of a larger global norm are scaled down to it
-    label_smoothing: float = 0.0  # probability of the targets that is spread over all bins
-    target_width: float = 1.0  # standard deviation of soft targets, in bins
-    prefix_dropout: float = 0.0  # share of the bins before that is hidden in training; 0.05-0.1
-    temperature: float = 1.0  # divides the logits when sampling; below 1 likely bins are likelier
-    top_p: float = 1.0  # sampling keeps the likeliest bins with this probability; 1: all bins
-    action_low: float = -1.0  # first edge of the bins, in the action box [-1, 1]
-    action_high: float = 1.0  # last edge of the bins, in the action box [-1, 1]
-    num_bins: int = static(64)  # of each action dimension; RT-1 has 256
+    # Adam's step size; 1e-3 suits the lstm and the mlp
+    learning_rate: float = leaf(3e-4, "[0, inf)")
+    # gradient steps over which the step size rises from 0
+    warmup_steps: int = leaf(500, "[0, inf)")
+    # gradient steps over which a cosine takes the step size to 0; 0: constant
+    decay_steps: int = leaf(0, "[0, inf)")
+    # decoupled weight decay (AdamW), per unit of learning rate
+    weight_decay: float = leaf(1e-4, "[0, inf)")
+    # gradients of a larger global norm are scaled down to it
+    max_gradient_norm: float = leaf(1.0, "(0, inf)")
+    # probability of the targets that is spread over all bins
+    label_smoothing: float = leaf(0.0, "[0, 1)")
+    target_width: float = leaf(1.0, "(0, inf)")  # standard deviation of soft targets, in bins
+    # share of the bins before that is hidden in training; 0.05-0.1
+    prefix_dropout: float = leaf(0.0, "[0, 1]")
+    # divides the logits when sampling; below 1 likely bins are likelier. The limit 0 is the
+    # deterministic policy.
+    temperature: float = leaf(1.0, "(0, inf)")
+    # sampling keeps the likeliest bins with this probability; 1: all bins
+    top_p: float = leaf(1.0, "[0, 1]")
+    # first edge of the bins, in the action box [-1, 1]
+    action_low: float = leaf(-1.0, "[-1, 1)", at_most="action_high")
+    action_high: float = leaf(1.0, "(-1, 1]")  # last edge of the bins, in the action box [-1, 1]
+    num_bins: int = static(64, "[2, inf)")  # of each action dimension; RT-1 has 256
     # The bins' edges where they are not equal, num_bins + 1 numbers for each action dimension, one
     # dimension after the other; empty: equal bins from action_low to action_high.
-    edges: tuple[float, ...] = static(())
+    edges: tuple[float, ...] = static((), "[-1, 1]")
     decoder: str = static("transformer")  # transformer, lstm, mlp or factorised
     targets: str = static("one_hot")  # one_hot; soft: a hill over the bins nearby
     decode: str = static("centre")  # centre of the bin; dither: sampled actions uniform in it
-    observation_steps: int = static(1)  # frames that the policy sees, the current one the last
-    chunk_size: int = static(1)  # actions predicted as one sequence
-    execute_steps: int = static(1)  # actions of a chunk that are executed before the next one
+    # frames that the policy sees, the current one the last
+    observation_steps: int = static(1, "[1, inf)")
+    chunk_size: int = static(1, "[1, inf)")  # actions predicted as one sequence
+    # actions of a chunk that are executed before the next one
+    execute_steps: int = static(1, "[1, inf)", at_most="chunk_size")
     encoder: str = static("none")  # none: observations are vectors; conv: images
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers of lstm, mlp and factorised
-    width: int = static(128)  # of the transformer or the lstm
-    num_layers: int = static(3)  # of the transformer
-    num_heads: int = static(4)  # of the transformer; divides its width
-    dropout_rate: float = static(0.1)  # in the transformer
+    # relu layers of lstm, mlp and factorised
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")
+    width: int = static(128, "[1, inf)")  # of the transformer or the lstm
+    num_layers: int = static(3, "[1, inf)")  # of the transformer
+    num_heads: int = static(4, "[1, inf)")  # of the transformer; divides its width
+    dropout_rate: float = static(0.1, "[0, 1)")  # in the transformer
     cache: bool = static(True)  # keeps the transformer's keys and values while sampling: faster
 
 
@@ -144,7 +160,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One gradient step on the cross-entropy of the bins; actions beyond the episode do not count.
 
     Metrics: ``loss``, the cross-entropy with the targets in nats an action (all its dimensions);
-    ``log_prob``, the mean log-density of an action given the frames and the chunk before it;
+    ``log_prob``, the mean log-density of an action given the frames and the chunk before it (that
+    of the outermost bin for an action outside the bins);
     ``accuracy``, the share of dimensions whose likeliest bin is the logged one.
     """
     check_batch(batch, batch_spec(config), "autoregressive")
@@ -157,7 +174,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     bins = binning.encode(actions, edges)
     targets = _lookup(TARGETS, config, "targets")(config, actions, bins, edges)
     prefix = _hide(config, _flat(bins), prefix_key)
-    mean = lambda values: jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)  # noqa: E731
+    total = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1.0)
+    mean = lambda values: jnp.sum(jnp.where(mask, values, 0.0)) / total  # noqa: E731
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         logits = _network(config, actions.shape[-1]).apply(
@@ -221,7 +239,9 @@ def act(
 def log_prob(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
-    """Log-density (B,) of chunks of actions, at a temperature of 1.
+    """Log-density (B,) of chunks of actions, at a temperature of 1 and all of the bins (`top_p`).
+
+    It is minus infinity for a chunk with an action outside the bins, which is never taken.
 
     Args:
       config: of the policy.
@@ -237,7 +257,8 @@ def log_prob(
         state.policy.params, observations, _flat(bins)
     )
     log_probs = _on(jax.nn.log_softmax(logits), _flat(bins))
-    return jnp.sum(log_probs, axis=-1) - jnp.sum(binning.log_widths(bins, edges), axis=(-2, -1))
+    density = jnp.sum(log_probs, axis=-1) - jnp.sum(binning.log_widths(bins, edges), axis=(-2, -1))
+    return jnp.where(jnp.all(binning.inside(actions, edges), axis=-1), density, -jnp.inf)
 
 
 def beam_search(
@@ -257,7 +278,7 @@ def beam_search(
 
 
 def check_config(config: Config) -> None:
-    """Refuses, by name, values that make no policy; traced ones are not looked at.
+    """Refuses, by name, choices that make no policy; traced bounds are not looked at.
 
     Raises:
       InputError: naming the field, and what was expected.
@@ -265,28 +286,12 @@ def check_config(config: Config) -> None:
     _lookup(DECODERS, config, "decoder")
     _lookup(TARGETS, config, "targets")
     _lookup(DECODINGS, config, "decode")
-    least = {"num_bins": 2, "observation_steps": 1, "chunk_size": 1, "execute_steps": 1}
-    for field, bound in least.items():
-        if getattr(config, field) < bound:
-            raise InputError(
-                f"autoregressive: {field} is {getattr(config, field)}, expected at least {bound}"
-            )
-    if config.execute_steps > config.chunk_size:
+    low, high = config.action_low, config.action_high
+    known = all(isinstance(each, int | float) for each in (low, high))
+    if known and low == high:
         raise InputError(
-            f"autoregressive: execute_steps is {config.execute_steps}, expected at most "
-            f"chunk_size, {config.chunk_size}"
-        )
-    low, high, temperature = config.action_low, config.action_high, config.temperature
-    known = all(isinstance(each, int | float) for each in (low, high, temperature))
-    if known and not -1.0 <= low < high <= 1.0:
-        raise InputError(
-            f"autoregressive: bins from action_low={low:g} to action_high={high:g}, expected them "
-            "inside the action box: -1 <= action_low < action_high <= 1"
-        )
-    if known and temperature <= 0.0:
-        raise InputError(
-            f"autoregressive: temperature is {temperature:g}, expected more than 0; the "
-            "deterministic policy takes the likeliest bins"
+            f"autoregressive: bins from action_low={low:g} to action_high={high:g}, expected "
+            "action_low < action_high"
         )
 
 
@@ -326,7 +331,7 @@ def _network(config: Config, action_size: int) -> decoding.AutoregressivePolicy:
 
 def _optimizer(config: Config, step: jax.Array | int) -> optax.GradientTransformation:
     rate = ops.cosine_decay(config.learning_rate, step, config.decay_steps)
-    warmup = jnp.minimum((step + 1) / jnp.maximum(config.warmup_steps, 1), 1.0)
+    warmup = ops.share_done(step + 1, config.warmup_steps)
     return optax.chain(
         optax.clip_by_global_norm(config.max_gradient_norm),
         optax.adamw(rate * warmup, weight_decay=config.weight_decay),
@@ -348,7 +353,7 @@ def _with_time(values: jax.Array, example: jax.Array, steps: int) -> jax.Array:
 
 
 def _hide(config: Config, tokens: jax.Array, key: PRNGKey) -> jax.Array:
-    hidden = jax.random.bernoulli(key, config.prefix_dropout, tokens.shape)
+    hidden = jax.random.bernoulli(key, jnp.float32(config.prefix_dropout), tokens.shape)
     return jnp.where(hidden, config.num_bins, tokens)
 
 

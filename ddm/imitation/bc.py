@@ -9,8 +9,8 @@ width), ``gaussian`` and ``tanh_gaussian`` (state-dependent widths), ``mixture``
 Bishop 1994; robomimic's BC-GMM), ``categorical`` (discrete actions). Without a network, so that
 the problem has one optimum that is known otherwise:
 
-- ``tabular``: pi(a | s) ~ exp(W[s, a]) on one-hot observations. The optimum is the share of each
-  action in each state.
+- ``tabular``: pi(a | s) ~ exp(W[s, a]) on one-hot observations, no others. The optimum is the share
+  of each action in each state.
 - ``linear_softmax``: pi(a | s) ~ exp <phi(s, a), w>, one weight vector for all actions. Convex; at
   the optimum the mean features under the policy are those of the data.
 - ``linear_gaussian``: N(W phi(s) + b, diag(sigma^2)), not squashed, one sigma for all states. The
@@ -22,6 +22,10 @@ not concern them.
 A head that is unimodal averages the modes of a multimodal demonstrator. A mixture does not: its
 deterministic form draws a component by its weight and returns that component's mean
 (robomimic's low-noise evaluation), so that it keeps every mode and no noise.
+
+The sizes are for vectors of a few dozen numbers. robomimic's differ: two layers of 1024 units here
+256, a step size of 1e-4 here 1e-3, and softplus standard deviations from 1e-4 up here exp of a
+clipped logarithm, from exp(-5) = 0.007 up, below which the loss follows rounding of the actions.
 """
 
 from __future__ import annotations
@@ -37,26 +41,41 @@ from flax import struct
 
 from ddm import networks, ops
 from ddm.errors import InputError
-from ddm.types import Batch, BatchSpec, Configuration, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import (
+    Batch,
+    BatchSpec,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_action_range,
+    check_batch,
+    check_one_hot,
+    leaf,
+    static,
+)
 
 
 class Config(Configuration):
     """Hyper-parameters of behaviour cloning."""
 
-    learning_rate: float = 1e-3  # Adam's step size
-    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
-    weight_decay: float = 0.0  # decoupled weight decay (AdamW), per unit of learning rate
-    label_smoothing: float = 0.0  # probability spread over all actions; discrete heads only
-    log_std_min: float = (
-        -5.0
-    )  # floor of log std; without it a constant action sends the loss to -inf
-    log_std_max: float = 2.0  # ceiling of the Gaussian heads' log standard deviation
+    learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    # gradient steps over which a cosine takes the step size to 0; 0: constant
+    decay_steps: int = leaf(0, "[0, inf)")
+    # decoupled weight decay (AdamW), per unit of learning rate
+    weight_decay: float = leaf(0.0, "[0, inf)")
+    # probability spread over all actions; discrete heads only
+    label_smoothing: float = leaf(0.0, "[0, 1)")
+    # floor of log std; without it a constant action sends the loss to -inf
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    # ceiling of the Gaussian heads' log standard deviation
+    log_std_max: float = leaf(2.0, "(-inf, inf)")
     # mse, gaussian, tanh_gaussian, mixture or linear_gaussian; for discrete actions categorical,
     # tabular or linear_softmax
     head: str = static("gaussian")
-    num_components: int = static(5)  # Gaussians of the mixture head
-    num_actions: int = static(0)  # size of a discrete action space
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    num_components: int = static(5, "[1, inf)")  # Gaussians of the mixture head
+    num_actions: int = static(0, "[0, inf)")  # size of a discrete action space
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # before each activation
     encoder: str = static("none")  # none: observations are vectors; conv: images
     # Feature map of the linear heads, a function that is hashable. linear_softmax: (..., O) to
@@ -84,12 +103,16 @@ class Head(NamedTuple):
     action_size: Callable[[Config, int], int] = lambda config, width: width
     noiseless: Callable[[Any, PRNGKey], jax.Array] | None = None  # deterministic `act`; None: mode
     discrete: bool = False  # actions are indices
+    density: bool = True  # the outputs have log-probabilities; False: the policy is one action
 
 
 def batch_spec(config: Config) -> BatchSpec:
     """Observations and the actions taken there."""
-    del config
-    return BatchSpec(fields=("observations", "actions"))
+    return BatchSpec(
+        fields=("observations", "actions"),
+        one_hot_observations=config.head == "tabular",
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -127,8 +150,10 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         outputs = head_outputs(config, params, batch.observations)
+        modes = head.mode(outputs)
+        check_same_actions(modes, batch.actions, "bc")
         loss = jnp.mean(head.loss(config, outputs, batch.actions))
-        error = _action_error(head.mode(outputs), batch.actions)
+        error = _action_error(modes, batch.actions)
         return loss, {"loss": loss, "action_error": error}
 
     policy, metrics = networks.minimize(loss_fn, state.policy, _optimizer(config, state.step))
@@ -157,10 +182,28 @@ def act(
 def log_prob(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
-    """Log-density (B,) of actions; for ``mse`` minus the squared error."""
-    return -find_head(config).loss(
-        config, head_outputs(config, state.policy.params, observations), actions
-    )
+    """Log-probability (B,) of actions under the policy, a log-density where they are real.
+
+    Label smoothing is part of the loss, not of the policy: it is not in here.
+
+    Raises:
+      InputError: ``mse``, whose policy is one action.
+    """
+    return head_log_prob(config, head_outputs(config, state.policy.params, observations), actions)
+
+
+def head_log_prob(config: Config, outputs: Any, actions: jax.Array) -> jax.Array:
+    """Log-probabilities (...,) of actions, for what the head's network returned.
+
+    Raises:
+      InputError: the head has no density.
+    """
+    if not find_head(config).density:
+        raise InputError(
+            f"bc: head={config.head} is one action at each observation, without a density; "
+            "choose another head for log-probabilities"
+        )
+    return outputs.log_prob(actions)
 
 
 def find_head(config: Config) -> Head:
@@ -184,6 +227,26 @@ def _check_actions(config: Config, head: Head, batch: Batch) -> None:
     if discrete and config.num_actions < 1:
         raise InputError(
             f"bc: head={config.head} needs num_actions, the number of discrete actions"
+        )
+    if discrete:
+        check_action_range(batch.actions, config.num_actions, "bc")
+    if config.head == "tabular":
+        check_one_hot(batch.observations, "bc: head=tabular")
+
+
+def check_same_actions(modes: jax.Array, actions: jax.Array, name: str) -> None:
+    """Refuses a batch whose actions are of another kind or size than the policy's.
+
+    They would broadcast: actions (B, 1) would be learned by every dimension.
+
+    Raises:
+      InputError: naming the algorithm and both shapes.
+    """
+    discrete = [jnp.issubdtype(each.dtype, jnp.integer) for each in (modes, actions)]
+    if modes.shape != actions.shape or discrete[0] != discrete[1]:
+        raise InputError(
+            f"{name}: batch.actions has shape {actions.shape} and dtype {actions.dtype}, expected "
+            f"{modes.shape} and {modes.dtype}, the policy's"
         )
 
 
@@ -244,8 +307,6 @@ def _gaussian_network(config: Config, action_size: int) -> nn.Module:
 
 
 def _mixture_network(config: Config, action_size: int) -> nn.Module:
-    if config.num_components < 1:
-        raise InputError(f"bc: num_components is {config.num_components}, expected at least 1")
     return networks.MixturePolicy(
         config.hidden_sizes, action_size, config.num_components, config.layer_norm
     )
@@ -326,6 +387,7 @@ HEADS: dict[str, Head] = {
         _squared_error,
         sample=lambda action, key: action,
         mode=lambda action: action,
+        density=False,
     ),
     "gaussian": Head(
         _gaussian_network, _bounded_outputs, _negative_log_prob, _sample, _mode, _half

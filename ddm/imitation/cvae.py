@@ -24,6 +24,11 @@ Acting draws z from the prior and returns f(s, z), without the decoder's noise. 
 - ``mixture``: of Gaussians that depend on s; its components sit on the modes. The divergence is
   estimated at the drawn z. Deterministic actions draw a component by its weight and take its mean.
 
+Other differences from robomimic: ``gaussian`` is the default, not its mean squared error, because
+it needs no choice of a width; the mixture's weights are learned (robomimic: uniform unless set),
+and every learned prior depends on s (robomimic: only if set); the step size is BCQ's, 1e-3 not
+1e-4.
+
 A divergence near 0 says that the latent is ignored (posterior collapse), and the policy is a
 regression; a warm-up of beta and free bits work against it.
 """
@@ -49,6 +54,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     check_continuous,
+    leaf,
     static,
 )
 
@@ -56,24 +62,33 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of the CVAE policy."""
 
-    learning_rate: float = 1e-3  # Adam's step size (BCQ's VAE; robomimic: 1e-4)
-    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
-    weight_decay: float = 0.0  # decoupled weight decay (AdamW), per unit of learning rate
-    beta: float = 1.0  # weight of the divergence (robomimic); 1 with gaussian is the bound
-    beta_warmup_steps: int = 0  # gradient steps over which beta rises from 0; 0: none (robomimic)
-    free_bits: float = 0.0  # nats of divergence, batch mean, that cost nothing; 0: none
-    log_var_min: float = -8.0  # floor of the latent's log-variances (robomimic)
+    learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size (BCQ's VAE; robomimic: 1e-4)
+    # gradient steps over which a cosine takes the step size to 0; 0: constant
+    decay_steps: int = leaf(0, "[0, inf)")
+    # decoupled weight decay (AdamW), per unit of learning rate
+    weight_decay: float = leaf(0.0, "[0, inf)")
+    # weight of the divergence (robomimic); 1 with gaussian is the bound
+    beta: float = leaf(1.0, "[0, inf)")
+    # gradient steps over which beta rises from 0; 0: none (robomimic)
+    beta_warmup_steps: int = leaf(0, "[0, inf)")
+    # nats of divergence, batch mean, that cost nothing; 0: none
+    free_bits: float = leaf(0.0, "[0, inf)")
+    # floor of the latent's log-variances (robomimic)
+    log_var_min: float = leaf(-8.0, at_most="log_var_max")
     # Ceiling of the latent's log-variances; robomimic has 30, whose exponential's square overflows
     # Adam's second moment.
-    log_var_max: float = 4.0
-    log_std_min: float = -5.0  # floor of the decoder's learned log standard deviations
-    log_std_max: float = 2.0  # ceiling of the decoder's learned log standard deviations
+    log_var_max: float = leaf(4.0, "(-inf, inf)")
+    # floor of the decoder's learned log standard deviations
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    # ceiling of the decoder's learned log standard deviations
+    log_std_max: float = leaf(2.0, "(-inf, inf)")
     reconstruction: str = static("gaussian")  # gaussian, mse or l1
     prior: str = static("standard_normal")  # standard_normal, learned or mixture
-    num_components: int = static(10)  # Gaussians of the mixture prior (robomimic)
-    latent_dim: int = static(0)  # dimensions of z; 0: twice the action's (robomimic, BCQ)
+    num_components: int = static(10, "[1, inf)")  # Gaussians of the mixture prior (robomimic)
+    # dimensions of z; 0: twice the action's (robomimic, BCQ)
+    latent_dim: int = static(0, "[0, inf)")
     # relu layers of the encoder, the decoder and the prior (robomimic)
-    hidden_sizes: tuple[int, ...] = static((300, 400))
+    hidden_sizes: tuple[int, ...] = static((300, 400), "[1, inf)")
     bounded: bool = static(True)  # the decoder ends in a tanh
     encoder: str = static("none")  # none: observations are vectors; conv: images
 
@@ -186,7 +201,8 @@ def log_prob(
 
     the importance-weighted bound (Burda et al. 2016, eq. 8), exact as K grows. The draws come
     from the state's key: a state gives the same estimate each time. The densities p(a | s, z) are
-    those of which the losses are the bound: for ``mse`` and ``l1`` their width is given by beta.
+    those of which the losses are the bound: for ``mse`` and ``l1`` their width is given by beta,
+    and there is none at a beta of 0: the result is NaN.
     """
     likelihood, network = _likelihood(config), _apply(config, state)
 

@@ -19,9 +19,11 @@ at its start is still drawn: it chooses the mode.
 Where this leaves the authors' code: the chunk begins at the current step, not To - 1 steps before
 it, so that no past action is predicted; places beyond an episode's end do not count in the loss,
 where the authors count the repeated last action; the transformer's actions see the whole chunk,
-without which its modes mix; the step size is not warmed up, and Adam's decay rates are its
-defaults. Theirs are K = 100 with as many steps to sample, chunks of 16 of which 8 are executed, a
-U-Net of widths 256, 512, 1024, and AdamW at 1e-4 with a cosine.
+without which its modes mix; the step size is not warmed up (theirs: over 500 steps), and Adam's
+decay rates are its defaults (theirs: 0.95 and 0.999); DDIM's levels are spaced from pure noise on
+(theirs, as in diffusers: up to the least noisy one); the perceptron is not theirs. Theirs are
+K = 100 with as many steps to sample, chunks of 16 of which 8 are executed, a U-Net of widths 256,
+512, 1024, and AdamW at 1e-4 with a cosine.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     check_continuous,
+    leaf,
     static,
 )
 
@@ -52,33 +55,41 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters; defaults are a small preset for vectors, with the authors' ratios."""
 
-    learning_rate: float = 3e-4  # AdamW's step size; authors: 1e-4 with larger networks
-    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
-    weight_decay: float = 1e-6  # decoupled weight decay (AdamW), authors' value
-    ema_power: float = 0.75  # the acting average spans about n^power of n updates; authors
-    ema_max: float = 0.9999  # ceiling of the average's decay; authors
-    eta: float = 0.0  # noise of DDIM's steps, as a share of DDPM's; Song et al. and authors: 0
+    # AdamW's step size; authors: 1e-4 with larger networks
+    learning_rate: float = leaf(3e-4, "[0, inf)")
+    # gradient steps over which a cosine takes the step size to 0; 0: constant
+    decay_steps: int = leaf(0, "[0, inf)")
+    weight_decay: float = leaf(1e-6, "[0, inf)")  # decoupled weight decay (AdamW), authors' value
+    # the acting average spans about n^power of n updates; authors
+    ema_power: float = leaf(0.75, "[0, inf)")
+    ema_max: float = leaf(0.9999, "[0, 1]")  # ceiling of the average's decay; authors
+    # noise of DDIM's steps, as a share of DDPM's; Song et al. and authors: 0
+    eta: float = leaf(0.0, "[0, 1]")
     denoiser: str = static("mlp")  # mlp, unet or transformer
     encoder: str = static("none")  # none: observations are vectors; conv: images
-    observation_steps: int = static(2)  # frames To that the policy sees; authors: 2
-    chunk_size: int = static(8)  # actions Tp that are predicted, from the current step on
-    execute_steps: int = static(4)  # actions executed before a new chunk is drawn; authors: half
-    diffusion_steps: int = static(50)  # noise levels K; authors: 100
+    observation_steps: int = static(2, "[1, inf)")  # frames To that the policy sees; authors: 2
+    # actions Tp that are predicted, from the current step on
+    chunk_size: int = static(8, "[1, inf)")
+    # actions executed before a new chunk is drawn; authors: half
+    execute_steps: int = static(4, "[1, inf)", at_most="chunk_size")
+    diffusion_steps: int = static(50, "[1, inf)")  # noise levels K; authors: 100
     prediction: str = static("epsilon")  # what is learned: epsilon (authors), sample or v
     sampler: str = static("ddim")  # ddim or ddpm
-    sample_steps: int = static(10)  # steps of the sampler, at most K; robomimic: 10 of ddim
+    # steps of the sampler, at most K; robomimic: 10 of ddim
+    sample_steps: int = static(10, "[1, inf)", at_most="diffusion_steps")
     spacing: str = static("trailing")  # which levels it visits: trailing (from noise) or leading
     clip: bool = static(True)  # keep estimates of the actions in [-1, 1] while sampling; authors
-    hidden_sizes: tuple[int, ...] = static((256, 256, 256))  # mish layers of the mlp
+    hidden_sizes: tuple[int, ...] = static((256, 256, 256), "[1, inf)")  # mish layers of the mlp
     layer_norm: bool = static(True)  # in the mlp, before each activation; without, it learns slowly
     residual: bool = static(False)  # mlp of residual branches; layers of one size
-    unet_widths: tuple[int, ...] = static((64, 128, 256))  # channels of each level of the unet
-    num_layers: int = static(8)  # of the transformer; authors: 8
-    width: int = static(256)  # of the transformer's tokens; authors: 256
-    num_heads: int = static(4)  # of the transformer; authors: 4
+    # channels of each level of the unet
+    unet_widths: tuple[int, ...] = static((64, 128, 256), "[1, inf)")
+    num_layers: int = static(8, "[1, inf)")  # of the transformer; authors: 8
+    width: int = static(256, "[1, inf)")  # of the transformer's tokens; authors: 256
+    num_heads: int = static(4, "[1, inf)")  # of the transformer; authors: 4
     # The transformer's actions see no later ones (authors); a chunk's actions may then disagree.
     causal: bool = static(False)
-    dropout_rate: float = static(0.0)  # in mlp and transformer; authors: 0.01 to 0.3
+    dropout_rate: float = static(0.0, "[0, 1)")  # in mlp and transformer; authors: 0.01 to 0.3
 
 
 class State(struct.PyTreeNode):
@@ -133,8 +144,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     observations, chunks, mask = _split(config, batch)
     key, level_key, noise_key, dropout_key = jax.random.split(state.key, 4)
     schedule = ops.diffusion.squared_cosine(config.diffusion_steps)
-    levels = jax.random.randint(level_key, chunks.shape[:1], 0, config.diffusion_steps)
-    noise = jax.random.normal(noise_key, chunks.shape)
+    levels = jax.random.randint(level_key, chunks.shape[:1], 0, config.diffusion_steps, jnp.int32)
+    noise = jax.random.normal(noise_key, chunks.shape, chunks.dtype)
     noisy = ops.diffusion.add_noise(schedule, chunks, noise, levels)
     targets = _prediction(config).target(chunks, noise, schedule.alpha_bars[levels])
 
@@ -272,7 +283,6 @@ SAMPLERS: dict[str, Callable[..., jax.Array]] = {"ddim": _ddim, "ddpm": _ddpm}
 
 def _check(config: Config, batch: Batch) -> None:
     name = "diffusion"
-    networks.check_chunks(config.observation_steps, config.chunk_size, config.execute_steps, name)
     check_batch(batch, batch_spec(config), name)
     check_continuous(batch, name)
     networks.check_encoder(config.encoder, batch.observations.shape[2:], name)

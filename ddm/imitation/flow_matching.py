@@ -36,6 +36,7 @@ from ddm.types import (
     PyTree,
     check_batch,
     check_continuous,
+    leaf,
     static,
 )
 
@@ -46,30 +47,36 @@ LEVELS_PER_TIME = 100.0
 class Config(Configuration):
     """Hyper-parameters; defaults are those of the diffusion policy's small preset."""
 
-    learning_rate: float = 3e-4  # AdamW's step size
-    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
-    weight_decay: float = 1e-6  # decoupled weight decay (AdamW); Chi et al. 2023
-    ema_power: float = 0.75  # the acting average spans about n^power of n updates; Chi et al.
-    ema_max: float = 0.9999  # ceiling of the average's decay; Chi et al.
+    learning_rate: float = leaf(3e-4, "[0, inf)")  # AdamW's step size
+    # gradient steps over which a cosine takes the step size to 0; 0: constant
+    decay_steps: int = leaf(0, "[0, inf)")
+    weight_decay: float = leaf(1e-6, "[0, inf)")  # decoupled weight decay (AdamW); Chi et al. 2023
+    # the acting average spans about n^power of n updates; Chi et al.
+    ema_power: float = leaf(0.75, "[0, inf)")
+    ema_max: float = leaf(0.9999, "[0, 1]")  # ceiling of the average's decay; Chi et al.
     denoiser: str = static("mlp")  # mlp, unet or transformer
     encoder: str = static("none")  # none: observations are vectors; conv: images
-    observation_steps: int = static(2)  # frames To that the policy sees
-    chunk_size: int = static(8)  # actions Tp that are predicted, from the current step on
-    execute_steps: int = static(4)  # actions executed before a new chunk is drawn; Chi et al.: half
+    observation_steps: int = static(2, "[1, inf)")  # frames To that the policy sees
+    # actions Tp that are predicted, from the current step on
+    chunk_size: int = static(8, "[1, inf)")
+    # actions executed before a new chunk is drawn; Chi et al.: half
+    execute_steps: int = static(4, "[1, inf)", at_most="chunk_size")
     # Where training looks: uniform (Lipman et al.), beta (near noise; Black et al.) or logit_normal
     time_distribution: str = static("uniform")
     solver: str = static("euler")  # euler, or midpoint, which evaluates the network twice a step
-    sample_steps: int = static(10)  # equal steps of the solver; Black et al.: 10 of euler
-    hidden_sizes: tuple[int, ...] = static((256, 256, 256))  # mish layers of the mlp
+    # equal steps of the solver; Black et al.: 10 of euler
+    sample_steps: int = static(10, "[1, inf)")
+    hidden_sizes: tuple[int, ...] = static((256, 256, 256), "[1, inf)")  # mish layers of the mlp
     layer_norm: bool = static(True)  # in the mlp, before each activation; without, it learns slowly
     residual: bool = static(False)  # mlp of residual branches; layers of one size
-    unet_widths: tuple[int, ...] = static((64, 128, 256))  # channels of each level of the unet
-    num_layers: int = static(8)  # of the transformer; Chi et al.: 8
-    width: int = static(256)  # of the transformer's tokens; Chi et al.: 256
-    num_heads: int = static(4)  # of the transformer; Chi et al.: 4
+    # channels of each level of the unet
+    unet_widths: tuple[int, ...] = static((64, 128, 256), "[1, inf)")
+    num_layers: int = static(8, "[1, inf)")  # of the transformer; Chi et al.: 8
+    width: int = static(256, "[1, inf)")  # of the transformer's tokens; Chi et al.: 256
+    num_heads: int = static(4, "[1, inf)")  # of the transformer; Chi et al.: 4
     # The transformer's actions see no later ones (Chi et al.); a chunk's actions may then disagree.
     causal: bool = static(False)
-    dropout_rate: float = static(0.0)  # in mlp and transformer
+    dropout_rate: float = static(0.0, "[0, 1)")  # in mlp and transformer
 
 
 class State(struct.PyTreeNode):
@@ -102,7 +109,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     _check(config, batch)
     observations, chunks, _ = _split(config, batch)
     key, params_key = jax.random.split(key)
-    params = _network(config).init(params_key, chunks[:1], jnp.zeros(1), observations[:1])
+    params = _network(config).init(
+        params_key, chunks[:1], jnp.zeros(1, jnp.float32), observations[:1]
+    )
     return State(
         policy=networks.trainable(params, _optimizer(config, 0)),
         average=jax.tree.map(jnp.copy, params),
@@ -123,7 +132,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     observations, chunks, mask = _split(config, batch)
     key, time_key, noise_key, dropout_key = jax.random.split(state.key, 4)
     times = ops.diffusion.TIMES[config.time_distribution](time_key, chunks.shape[:1])
-    noise = jax.random.normal(noise_key, chunks.shape)
+    noise = jax.random.normal(noise_key, chunks.shape, chunks.dtype)
     noisy = ops.diffusion.interpolate(noise, chunks, times)
     targets = ops.diffusion.target_velocity(noise, chunks)
 
@@ -239,7 +248,8 @@ def score(
 def _sample(
     config: Config, params: Any, action: jax.Array, observations: jax.Array, key: PRNGKey
 ) -> jax.Array:
-    noise = jax.random.normal(key, (observations.shape[0], config.chunk_size, *action.shape))
+    shape = (observations.shape[0], config.chunk_size, *action.shape)
+    noise = jax.random.normal(key, shape, jnp.float32)
     velocity = _velocity(config, params, observations)
     chunks = ops.diffusion.integrate(velocity, noise, config.sample_steps, config.solver)
     return jnp.clip(chunks, -1.0, 1.0).astype(action.dtype)
@@ -258,7 +268,6 @@ def _velocity(config: Config, params: Any, observations: jax.Array) -> Any:
 
 def _check(config: Config, batch: Batch) -> None:
     name = "flow_matching"
-    networks.check_chunks(config.observation_steps, config.chunk_size, config.execute_steps, name)
     check_batch(batch, batch_spec(config), name)
     check_continuous(batch, name)
     networks.check_encoder(config.encoder, batch.observations.shape[2:], name)
@@ -268,8 +277,6 @@ def _check(config: Config, batch: Batch) -> None:
             raise InputError(
                 f"{name}: {field}={value} is unknown; choose one of {', '.join(table)}"
             )
-    if config.sample_steps < 1:
-        raise InputError(f"{name}: sample_steps is {config.sample_steps}, expected at least 1")
 
 
 def _split(config: Config, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:

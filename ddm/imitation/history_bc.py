@@ -23,7 +23,10 @@ metrics ``copy_error`` and ``change_error`` show the temptation and its price.
 
 Differences from robomimic: the recurrent state is kept for the whole episode unless ``reset_every``
 is set (robomimic resets it every ten steps); a head has hidden layers of its own; the transformer
-normalises before each branch.
+normalises before each branch, has sinusoids for positions (robomimic: learned ones), and all steps
+of a window are supervised (robomimic: the last, here ``supervise="last"``). The sizes are smaller,
+for vectors: one GRU layer of 128 (robomimic: two LSTM layers of 400), one block of 128 with 4 heads
+and no dropout (robomimic: six of 512 with 8 heads and 0.1).
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.imitation import bc
 from ddm.ops import plans
-from ddm.types import Batch, BatchSpec, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import Batch, BatchSpec, Metrics, PRNGKey, PyTree, check_batch, leaf, static
 
 FIELDS = ("observations", "actions", "mask")
 
@@ -52,22 +55,27 @@ class Config(bc.Config):
 
     history: str = static("recurrent")  # summary of the past: stack, recurrent or transformer
     # Steps that a stack or a transformer sees, with the current one (robomimic: 10)
-    observation_steps: int = static(10)
-    segment_steps: int = static(32)  # supervised steps of a recurrent training segment
-    burn_in: int = static(8)  # steps before a segment that only warm up the recurrent state
+    observation_steps: int = static(10, "[1, inf)")
+    segment_steps: int = static(32, "[1, inf)")  # supervised steps of a recurrent training segment
+    # steps before a segment that only warm up the recurrent state
+    burn_in: int = static(8, "[0, inf)")
     # Steps of a window whose actions are predicted, all or last; a stack predicts the last
     supervise: str = static("all")
     previous_actions: bool = static(False)  # the policy sees the actions it took; invites copying
-    history_dropout: float = 0.0  # share of windows in which each step sees only itself, 0 to 1
-    change_point_weight: float = 0.0  # additional weight of steps at which the action changes
-    change_point_threshold: float = 0.1  # change of an action that counts, in half action ranges
-    max_gradient_norm: float = 1.0  # longer gradients are shortened to this norm
+    # share of windows in which each step sees only itself, 0 to 1
+    history_dropout: float = leaf(0.0, "[0, 1]")
+    # additional weight of steps at which the action changes
+    change_point_weight: float = leaf(0.0, "[0, inf)")
+    # change of an action that counts, in half action ranges
+    change_point_threshold: float = leaf(0.1, "[0, inf)")
+    max_gradient_norm: float = leaf(1.0, "(0, inf)")  # longer gradients are shortened to this norm
     cell: str = static("gru")  # of a recurrent history: gru or lstm
-    width: int = static(128)  # of the recurrent state, or of the transformer's tokens
-    num_layers: int = static(1)  # recurrent layers, or transformer blocks
-    num_heads: int = static(4)  # of the transformer's attention; divides the width
-    dropout_rate: float = static(0.0)  # of the transformer (robomimic: 0.1)
-    reset_every: int = 0  # steps after which a recurrent policy forgets while it acts; 0: never
+    width: int = static(128, "[1, inf)")  # of the recurrent state, or of the transformer's tokens
+    num_layers: int = static(1, "[1, inf)")  # recurrent layers, or transformer blocks
+    num_heads: int = static(4, "[1, inf)")  # of the transformer's attention; divides the width
+    dropout_rate: float = static(0.0, "[0, 1)")  # of the transformer (robomimic: 0.1)
+    # steps after which a recurrent policy forgets while it acts; 0: never
+    reset_every: int = leaf(0, "[0, inf)")
 
 
 class State(struct.PyTreeNode):
@@ -94,7 +102,7 @@ def batch_spec(config: Config) -> BatchSpec:
     history = _find(config)
     before = 1 + history.past(config)
     window = before + 1 + history.ahead(config)
-    return BatchSpec(fields=FIELDS, window=window, history=before)
+    return BatchSpec(fields=FIELDS, window=window, history=before, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -134,19 +142,24 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     check_batch(batch, batch_spec(config), "history_bc")
     key, forget_key, dropout_key = jax.random.split(state.key, 3)
     steps = _steps(batch)
-    alone = jax.random.bernoulli(forget_key, config.history_dropout, steps.mask.shape[:1])
+    alone = jax.random.bernoulli(
+        forget_key, jnp.float32(config.history_dropout), steps.mask.shape[:1]
+    )
     take, valid = _supervised(config, steps.mask)
     actions, previous = take(batch.actions[:, 1:]), take(steps.previous)
     known = valid & take(steps.previous_mask)
     changed = known & _differs(actions, previous, config.change_point_threshold)
-    weights = valid * (1.0 + config.change_point_weight * changed)
+    emphasis = 1.0 + config.change_point_weight * changed.astype(jnp.float32)
+    weights = valid.astype(jnp.float32) * emphasis
     head, head_config = bc.find_head(config), _head_config(config)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         features = take(_features(config, params, steps, alone, dropout_key))
         outputs = bc.head_outputs(head_config, params["head"], features)
+        modes = head.mode(outputs)
+        bc.check_same_actions(modes, actions, "history_bc")
         loss = _mean(head.loss(config, outputs, actions), weights)
-        errors = _errors(head.mode(outputs), actions)
+        errors = _errors(modes, actions)
         return loss, {
             "loss": loss,
             "action_error": _mean(errors, valid),
@@ -186,13 +199,16 @@ def act(
 def log_prob(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
-    """Log-density (B, T) of each of T actions, given what came before it.
+    """Log-probability (B, T) of each of T actions, given what came before it; see `bc.log_prob`.
 
     Args:
       config: hyper-parameters.
       state: the trained state.
       observations: (B, T, *O) the first T steps of episodes.
       actions: (B, T, A) or (B, T).
+
+    Raises:
+      InputError: ``mse``, whose policy is one action.
     """
     # A step of padding at the front, whose action is not known.
     pad = lambda leaf: jnp.concatenate([leaf[:, :1], leaf], axis=1)  # noqa: E731
@@ -201,7 +217,7 @@ def log_prob(
     params = state.policy.params
     features = _find(config).every_step(config, params["trunk"], steps)
     outputs = bc.head_outputs(_head_config(config), params["head"], features)
-    return -bc.find_head(config).loss(config, outputs, actions)
+    return bc.head_log_prob(config, outputs, actions)
 
 
 def _check(config: Config, batch: Batch) -> None:
@@ -264,14 +280,15 @@ def _encode(config: Config, actions: jax.Array, mask: jax.Array) -> jax.Array | 
     if not config.previous_actions:
         return None
     if jnp.issubdtype(actions.dtype, jnp.integer):
-        actions = jax.nn.one_hot(actions, config.num_actions)
+        actions = jax.nn.one_hot(actions, config.num_actions, dtype=jnp.float32)
     return jnp.where(mask[..., None], actions, 0.0)
 
 
 def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
     """Weighted mean; 0 if all weights are."""
+    weights = weights.astype(values.dtype)
     total = jnp.sum(weights)
-    return jnp.sum(weights * values) / jnp.where(total > 0, total, 1)
+    return jnp.sum(weights * values) / jnp.where(total > 0.0, total, 1.0)
 
 
 def _errors(predictions: jax.Array, actions: jax.Array) -> jax.Array:
@@ -397,10 +414,11 @@ def _recall_window(
 
 def _window_at_each_step(config: Config, params: Any, steps: Steps) -> jax.Array:
     """Features (B, T, F): each step gets the window that ends with it."""
-    ends = jnp.arange(steps.mask.shape[1])[:, None]
-    places = ends - jnp.arange(config.observation_steps)[::-1]  # (T, n)
+    ends = jnp.arange(steps.mask.shape[1], dtype=jnp.int32)[:, None]
+    ages = jnp.arange(config.observation_steps, dtype=jnp.int32)[None, ::-1]
+    places = ends - ages  # (T, n)
     windows = Steps(*(leaf[:, jnp.maximum(places, 0)] for leaf in steps))
-    inside = places >= 0
+    inside = (places >= 0)[None]
     windows = windows._replace(
         mask=windows.mask & inside, previous_mask=windows.previous_mask & inside
     )
@@ -424,7 +442,7 @@ def _recall_recurrence(
     config: Config, state: State, memory: Recurrence, observation: jax.Array
 ) -> tuple[jax.Array, Recurrence]:
     """Features (F,) after one more step."""
-    every = jnp.asarray(config.reset_every)
+    every = jnp.asarray(config.reset_every, jnp.int32)
     forgets = (every > 0) & (memory.time % jnp.maximum(every, 1) == 0)
     carry = jax.tree.map(
         functools.partial(jnp.where, forgets), _no_recurrence(config, state).carry, memory.carry

@@ -20,11 +20,25 @@ the best f is log pi(a | s) up to a function of s.
   both depend on the key, by which candidates are made. Draws are no exact samples of pi, for the
   search prefers high scores.
 
-Differences from the authors' code: the box is that of the environment, [-1, 1], not the data's
-smallest and largest actions; the chosen action is clipped to [-1, 1]; the final draw
-uses the scores of the final candidates (theirs uses the scores before the last draw); the learning
-rate may follow a cosine, not an exponential decay (0.99 each 100 steps); weights start at the scale
-of their fan-in. The first layer is applied to observations and actions separately, and added.
+Differences from the authors' code (google-research/ibc):
+
+- The box is that of the environment, [-1, 1], not the data's smallest and largest actions: the
+  dataset is scaled already. The chosen action is clipped to it.
+- The final draw uses the scores of the final candidates; theirs pairs the candidates of the last
+  draw with the scores before it. Their three iterations draw three times and perturb twice, by 0.33
+  and 0.165: these are two rounds here, of which the third draw is the final one.
+- The network has one block of width 256 for both searches, that of their Langevin configuration of
+  the particle task (`particle/mlp_ebm_langevin.gin`). Their best DFO network for states has as many
+  weights in 4 blocks of width 128 (`pushing_states/mlp_ebm_best.gin`), and the one of the particle
+  task 2 layers of width 256 without a block around them.
+- 1024 candidates are searched, not 16384: the search is most of an evaluation's time.
+- The learning rate may follow a cosine, not an exponential decay (0.99 each 100 steps).
+- Weights start uniform at the scale of their fan-in and biases at 0, not all normal of width 0.05:
+  the scale of the first scores then does not depend on the width.
+- The first layer is applied to observations and actions separately, and added: the same function,
+  without a copy of the observation for each candidate.
+- After a chain of ``langevin`` there is no second one of smaller steps (their `optimize_again`, in
+  some of their configurations).
 """
 
 from __future__ import annotations
@@ -51,38 +65,49 @@ from ddm.types import (
     PyTree,
     check_batch,
     check_continuous,
+    leaf,
     static,
 )
 
 
 class Config(Configuration):
-    """Hyper-parameters of implicit behaviour cloning; the defaults are those of the paper's DFO."""
+    """Hyper-parameters; defaults of the authors' DFO but for the sizes of network and search."""
 
-    learning_rate: float = 1e-3  # Adam's step size
-    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
-    weight_decay: float = 0.0  # decoupled weight decay (AdamW), per unit of learning rate
-    observation_steps: int = static(2)  # frames that the policy sees, the current one included
-    width: int = static(256)  # of the residual network (authors: 256, or 2048 at their best)
-    num_blocks: int = static(1)  # residual blocks of two relu layers (authors: one)
+    learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    # gradient steps over which a cosine takes the step size to 0; 0: constant
+    decay_steps: int = leaf(0, "[0, inf)")
+    # decoupled weight decay (AdamW), per unit of learning rate
+    weight_decay: float = leaf(0.0, "[0, inf)")
+    # frames that the policy sees, the current one included
+    observation_steps: int = static(2, "[1, inf)")
+    # of the residual network (authors: 128 for dfo; 256, or 2048 at their best, for langevin)
+    width: int = static(256, "[1, inf)")
+    # residual blocks of two relu layers (authors: 4 or 8 for dfo, 1 for langevin)
+    num_blocks: int = static(1, "[0, inf)")
     encoder: str = static("none")  # none: observations are vectors; conv: images
     negatives: str = static("uniform")  # counter-examples: uniform or langevin
-    num_negatives: int = static(256)  # counter-examples (authors: 256, and 8 for langevin)
-    box_margin: float = 0.05  # widening of the action box on each side, as a share of its width
+    # counter-examples (authors: 256, and 8 for langevin)
+    num_negatives: int = static(256, "[1, inf)")
+    # widening of the action box on each side, as a share of its width
+    box_margin: float = leaf(0.05, "[0, inf)")
     gradient_penalty: bool = static(False)  # bounds slopes of the score; use it with langevin
-    gradient_penalty_weight: float = 1.0  # weight of the penalty in the loss
-    gradient_margin: float = 1.0  # slope df/da_i that is free, per half action range
+    gradient_penalty_weight: float = leaf(1.0, "[0, inf)")  # weight of the penalty in the loss
+    # slope df/da_i that is free, per half action range
+    gradient_margin: float = leaf(1.0, "[0, inf)")
     inference: str = static("dfo")  # search for an action: dfo or langevin
     # Candidates of the search (authors: 16384 for dfo, 512 for langevin; 1024: diffusion policy)
-    num_samples: int = static(1024)
-    dfo_rounds: int = static(3)  # draws and perturbations of dfo
-    dfo_std: float = 0.33  # first perturbation, in half action ranges
-    dfo_decay: float = 0.5  # factor on the perturbation after each round
-    langevin_steps: int = static(100)  # length of a chain
-    langevin_step_size: float = 0.1  # of the first step
-    langevin_final_step_size: float = 1e-5  # of the last step
-    langevin_power: float = 2.0  # of the polynomial between them
-    langevin_noise: float = 1.0  # standard deviation of a chain's noise, per unit of step size
-    langevin_max_step: float = 0.1  # largest move in a step, in half ranges of the widened box
+    num_samples: int = static(1024, "[1, inf)")
+    dfo_rounds: int = static(2, "[0, inf)")  # draws and perturbations of dfo (authors)
+    dfo_std: float = leaf(0.33, "[0, inf)")  # first perturbation, in half action ranges
+    dfo_decay: float = leaf(0.5, "[0, inf)")  # factor on the perturbation after each round
+    langevin_steps: int = static(100, "[1, inf)")  # length of a chain
+    langevin_step_size: float = leaf(0.1, "[0, inf)")  # of the first step
+    langevin_final_step_size: float = leaf(1e-5, "[0, inf)")  # of the last step
+    langevin_power: float = leaf(2.0, "[0, inf)")  # of the polynomial between them
+    # standard deviation of a chain's noise, per unit of step size
+    langevin_noise: float = leaf(1.0, "[0, inf)")
+    # largest move in a step, in half ranges of the widened box
+    langevin_max_step: float = leaf(0.1, "(0, inf)")
 
 
 class State(struct.PyTreeNode):
@@ -168,7 +193,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         scores = _score(config).apply(params, batch.observations, actions)
         info_nce = jnp.mean(jax.nn.logsumexp(scores, axis=1) - scores[:, 0])
-        penalty = jnp.zeros(())
+        penalty = jnp.zeros((), jnp.float32)
         if config.gradient_penalty:
             penalty = _gradient_penalty(config, params, batch.observations, actions)
         loss = info_nce + config.gradient_penalty_weight * penalty
@@ -255,7 +280,7 @@ def _half_width(config: Config) -> jax.Array | float:
 
 
 def _uniform(config: Config, key: PRNGKey, shape: tuple[int, ...]) -> jax.Array:
-    return _half_width(config) * jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+    return _half_width(config) * jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)
 
 
 def _langevin(
@@ -294,7 +319,8 @@ def _derivative_free(
         noise = at[1] * jax.random.normal(noise_key, drawn.shape, drawn.dtype)
         return jnp.clip(drawn + noise, -half_width, half_width), None
 
-    stds = config.dfo_std * config.dfo_decay ** jnp.arange(config.dfo_rounds)
+    rounds = jnp.arange(config.dfo_rounds, dtype=jnp.float32)
+    stds = config.dfo_std * config.dfo_decay**rounds
     keys = jax.random.split(key, config.dfo_rounds)
     candidates, _ = jax.lax.scan(one_round, start, (keys, stds))
     return candidates
@@ -306,7 +332,7 @@ def _draw(key: PRNGKey, scores: jax.Array, candidates: jax.Array) -> jax.Array:
     By inversion of the cumulative sum: M uniform numbers a row, not M^2 Gumbel ones.
     """
     cumulative = jnp.cumsum(jax.nn.softmax(scores, axis=-1), axis=-1)
-    uniform = jax.random.uniform(key, scores.shape) * cumulative[:, -1:]
+    uniform = jax.random.uniform(key, scores.shape, scores.dtype) * cumulative[:, -1:]
     rows = jax.vmap(jnp.searchsorted)(cumulative, uniform)
     rows = jnp.minimum(rows, scores.shape[-1] - 1)
     return jnp.take_along_axis(candidates, rows[..., None], axis=1)

@@ -49,7 +49,20 @@ from flax import struct
 from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.networks.mlp import Network
-from ddm.types import Batch, BatchSpec, Configuration, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import (
+    Batch,
+    BatchSpec,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_action_range,
+    check_batch,
+    check_example,
+    check_one_hot,
+    leaf,
+    static,
+)
 
 # (observations (B, *O), actions (N, B, A) or (N, B)) -> log-densities (N, B).
 ExpertLogProb = Callable[[jax.Array, jax.Array], jax.Array]
@@ -58,31 +71,36 @@ ExpertLogProb = Callable[[jax.Array, jax.Array], jax.Array]
 class Config(Configuration):
     """Hyper-parameters; one update is a policy step, and with a learned ratio those before it."""
 
-    learning_rate: float = 3e-4  # Adam's step size of the policy
-    decay_steps: int = 0  # gradient steps over which a cosine takes the step size to 0; 0: constant
-    weight_decay: float = 0.0  # decoupled weight decay (AdamW) of the policy, per unit of step size
-    log_std_min: float = -4.6  # floor of the policy's log standard deviation: 0.01
-    log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
+    learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size of the policy
+    # gradient steps over which a cosine takes the step size to 0; 0: constant
+    decay_steps: int = leaf(0, "[0, inf)")
+    # decoupled weight decay (AdamW) of the policy, per unit of step size
+    weight_decay: float = leaf(0.0, "[0, inf)")
+    # floor of the policy's log standard deviation: 0.01
+    log_std_min: float = leaf(-4.6, at_most="log_std_max")
+    # ceiling of the policy's log standard deviation
+    log_std_max: float = leaf(2.0, "(-inf, inf)")
     # Largest |action| of the initial means of gaussian and tanh_gaussian: one random action, the
     # same at all observations, to which the network's own start is added; 0: none is added.
-    initial_mean_spread: float = 0.8
-    initial_std: float = 0.2  # standard deviation of a Gaussian at the start; narrow, see above
+    initial_mean_spread: float = leaf(0.8, "[0, 1)")
+    # standard deviation of a Gaussian at the start; narrow, see above
+    initial_std: float = leaf(0.2, "(0, inf)")
     # Known ratio: log pi_E is replaced by log(pi_E + exp(floor)), smoothly; nats.
-    expert_log_prob_floor: float = -1e4
+    expert_log_prob_floor: float = leaf(-1e4, "(-inf, inf)")
     # Known ratio: log pi_E is divided by a temperature that falls linearly from here to 1 ...
-    initial_temperature: float = 10.0
-    anneal_steps: int = 0  # ... over so many gradient steps; 0: it is 1
-    discriminator_learning_rate: float = 1e-3  # Adam's step size
+    initial_temperature: float = leaf(10.0, "(0, inf)")
+    anneal_steps: int = leaf(0, "[0, inf)")  # ... over so many gradient steps; 0: it is 1
+    discriminator_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
     # R1: this / 2 * |d logit / d action|^2 at demonstrated actions. Much smaller than for images:
     # logits of narrow modes are steep, and flat ones leave the policy between the modes.
-    gradient_penalty_weight: float = 0.001
+    gradient_penalty_weight: float = leaf(0.001, "[0, inf)")
     # Noise on all actions that are compared: standard deviation at the start, at the end, and
     # gradient steps from one to the other. It widens modes, and the valley between them.
-    instance_noise: float = 0.05
-    final_instance_noise: float = 0.025
-    instance_noise_steps: int = 10_000
-    logit_bound: float = 10.0  # logits are bound * tanh(output / bound)
-    ratio_clip: float = 20.0  # largest density ratio u of fkl and chi2
+    instance_noise: float = leaf(0.05, "[0, inf)")
+    final_instance_noise: float = leaf(0.025, "[0, inf)")
+    instance_noise_steps: int = leaf(10_000, "[0, inf)")
+    logit_bound: float = leaf(10.0, "(0, inf)")  # logits are bound * tanh(output / bound)
+    ratio_clip: float = leaf(20.0, "(0, inf)")  # largest density ratio u of fkl and chi2
     ratio: str = static("learned")  # learned, or known: needs expert_log_prob
     # gaussian, tanh_gaussian or mixture; for discrete actions categorical or tabular
     head: str = static("gaussian")
@@ -93,11 +111,12 @@ class Config(Configuration):
     # log pi_E: a function, hashable, of observations (B, *O) and actions (N, B, A), or (N, B)
     # discrete ones, to (N, B), differentiable in actions for the pathwise estimator.
     expert_log_prob: ExpertLogProb | None = static(None)
-    num_samples: int = static(16)  # actions drawn at each observation in a policy step
-    discriminator_steps: int = static(5)  # discriminator steps before each policy step
-    num_components: int = static(5)  # Gaussians of the mixture head
-    num_actions: int = static(0)  # size of a discrete action space
-    hidden_sizes: tuple[int, ...] = static((128, 128))  # of the policy and of the discriminator
+    num_samples: int = static(16, "[2, inf)")  # actions drawn at each observation in a policy step
+    discriminator_steps: int = static(5, "[1, inf)")  # discriminator steps before each policy step
+    num_components: int = static(5, "[1, inf)")  # Gaussians of the mixture head
+    num_actions: int = static(0, "[0, inf)")  # size of a discrete action space
+    # of the policy and of the discriminator
+    hidden_sizes: tuple[int, ...] = static((128, 128), "[1, inf)")
     encoder: str = static("none")  # none: observations are vectors; conv: images
 
 
@@ -147,7 +166,12 @@ class Ratio(NamedTuple):
 def batch_spec(config: Config) -> BatchSpec:
     """Observations and the actions taken there; a mini-batch for each discriminator step."""
     steps = config.discriminator_steps if config.ratio == "learned" else 1
-    return BatchSpec(fields=("observations", "actions"), minibatches=steps)
+    return BatchSpec(
+        fields=("observations", "actions"),
+        minibatches=steps,
+        one_hot_observations=config.head == "tabular",
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -158,7 +182,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
         of actions, or no `expert_log_prob` where the ratio is known.
     """
     _check_options(config)
-    check_batch(batch, batch_spec(config), "reverse_kl")
+    check_example(batch, batch_spec(config), "reverse_kl")
     networks.check_encoder(config.encoder, batch.observations.shape[1:], "reverse_kl")
     _check_actions(config, batch)
     head = HEADS[config.head]
@@ -292,10 +316,10 @@ def _log_std_bounds(config: Config) -> tuple[jax.Array | float, jax.Array | floa
 def _spread(config: Config, params: Any, action_size: int, key: PRNGKey) -> Any:
     """Moves the output's bias: to the initial width and, of a single Gaussian, to a random mean."""
     num_gaussians = HEADS[config.head].num_gaussians(config)
-    drawn = jax.random.uniform(key, (action_size,), minval=-1.0, maxval=1.0)
+    drawn = jax.random.uniform(key, (action_size,), jnp.float32, -1.0, 1.0)
 
     def move(path: Any, leaf: jax.Array) -> jax.Array:
-        if not jax.tree_util.keystr(path).endswith("['output']['bias']"):
+        if not (networks.is_output(path) and path[-1].key == "bias"):
             return leaf
         if num_gaussians == 1:  # a mixture's means are spread by the network itself
             leaf = leaf.at[:action_size].add(jnp.arctanh(config.initial_mean_spread * drawn))
@@ -320,13 +344,8 @@ def _known_ratio(
     own = ENTROPIES[config.entropy](config, params, observations, actions)
     expert = config.expert_log_prob(observations, actions)
     expert = jnp.logaddexp(expert, config.expert_log_prob_floor)
-    done = _annealed(state.step, config.anneal_steps)
+    done = ops.share_done(state.step, config.anneal_steps)
     return expert / (config.initial_temperature + done * (1.0 - config.initial_temperature)) - own
-
-
-def _annealed(step: jax.Array, steps: jax.Array | int) -> jax.Array:
-    """The share of `steps` that is done, from 0 to 1; 1 if there are none."""
-    return jnp.where(steps > 0, jnp.minimum(step / jnp.maximum(steps, 1), 1.0), 1.0)
 
 
 def _without_parameters(
@@ -437,15 +456,15 @@ def _learned_ratio(
 
 
 def _with_noise(config: Config, step: jax.Array, actions: jax.Array, key: PRNGKey) -> jax.Array:
-    done = _annealed(step, config.instance_noise_steps)
+    done = ops.share_done(step, config.instance_noise_steps)
     scale = config.instance_noise + done * (config.final_instance_noise - config.instance_noise)
-    return actions + scale * jax.random.normal(key, actions.shape)
+    return actions + scale * jax.random.normal(key, actions.shape, actions.dtype)
 
 
 def _as_vectors(config: Config, actions: jax.Array) -> jax.Array:
     """Actions as the discriminator reads them: indices become one-hot rows."""
     if jnp.issubdtype(actions.dtype, jnp.integer):
-        return jax.nn.one_hot(actions, config.num_actions)
+        return jax.nn.one_hot(actions, config.num_actions, dtype=jnp.float32)
     return actions
 
 
@@ -454,7 +473,7 @@ def _as_vectors(config: Config, actions: jax.Array) -> jax.Array:
 
 def _reparameterized(policy: Any, key: PRNGKey, number: int) -> Draws:
     actions = policy.sample(seed=key, sample_shape=(number,))
-    return Draws(actions, jnp.full(actions.shape[:2], 1.0 / number))
+    return Draws(actions, jnp.full(actions.shape[:2], 1.0 / number, actions.dtype))
 
 
 def _every_component(mixture: networks.GaussianMixture, key: PRNGKey, number: int) -> Draws:
@@ -568,12 +587,6 @@ def _check_options(config: Config) -> None:
     _check_choice("estimator", config.estimator, estimators, f" with head={config.head}")
     if config.ratio == "known" and config.expert_log_prob is None:
         raise InputError("reverse_kl: ratio=known needs expert_log_prob, a function")
-    if config.num_samples < 2:
-        raise InputError(f"reverse_kl: num_samples is {config.num_samples}, expected at least 2")
-    if config.discriminator_steps < 1:
-        raise InputError(
-            f"reverse_kl: discriminator_steps is {config.discriminator_steps}, expected at least 1"
-        )
     pathwise = _estimator(config) in (_reparameterized, _every_component)
     plain = config.ratio == "known" and config.divergence == "rkl" and pathwise
     if config.entropy != "sticking_the_landing" and not plain:
@@ -606,3 +619,7 @@ def _check_actions(config: Config, batch: Batch) -> None:
         raise InputError(
             f"reverse_kl: head={config.head} needs num_actions, the number of discrete actions"
         )
+    if discrete:
+        check_action_range(batch.actions, config.num_actions, "reverse_kl")
+    if config.head == "tabular":
+        check_one_hot(batch.observations, "reverse_kl: head=tabular")

@@ -6,8 +6,7 @@ with the counts N of the whole log and a pseudo-count c (0 for maximum likelihoo
 rule; any c is the mean under a symmetric Dirichlet prior). A state that was never visited gets the
 uniform policy. One update is the whole training.
 
-Observations are rows of S features, and the state is the largest of them: for one-hot rows a
-linear function of the observation is a table.
+Observations are one-hot rows of S features, those of a Discrete(S) space; others are refused.
 """
 
 from __future__ import annotations
@@ -17,14 +16,25 @@ import jax.numpy as jnp
 from flax import struct
 
 from ddm.ops import tables
-from ddm.types import Batch, BatchSpec, Configuration, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import (
+    Batch,
+    BatchSpec,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    leaf,
+    static,
+)
 
 
 class Config(Configuration):
     """Hyper-parameters of tabular behaviour cloning."""
 
-    pseudo_count: float = 0.0  # imagined visits of every pair; 0: maximum likelihood
-    num_actions: int = static(0)  # size of the discrete action space; required
+    # imagined visits of every pair; 0: maximum likelihood
+    pseudo_count: float = leaf(0.0, "[0, inf)")
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):
@@ -37,15 +47,20 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Observations and actions of the whole log."""
-    del config
-    return BatchSpec(fields=("observations", "actions"), whole_dataset=True)
+    return BatchSpec(
+        fields=("observations", "actions"),
+        whole_dataset=True,
+        one_hot_observations=True,
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """The uniform policy over the states that the observations have columns for.
 
     Raises:
-      InputError: continuous actions, no `num_actions`, or observations that are not rows.
+      InputError: continuous actions, no `num_actions`, or observations that are not
+        one-hot rows.
     """
     check_batch(batch, batch_spec(config), "tabular_bc")
     tables.check_table_batch("tabular_bc", batch.observations, batch.actions, config.num_actions)

@@ -15,6 +15,8 @@ authors' gap minus log(3 `num_samples`), and it estimates the same number for ev
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,23 +25,41 @@ import optax
 
 from ddm import networks, ops
 from ddm.off_policy import sac
-from ddm.off_policy.sac import act, batch_spec, diagnose
-from ddm.types import Batch, Metrics, PRNGKey, check_batch, static
+from ddm.off_policy.sac import act, batch_spec
+from ddm.types import (
+    Batch,
+    Metrics,
+    PRNGKey,
+    check_batch,
+    check_continuous_example,
+    leaf,
+    static,
+)
 
 __all__ = ["Config", "State", "act", "batch_spec", "diagnose", "init", "update"]
+
+# The authors' for AntMaze, a weight of 5 and a gap of 5 over 30 samples, in this module's unit.
+TARGET_GAP = 1.0 - math.log(30.0)
 
 
 class Config(sac.Config):
     """Hyper-parameters of SAC and of the penalty; defaults of the authors' locomotion runs."""
 
-    actor_learning_rate: float = 1e-4  # Adam's step size; the paper's 3e-5 is slower
-    backup_entropy: float = 0.0  # weight of the entropy term in the critic target
-    alpha: float = 5.0  # weight of the penalty; with `lagrange`, where the dual variable starts
-    penalty_temperature: float = 1.0  # of the soft maximum over actions
-    target_gap: float = 5.0  # gap that the dual variable steers to; used with `lagrange`
-    alpha_learning_rate: float = 3e-4  # Adam's step size of log alpha; used with `lagrange`
-    bc_steps: int = 0  # first steps in which the policy is cloned; authors: 40,000 on locomotion
-    num_samples: int = static(10)  # actions from each of the three sources
+    # Adam's step size; the paper's 3e-5 is slower
+    actor_learning_rate: float = leaf(1e-4, "[0, inf)")
+    backup_entropy: float = leaf(0.0, "[0, inf)")  # weight of the entropy term in the critic target
+    # weight of the penalty; with `lagrange`, where the dual variable starts, inside its bounds
+    alpha: float = leaf(5.0, "[0, inf)")
+    alpha_min: float = leaf(1e-6, "(0, inf)", at_most="alpha_max")  # floor of a learned alpha
+    alpha_max: float = leaf(1e6, "(0, inf)")  # ceiling of a learned alpha, the authors'
+    penalty_temperature: float = leaf(1.0, "(0, inf)")  # of the soft maximum over actions
+    # gap that the dual variable steers to, a log-mean, see above; used with `lagrange`
+    target_gap: float = leaf(TARGET_GAP, "(-inf, inf)")
+    # Adam's step size of log alpha; used with `lagrange`
+    alpha_learning_rate: float = leaf(3e-4, "[0, inf)")
+    # first steps in which the policy is cloned; authors: 40,000 on locomotion
+    bc_steps: int = leaf(0, "[0, inf)")
+    num_samples: int = static(10, "[1, inf)")  # actions from each of the three sources
     lagrange: bool = static(False)  # learn alpha
     max_target_backup: bool = static(False)  # back up the best of `num_samples` actions, not one
 
@@ -51,10 +71,14 @@ class State(sac.State):
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
-    """Fresh networks for the shapes in `batch`."""
-    check_batch(batch, batch_spec(config), "cql")
+    """Fresh networks for the shapes in `batch`.
+
+    Raises:
+      InputError: integer actions, or images.
+    """
+    check_continuous_example(batch, batch_spec(config), "cql")
     base = sac.init(config, key, batch)
-    log_alpha = jnp.log(jnp.asarray(config.alpha, jnp.float32))
+    log_alpha = networks.log_dual(config.alpha, config.alpha_min, config.alpha_max)
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
     return State(
         **fields, alpha=networks.trainable(log_alpha, optax.adam(config.alpha_learning_rate))
@@ -104,8 +128,35 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         step=state.step + 1,
         key=key,
     )
-    duals = {"temperature": sac.temperature(state), "alpha": weight}
-    return state, {**critic_metrics, **actor_metrics, **duals}
+    others = {
+        "temperature": sac.temperature(state),
+        "alpha": jnp.asarray(weight, jnp.float32),
+        "reward_max": ops.largest_reward(batch.rewards),
+    }
+    return state, {**critic_metrics, **actor_metrics, **others}
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Sentences if a dual variable is at a bound, or values exceed what rewards allow.
+
+    Args:
+      config: one lane's, with numbers.
+      metrics: that lane's, means over an interval.
+    """
+    found = sac.diagnose(config, metrics)
+    if not config.lagrange or "alpha" not in metrics or config.alpha_learning_rate <= 0.0:
+        return found
+    gap = f"the gap of {metrics.get('gap', float('nan')):.3g} stays "
+    return found + networks.dual_at_bound(
+        "alpha",
+        metrics["alpha"],
+        config.alpha_min,
+        config.alpha_max,
+        below=f"{gap}below target_gap={config.target_gap:.3g} without any penalty, so nothing "
+        "keeps values low outside the data; lower target_gap",
+        above=f"{gap}above target_gap={config.target_gap:.3g}, and rewards hardly count any more; "
+        "raise target_gap",
+    )
 
 
 def _actor_loss(
@@ -142,9 +193,10 @@ def _penalised_actions(
     uniform_key, current_key, next_key = jax.random.split(key, 3)
     rows, action_size = batch.actions.shape
     uniform = jax.random.uniform(
-        uniform_key, (config.num_samples, rows, action_size), minval=-1.0, maxval=1.0
+        uniform_key, (config.num_samples, rows, action_size), jnp.float32, -1.0, 1.0
     )
-    actions, log_densities = [uniform], [jnp.full(uniform.shape[:2], -action_size * jnp.log(2.0))]
+    density = jnp.full(uniform.shape[:2], -action_size * math.log(2.0), jnp.float32)
+    actions, log_densities = [uniform], [density]
     for observations, policy_key in (
         (batch.observations, current_key),
         (batch.next_observations, next_key),
@@ -162,12 +214,14 @@ def _penalised_actions(
 def _penalty_weight(config: Config, state: State) -> jax.Array | float:
     if not config.lagrange:
         return config.alpha
-    return jnp.minimum(jnp.exp(state.alpha.params), 1e6)  # the authors' ceiling
+    return jnp.exp(state.alpha.params)
 
 
 def _alpha_step(config: Config, state: State, gap: jax.Array) -> networks.Trainable:
-    """Alpha rises while the gap is above its target: ascent on alpha (gap - target)."""
+    """Alpha rises while the gap is above its target: ascent on alpha (gap - target), in bounds."""
     if not config.lagrange:
         return state.alpha
     gradient = -jnp.exp(state.alpha.params) * (gap - config.target_gap)
-    return networks.descend(gradient, state.alpha, optax.adam(config.alpha_learning_rate))
+    bounds = networks.log_bounds(config.alpha_min, config.alpha_max)
+    optimizer = optax.adam(config.alpha_learning_rate)
+    return networks.dual_step(gradient, state.alpha, optimizer, *bounds)

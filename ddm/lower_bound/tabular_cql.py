@@ -14,8 +14,7 @@ is no second table, and gradients do not pass through them. The loss is a mean o
 pair's step is `learning_rate` times its share of the batch: descent is stable below
 2 / (1 + alpha / 2).
 
-Observations are rows of S features, and the state is the largest of them: for one-hot rows a
-linear function of the observation is a table.
+Observations are one-hot rows of S features, those of a Discrete(S) space; others are refused.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -42,12 +42,13 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of tabular CQL."""
 
-    learning_rate: float = 1.0  # of gradient descent on the mean over rows
-    discount: float = 0.99  # gamma
-    alpha: float = 0.1  # weight of the penalty, in units of return; 0 is Q-learning
-    initial_value: float = 0.0  # of every pair
+    learning_rate: float = leaf(1.0, "[0, inf)")  # of gradient descent on the mean over rows
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # weight of the penalty, in units of return; 0 is Q-learning
+    alpha: float = leaf(0.1, "[0, inf)")
+    initial_value: float = leaf(0.0, "(-inf, inf)")  # of every pair
     whole_dataset: bool = static(False)  # every step on all transitions, not on a mini-batch
-    num_actions: int = static(0)  # size of the discrete action space; required
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):
@@ -60,14 +61,20 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    return BatchSpec(fields=TRANSITION_FIELDS, whole_dataset=config.whole_dataset)
+    return BatchSpec(
+        fields=TRANSITION_FIELDS,
+        whole_dataset=config.whole_dataset,
+        one_hot_observations=True,
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A constant table over the states that the observations have columns for.
 
     Raises:
-      InputError: continuous actions, no `num_actions`, or observations that are not rows.
+      InputError: continuous actions, no `num_actions`, or observations that are not
+        one-hot rows.
     """
     check_batch(batch, batch_spec(config), "tabular_cql")
     tables.check_table_batch("tabular_cql", batch.observations, batch.actions, config.num_actions)

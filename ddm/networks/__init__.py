@@ -8,7 +8,6 @@ from ddm.networks.denoisers import (
     MLPDenoiser,
     TransformerDenoiser,
     UNetDenoiser,
-    check_chunks,
     denoiser,
     split_window,
 )
@@ -18,6 +17,7 @@ from ddm.networks.distributions import (
     categorical,
     diagonal_gaussian,
 )
+from ddm.networks.duals import dual_at_bound, dual_step, log_bounds, log_dual
 from ddm.networks.encoders import (
     ENCODERS,
     ConvEncoder,
@@ -42,6 +42,7 @@ from ddm.networks.mlp import (
     concatenate_inputs,
     ensemble,
     fan_in_uniform,
+    is_output,
     orthogonal,
     output_size,
 )
@@ -61,6 +62,7 @@ from ddm.networks.transformer import (
     Cache,
     Transformer,
     TransformerBlock,
+    add_positions,
     causal_mask,
     sinusoids,
 )
@@ -108,17 +110,22 @@ __all__ = [
     "TransformerBlock",
     "TransformerDenoiser",
     "UNetDenoiser",
+    "add_positions",
     "categorical",
     "causal_mask",
-    "check_chunks",
     "check_encoder",
     "check_prior",
     "concatenate_inputs",
     "denoiser",
     "descend",
     "diagonal_gaussian",
+    "dual_at_bound",
+    "dual_step",
     "ensemble",
     "fan_in_uniform",
+    "is_output",
+    "log_bounds",
+    "log_dual",
     "minimize",
     "orthogonal",
     "output_size",

@@ -25,6 +25,11 @@ from ddm.ops.control import cond_if_any
 _small_normal = nn.initializers.normal(0.02)
 
 
+def _learned(*shape: int) -> tuple[Any, ...]:
+    """Initialiser, shape and dtype of learned vectors."""
+    return _small_normal, shape, jnp.float32
+
+
 class Decoder(Network):
     """What all decoders have; the carry's leaves have the leading axes of the features."""
 
@@ -71,18 +76,23 @@ class MLPDecoder(Decoder):
         if not self.hidden_sizes:
             raise InputError("MLPDecoder: hidden_sizes is empty, expected at least one layer")
         first, *rest = self.hidden_sizes
-        shape = (self.num_tokens, first)
+        start = fan_in_uniform(), (self.num_tokens, first), jnp.float32
         self.features = nn.Dense(first, kernel_init=fan_in_uniform())
-        self.prefix = self.param("prefix", fan_in_uniform(), shape)  # row d: of the token before d
-        self.place = self.param("place", fan_in_uniform(), shape)
+        self.prefix = self.param("prefix", *start)  # row d: of the token before d
+        self.place = self.param("place", *start)
         self.mlp = MLP(tuple(rest), self.num_bins)
 
     def __call__(
         self, features: jax.Array, tokens: jax.Array, *, deterministic: bool = True
     ) -> jax.Array:
         del deterministic
-        prefix = jnp.cumsum(self._number(self.before(tokens)) * self.prefix, axis=-2)
-        return self._head(self.features(features)[..., None, :] + prefix + self.place)
+        numbers = self._number(self.before(tokens))
+        prefix, place = (
+            jnp.broadcast_to(rows, (*tokens.shape, rows.shape[-1]))
+            for rows in (self.prefix, self.place)
+        )
+        prefix = jnp.cumsum(numbers * prefix, axis=-2)
+        return self._head(self.features(features)[..., None, :] + prefix + place)
 
     def start(self, features: jax.Array) -> jax.Array:
         return self.features(features)
@@ -90,12 +100,13 @@ class MLPDecoder(Decoder):
     def step(
         self, carry: jax.Array, token: jax.Array, index: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        carry = carry + self._number(token) * self.prefix[index]
-        return self._head(carry + self.place[index]), carry
+        prefix = jnp.broadcast_to(self.prefix[index], carry.shape)
+        carry = carry + self._number(token) * prefix
+        return self._head(carry + jnp.broadcast_to(self.place[index], carry.shape)), carry
 
     def _number(self, tokens: jax.Array) -> jax.Array:
         """(..., 1): -1 .. 1 from the first bin to the last, 0 for no token."""
-        numbers = (2.0 * tokens + 1.0) / self.num_bins - 1.0
+        numbers = (2.0 * tokens.astype(jnp.float32) + 1.0) / self.num_bins - 1.0
         return jnp.where(tokens < self.num_bins, numbers, 0.0)[..., None]
 
     def _head(self, hidden: jax.Array) -> jax.Array:
@@ -138,7 +149,7 @@ class LSTMDecoder(Decoder):
 
     def setup(self) -> None:
         self.embed = nn.Embed(self.num_bins + 1, self.width)
-        self.place = self.param("place", _small_normal, (self.num_tokens, self.width))
+        self.place = self.param("place", *_learned(self.num_tokens, self.width))
         self.features = MLP(self.hidden_sizes, 3 * self.width)
         self.cell = nn.OptimizedLSTMCell(self.width)
         self.rnn = nn.RNN(self.cell)
@@ -149,7 +160,8 @@ class LSTMDecoder(Decoder):
     ) -> jax.Array:
         del deterministic
         memory, seen = self.start(features)
-        inputs = self.embed(self.before(tokens)) + self.place + seen[..., None, :]
+        inputs = self.embed(self.before(tokens))
+        inputs = inputs + jnp.broadcast_to(self.place, inputs.shape) + seen[..., None, :]
         return self.head(self.rnn(inputs, initial_carry=memory))
 
     def start(self, features: jax.Array) -> Any:
@@ -158,7 +170,8 @@ class LSTMDecoder(Decoder):
 
     def step(self, carry: Any, token: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
         memory, seen = carry
-        memory, hidden = self.cell(memory, self.embed(token) + self.place[index] + seen)
+        place = jnp.broadcast_to(self.place[index], seen.shape)
+        memory, hidden = self.cell(memory, self.embed(token) + place + seen)
         return self.head(hidden), (memory, seen)
 
 
@@ -177,7 +190,7 @@ class TransformerDecoder(Decoder):
 
     def setup(self) -> None:
         self.embed = nn.Embed(self.num_bins + 1, self.width, embedding_init=_small_normal)
-        self.place = self.param("place", _small_normal, (self.num_tokens, self.width))
+        self.place = self.param("place", *_learned(self.num_tokens, self.width))
         self.features = nn.Dense(self.width)
         self.transformer = Transformer(
             self.num_layers, self.width, self.num_heads, 4 * self.width, self.dropout_rate
@@ -188,7 +201,8 @@ class TransformerDecoder(Decoder):
     def __call__(
         self, features: jax.Array, tokens: jax.Array, *, deterministic: bool = True
     ) -> jax.Array:
-        inputs = self.embed(self.before(tokens)) + self.place
+        inputs = self.embed(self.before(tokens))
+        inputs = inputs + jnp.broadcast_to(self.place, inputs.shape)
         inputs = inputs.at[..., 0, :].add(self.features(features))
         inputs = self.dropout(inputs, deterministic=deterministic)
         mask = causal_mask(self.num_tokens)
@@ -205,7 +219,8 @@ class TransformerDecoder(Decoder):
 
     def _step_cached(self, carry: Any, token: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
         seen, cache = carry
-        inputs = self.embed(token) + self.place[index] + jnp.where(index == 0, seen, 0.0)
+        place = jnp.broadcast_to(self.place[index], seen.shape)
+        inputs = self.embed(token) + place + jnp.where(index == 0, seen, 0.0)
         hidden, cache = self.transformer.step(inputs, cache, index)
         return self.head(hidden), (seen, cache)
 
@@ -271,7 +286,7 @@ def draw_tokens(
         return (carry, token), token
 
     num_tokens = policy.decoder.num_tokens
-    places = jnp.arange(num_tokens), jax.random.split(key, num_tokens)
+    places = jnp.arange(num_tokens, dtype=jnp.int32), jax.random.split(key, num_tokens)
     _, tokens = jax.lax.scan(step, policy.apply(params, frames, method="start"), places)
     return jnp.moveaxis(tokens, 0, -1)
 
@@ -302,9 +317,10 @@ def beam_search(
         carry, tokens = jax.tree.map(lambda leaf: leaf[parents], (carry, tokens))
         return (carry, token, tokens.at[:, index].set(token), scores), None
 
-    alone = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf)  # all beams start alike: one counts
+    first = jnp.arange(width) == 0
+    alone = jnp.where(first, jnp.float32(0.0), -jnp.inf)  # all beams start alike: one counts
     state = (carry, token, jnp.zeros((width, num_tokens), jnp.int32), alone)
-    (_, _, tokens, scores), _ = jax.lax.scan(step, state, jnp.arange(num_tokens))
+    (_, _, tokens, scores), _ = jax.lax.scan(step, state, jnp.arange(num_tokens, dtype=jnp.int32))
     return tokens, scores
 
 

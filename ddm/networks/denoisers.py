@@ -235,12 +235,14 @@ class TransformerDenoiser(Network):
         frames = nn.Dense(self.width, name="frames")(features)
         level = sinusoids(levels, self.width)[..., None, :]
         memory = jnp.concatenate([level, frames], axis=-2)
-        memory = memory + self._positions("memory_positions", memory.shape[-2])
+        places = self._positions("memory_positions", memory.shape[-2])
+        memory = memory + jnp.broadcast_to(places, memory.shape)
         memory = jax.nn.mish(nn.Dense(4 * self.width, name="memory_hidden")(memory))
         memory = nn.Dense(self.width, name="memory")(memory)
 
         tokens = nn.Dense(self.width, name="tokens")(noisy)
-        tokens = tokens + self._positions("positions", length)
+        places = self._positions("positions", length)
+        tokens = tokens + jnp.broadcast_to(places, tokens.shape)
         tokens = nn.Dropout(self.dropout_rate, deterministic=deterministic)(tokens)
         hidden = Transformer(
             self.num_layers,
@@ -259,7 +261,7 @@ class TransformerDenoiser(Network):
         return nn.Dense(noisy.shape[-1], name="actions")(hidden)
 
     def _positions(self, name: str, length: int) -> jax.Array:
-        return self.param(name, nn.initializers.normal(0.02), (length, self.width))
+        return self.param(name, nn.initializers.normal(0.02), (length, self.width), jnp.float32)
 
 
 def _mlp(config: Any, name: str) -> nn.Module:
@@ -320,23 +322,6 @@ def denoiser(config: Any, name: str) -> Denoiser:
             f"{name}: denoiser={config.denoiser} is unknown; choose one of {', '.join(DENOISERS)}"
         )
     return Denoiser(config.encoder, DENOISERS[config.denoiser](config, name))
-
-
-def check_chunks(observation_steps: int, chunk_size: int, execute_steps: int, name: str) -> None:
-    """Refuses, by the algorithm's name, an impossible number of frames or of actions.
-
-    Raises:
-      InputError: no frame, no action, or more executed actions than planned ones.
-    """
-    if observation_steps < 1 or chunk_size < 1:
-        raise InputError(
-            f"{name}: observation_steps is {observation_steps} and chunk_size {chunk_size}, "
-            "expected at least 1"
-        )
-    if not 1 <= execute_steps <= chunk_size:
-        raise InputError(
-            f"{name}: execute_steps is {execute_steps}, expected 1 to {chunk_size}, the chunk_size"
-        )
 
 
 def split_window(

@@ -39,7 +39,12 @@ def diagonal_gaussian(mean: jax.Array, log_std: jax.Array) -> Any:
 
 def categorical(logits: jax.Array) -> Any:
     """Softmax of logits (..., K): samples (...,) int32."""
-    return _distrax().Categorical(logits=logits)
+    return _distrax().Categorical(logits=logits, dtype=jnp.int32)
+
+
+def _distrax_adds_axes() -> Any:
+    """Where distrax adds the axes of samples by itself, which a user may have forbidden."""
+    return jax.numpy_rank_promotion("allow")
 
 
 class TanhGaussian:
@@ -64,13 +69,16 @@ class TanhGaussian:
         self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()
     ) -> tuple[jax.Array, jax.Array]:
         """Actions and their log-densities, without the round trip through the inverse tanh."""
-        raw, log_prob = self._base.sample_and_log_prob(seed=seed, sample_shape=sample_shape)
+        with _distrax_adds_axes():
+            raw, log_prob = self._base.sample_and_log_prob(seed=seed, sample_shape=sample_shape)
         return jnp.tanh(raw), log_prob - _log_tanh_slope(raw)
 
     def log_prob(self, actions: jax.Array) -> jax.Array:
         """Log-density (...,) of actions (..., A); actions beyond +-ACTION_BOUND count as it."""
         raw = jnp.arctanh(jnp.clip(actions, -ACTION_BOUND, ACTION_BOUND))
-        return self._base.log_prob(raw) - _log_tanh_slope(raw)
+        with _distrax_adds_axes():
+            log_prob = self._base.log_prob(raw)
+        return log_prob - _log_tanh_slope(raw)
 
     def mode(self) -> jax.Array:
         """tanh(mean): the median of each coordinate, which the field calls the mode."""
@@ -92,8 +100,10 @@ class GaussianMixture:
 
     def log_prob(self, actions: jax.Array) -> jax.Array:
         """Log-density (...,) of actions (..., A)."""
-        each = self._components.log_prob(actions[..., None, :])
-        return jax.nn.logsumexp(jax.nn.log_softmax(self.logits) + each, axis=-1)
+        with _distrax_adds_axes():
+            each = self._components.log_prob(actions[..., None, :])
+        log_weights = jnp.broadcast_to(jax.nn.log_softmax(self.logits), each.shape)
+        return jax.nn.logsumexp(log_weights + each, axis=-1)
 
     def sample(self, *, seed: jax.Array) -> jax.Array:
         """Actions (..., A)."""

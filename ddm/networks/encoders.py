@@ -13,6 +13,7 @@ from ddm.errors import InputError
 from ddm.networks.mlp import Network
 
 ENCODERS = ("none", "conv")
+CHANNELS = (1, 3, 4)  # of one grey, colour or transparent image
 
 
 class ObservationEncoder(Network):
@@ -81,8 +82,8 @@ class PatchConv(Network):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         shape = (self.size, self.size, images.shape[-1], self.features)
-        kernel = self.param("kernel", nn.linear.default_kernel_init, shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        kernel = self.param("kernel", nn.linear.default_kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         rows, columns = (-(-length // self.stride) for length in images.shape[1:3])
         padding = [self._padding(length) for length in images.shape[1:3]]
         images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
@@ -92,7 +93,8 @@ class PatchConv(Network):
             for i in range(self.size)
             for j in range(self.size)
         ]
-        return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, self.features) + bias
+        products = jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, self.features)
+        return products + jnp.broadcast_to(bias, products.shape)
 
     def _padding(self, length: int) -> tuple[int, int]:
         """What "SAME" adds before and after an axis."""
@@ -117,7 +119,8 @@ def check_encoder(kind: str, observation_shape: tuple[int, ...], name: str) -> N
       name: the algorithm, for the message.
 
     Raises:
-      InputError: an unknown kind; vectors for an image encoder, or images for none.
+      InputError: an unknown kind; vectors for an image encoder, or images for none; images whose
+        first axis is that of the channels.
     """
     if kind not in ENCODERS:
         raise InputError(f"{name}: encoder={kind} is unknown; choose one of {', '.join(ENCODERS)}")
@@ -125,6 +128,15 @@ def check_encoder(kind: str, observation_shape: tuple[int, ...], name: str) -> N
         raise InputError(
             f"{name}: encoder=conv is for images of shape (height, width, channels), not for "
             f"observations of shape {observation_shape}"
+        )
+    if (
+        kind == "conv"
+        and observation_shape[-1] not in CHANNELS
+        and observation_shape[0] in CHANNELS
+    ):
+        raise InputError(
+            f"{name}: observations of shape {observation_shape} look like images with the channels "
+            "first, expected (height, width, channels): move the first axis to the end"
         )
     if kind == "none" and len(observation_shape) != 1:
         raise InputError(

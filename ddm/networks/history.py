@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from ddm.networks.encoders import ObservationEncoder
 from ddm.networks.mlp import Network
-from ddm.networks.transformer import Transformer, causal_mask, sinusoids
+from ddm.networks.transformer import Transformer, add_positions, causal_mask
 
 
 class FrameStack(Network):
@@ -39,11 +39,15 @@ class FrameStack(Network):
         deterministic: bool = True,
     ) -> jax.Array:
         del deterministic
-        steps = jnp.arange(inputs.shape[-2])
-        oldest = jnp.broadcast_to(jnp.argmax(mask, axis=-1)[..., None], mask.shape)
+        steps = jnp.broadcast_to(jnp.arange(inputs.shape[-2], dtype=jnp.int32), mask.shape)
+        oldest = jnp.argmax(mask, axis=-1).astype(jnp.int32)
+        oldest = jnp.broadcast_to(oldest[..., None], mask.shape)
         if alone is not None:
             oldest = jnp.where(alone[..., None], steps, oldest)
-        wanted = steps[:, None] - jnp.arange(self.num_frames)[::-1]  # (T, n)
+        ages = jnp.broadcast_to(
+            jnp.arange(self.num_frames, dtype=jnp.int32)[::-1], (*mask.shape, self.num_frames)
+        )
+        wanted = steps[..., None] - ages  # (..., T, n)
         taken = jnp.maximum(wanted, oldest[..., None])  # (..., T, n)
         flat = taken.reshape(*mask.shape[:-1], -1, 1)
         frames = jnp.take_along_axis(inputs, flat, axis=-2).reshape(*mask.shape, -1)
@@ -122,9 +126,11 @@ class CausalTransformer(Network):
     ) -> jax.Array:
         length = inputs.shape[-2]
         tokens = nn.Dense(self.width, name="embed")(inputs)
-        tokens = tokens + sinusoids(jnp.arange(length), self.width)
-        itself = jnp.eye(length, dtype=bool)
-        seen = (causal_mask(length) & mask[..., None, :]) | itself
+        tokens = add_positions(tokens)
+        places = (*mask.shape, length)
+        itself = jnp.broadcast_to(jnp.eye(length, dtype=bool), places)
+        causal = jnp.broadcast_to(causal_mask(length), places)
+        seen = (causal & mask[..., None, :]) | itself
         if alone is not None:
             seen = jnp.where(alone[..., None, None], itself, seen)
         transformer = Transformer(

@@ -88,7 +88,7 @@ class StandardNormalPrior(Network):
     def __call__(
         self, features: jax.Array, log_var_min: Bound, log_var_max: Bound
     ) -> GaussianLatent:
-        zeros = jnp.zeros((*features.shape[:-1], self.latent_dim))
+        zeros = jnp.zeros((*features.shape[:-1], self.latent_dim), jnp.float32)
         return GaussianLatent(zeros, zeros)
 
 
@@ -126,9 +126,9 @@ class MixturePrior(Network):
         outputs = MLP(self.hidden_sizes, width, name="mlp")(features)
         logits, rest = jnp.split(outputs, [self.num_components], axis=-1)
         means, log_vars = jnp.split(rest.reshape(*rest.shape[:-1], 2 * shape[0], shape[1]), 2, -2)
-        offsets = self.param("offsets", nn.initializers.normal(1.0), shape)
+        offsets = self.param("offsets", nn.initializers.normal(1.0), shape, jnp.float32)
         log_vars = jnp.clip(log_vars, log_var_min, log_var_max)
-        return MixtureLatent(logits, means + offsets, 0.5 * log_vars)
+        return MixtureLatent(logits, means + jnp.broadcast_to(offsets, means.shape), 0.5 * log_vars)
 
 
 PRIORS: dict[str, type[nn.Module]] = {
@@ -182,7 +182,7 @@ class ActionVAE(Network):
         )
         if self.learned_std:
             start = nn.initializers.constant(LOG_STD_START)
-            self.log_std = self.param("log_std", start, (self.action_size,))
+            self.log_std = self.param("log_std", start, (self.action_size,), jnp.float32)
 
     def __call__(
         self,
@@ -196,7 +196,7 @@ class ActionVAE(Network):
         posterior = self.encode(features, actions, log_var_min, log_var_max)
         prior = self.prior(features, log_var_min, log_var_max)
         latents = posterior.sample(seed=key)
-        zeros = jnp.zeros(self.action_size)
+        zeros = jnp.zeros(self.action_size, jnp.float32)
         return Reconstruction(
             means=self.decode(features, latents),
             log_std=self.log_std if self.learned_std else zeros,

@@ -66,9 +66,17 @@ def output_size(params: Any) -> int:
     [width] = {
         leaf.shape[-1]
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if "output" in jax.tree_util.keystr(path)
+        if is_output(path)
     }
     return width
+
+
+def is_output(path: Any) -> bool:
+    """Whether a parameter's path in its tree ends in the layer named exactly "output".
+
+    A layer named "output_features" is another one.
+    """
+    return len(path) > 1 and getattr(path[-2], "key", None) == "output"
 
 
 def ensemble(module: type[nn.Module], size: int) -> type[nn.Module]:

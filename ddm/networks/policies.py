@@ -65,7 +65,7 @@ class GaussianPolicy(Network):
             mean, log_std = jnp.split(outputs, 2, axis=-1)
         else:
             mean = outputs
-            log_std = self.param("log_std", nn.initializers.zeros, (self.action_size,))
+            log_std = self.param("log_std", *_zeros(self.action_size))
         log_std = jnp.clip(log_std, log_std_min, log_std_max)
         return distributions.diagonal_gaussian(jnp.tanh(mean), log_std)
 
@@ -119,13 +119,19 @@ class MixturePolicy(Network):
         logits, rest = jnp.split(outputs, [self.num_components], axis=-1)
         means, log_stds = jnp.split(rest.reshape(*rest.shape[:-1], 2 * shape[0], shape[1]), 2, -2)
         offsets = self.param("offsets", _uniform_box, shape)
+        means = means + jnp.broadcast_to(offsets, means.shape)
         return distributions.GaussianMixture(
-            logits, jnp.tanh(means + offsets), jnp.clip(log_stds, log_std_min, log_std_max)
+            logits, jnp.tanh(means), jnp.clip(log_stds, log_std_min, log_std_max)
         )
 
 
 def _uniform_box(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+    return jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)
+
+
+def _zeros(*shape: int) -> tuple[Any, ...]:
+    """Initialiser, shape and dtype of a parameter that starts at zero."""
+    return nn.initializers.zeros, shape, jnp.float32
 
 
 class CategoricalPolicy(Network):
@@ -178,7 +184,7 @@ class LinearSoftmaxPolicy(Network):
     @nn.compact
     def __call__(self, observations: jax.Array) -> Any:
         features = self.features(observations)
-        weights = self.param("weights", nn.initializers.zeros, features.shape[-1:])
+        weights = self.param("weights", *_zeros(features.shape[-1]))
         return distributions.categorical(features @ weights)
 
 
@@ -202,5 +208,5 @@ class LinearGaussianPolicy(Network):
         mean = nn.Dense(self.action_size, kernel_init=nn.initializers.zeros, name="output")(
             features
         )
-        log_std = self.param("log_std", nn.initializers.zeros, (self.action_size,))
+        log_std = self.param("log_std", *_zeros(self.action_size))
         return distributions.diagonal_gaussian(mean, jnp.clip(log_std, log_std_min, log_std_max))

@@ -28,7 +28,9 @@ def trainable(params: Any, optimizer: optax.GradientTransformation) -> Trainable
 
 def descend(gradients: Any, model: Trainable, optimizer: optax.GradientTransformation) -> Trainable:
     """One optimiser step along given gradients."""
-    updates, optimizer_state = optimizer.update(gradients, model.optimizer_state, model.params)
+    # optax raises a float to an integer (Adam's bias correction), which strict promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, optimizer_state = optimizer.update(gradients, model.optimizer_state, model.params)
     return Trainable(optax.apply_updates(model.params, updates), optimizer_state)
 
 

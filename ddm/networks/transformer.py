@@ -179,7 +179,9 @@ class Transformer(Network):
     def empty_cache(self, batch_shape: tuple[int, ...], length: int) -> Cache:
         """A cache for sequences of `length` tokens."""
         shape = (*batch_shape, self.num_heads, length, self.width // self.num_heads)
-        keys, values = (tuple(jnp.zeros(shape) for _ in range(self.num_layers)) for _ in range(2))
+        keys, values = (
+            tuple(jnp.zeros(shape, jnp.float32) for _ in range(self.num_layers)) for _ in range(2)
+        )
         return Cache(keys, values)
 
     def step(
@@ -216,6 +218,15 @@ def sinusoids(positions: jax.Array, width: int, max_period: float = 10_000.0) ->
     if width % 2:
         raise InputError(f"sinusoids: width is {width}, expected an even number")
     half = width // 2
-    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / max(half - 1, 1))
-    angles = jnp.asarray(positions, jnp.float32)[..., None] * frequencies
+    shares = jnp.arange(half, dtype=jnp.float32) / max(half - 1, 1)
+    frequencies = jnp.exp(-jnp.log(max_period) * shares)
+    positions = jnp.asarray(positions, jnp.float32)
+    angles = positions[..., None] * jnp.broadcast_to(frequencies, (*positions.shape, half))
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def add_positions(tokens: jax.Array) -> jax.Array:
+    """Tokens (..., T, W) plus the sinusoids of their places."""
+    length, width = tokens.shape[-2:]
+    waves = sinusoids(jnp.arange(length, dtype=jnp.int32), width)
+    return tokens + jnp.broadcast_to(waves, tokens.shape)

@@ -16,6 +16,8 @@ features the iteration may diverge, as off-policy learning with function approxi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -31,6 +33,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -41,9 +44,10 @@ _EXACT = jax.lax.Precision.HIGHEST
 class Config(Configuration):
     """Hyper-parameters of fitted Q iteration."""
 
-    discount: float = 0.99  # gamma
-    ridge: float = 1e-3  # pull towards the last round's weights; on a table 1 goes half of the way
-    num_actions: int = static(0)  # size of the discrete action space; required
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # pull towards the last round's weights; on a table 1 goes half of the way
+    ridge: float = leaf(1e-3, "[0, inf)")
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):
@@ -56,8 +60,7 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """All transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS, whole_dataset=True)
+    return BatchSpec(fields=TRANSITION_FIELDS, whole_dataset=True, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -67,7 +70,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
       InputError: continuous actions, no `num_actions`, or observations that are not rows.
     """
     check_batch(batch, batch_spec(config), "fitted_q")
-    tables.check_table_batch("fitted_q", batch.observations, batch.actions, config.num_actions)
+    tables.check_table_batch(
+        "fitted_q", batch.observations, batch.actions, config.num_actions, one_hot=False
+    )
     shape = (batch.observations.shape[1], config.num_actions)
     return State(
         action_values=jnp.zeros(shape, jnp.float32), step=jnp.zeros((), jnp.int32), key=key
@@ -78,21 +83,22 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One round: targets from the present weights, then one regression an action.
 
     Metrics: ``critic_loss``, the mean squared temporal difference before the fit; ``q_value``,
-    mean Q(s, a) before it.
+    mean Q(s, a) before it; ``reward_max``, the largest size of a reward.
     """
     check_batch(batch, batch_spec(config), "fitted_q")
     num_features, num_actions = state.action_values.shape
     tables.check_table_batch(
-        "fitted_q", batch.observations, batch.actions, num_actions, num_features
+        "fitted_q", batch.observations, batch.actions, num_actions, num_features, one_hot=False
     )
     next_values = jnp.max(_values(batch.next_observations, state), axis=-1)
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
-    taken = jax.nn.one_hot(batch.actions, num_actions)
+    taken = jax.nn.one_hot(batch.actions, num_actions, dtype=jnp.float32)
     values = jnp.sum(taken * _values(batch.observations, state), axis=-1)
     change = _regress(batch.observations, taken, targets - values, config.ridge)
     metrics = {
         "critic_loss": jnp.mean(jnp.square(targets - values)),
         "q_value": jnp.mean(values),
+        "reward_max": ops.largest_reward(batch.rewards),
     }
     return state.replace(action_values=state.action_values + change, step=state.step + 1), metrics
 
@@ -109,6 +115,11 @@ def act(
     """The first of the best actions; nothing is random."""
     del config, key, deterministic
     return jnp.argmax(_values(observation, state)).astype(jnp.int32), policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if values exceed what rewards and discount allow, as where the rounds diverge."""
+    return ops.values_beyond_rewards(config.discount, metrics)
 
 
 def _values(observations: jax.Array, state: State) -> jax.Array:

@@ -7,8 +7,7 @@ A batch updates all its pairs at once from the table before it. Where a pair has
 their temporal differences are averaged, not added, so that a pair moves by at most `learning_rate`
 of the way to its target, whatever the batch size; with one row a batch it is Watkins's rule.
 
-Observations are rows of S features, and the state is the largest of them: for one-hot rows a
-linear function of the observation is a table.
+Observations are one-hot rows of S features, those of a Discrete(S) space; others are refused.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -35,11 +35,13 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of Q-learning."""
 
-    learning_rate: float = 0.1  # share of the way to the target; 1 where nothing is random
-    discount: float = 0.99  # gamma
-    exploration: float = 0.1  # probability of a random action in a non-deterministic `act`
-    initial_value: float = 0.0  # of every pair; what is never seen keeps it
-    num_actions: int = static(0)  # size of the discrete action space; required
+    # share of the way to the target; 1 where nothing is random
+    learning_rate: float = leaf(0.1, "[0, 1]")
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # probability of a random action in a non-deterministic `act`
+    exploration: float = leaf(0.1, "[0, 1]")
+    initial_value: float = leaf(0.0, "(-inf, inf)")  # of every pair; what is never seen keeps it
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):
@@ -52,15 +54,17 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS)
+    return BatchSpec(
+        fields=TRANSITION_FIELDS, one_hot_observations=True, num_actions=config.num_actions
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A constant table over the states that the observations have columns for.
 
     Raises:
-      InputError: continuous actions, no `num_actions`, or observations that are not rows.
+      InputError: continuous actions, no `num_actions`, or observations that are not
+        one-hot rows.
     """
     check_batch(batch, batch_spec(config), "q_learning")
     tables.check_table_batch("q_learning", batch.observations, batch.actions, config.num_actions)

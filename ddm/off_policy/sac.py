@@ -29,6 +29,8 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_continuous_example,
+    leaf,
     static,
 )
 
@@ -36,19 +38,27 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters; defaults are those of the authors' code."""
 
-    actor_learning_rate: float = 3e-4  # Adam's step size
-    critic_learning_rate: float = 3e-4  # Adam's step size
-    temperature_learning_rate: float = 3e-4  # Adam's step size for log alpha; 0 fixes alpha
-    initial_temperature: float = 1.0  # alpha at the start
-    temperature_max: float = 1e4  # its ceiling; offline it can rise without end
-    target_entropy: float = -1.0  # entropy the temperature steers to, in nats per action dimension
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of the critic targets
-    log_std_min: float = -5.0  # floor of the policy's log std; authors -20, offline codes -5
-    log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
-    backup_entropy: float = 1.0  # weight of the entropy term in the critic target; 0 leaves it out
-    num_critics: int = static(2)  # members of the critic ensemble
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    actor_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    critic_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    # Adam's step size for log alpha; 0 fixes alpha
+    temperature_learning_rate: float = leaf(3e-4, "[0, inf)")
+    # alpha at the start
+    initial_temperature: float = leaf(1.0, "(0, inf)", at_most="temperature_max")
+    # its floor; where the policy cannot be less random it falls without end
+    temperature_min: float = leaf(1e-6, "(0, inf)", at_most="initial_temperature")
+    temperature_max: float = leaf(1e4, "(0, inf)")  # its ceiling; offline it can rise without end
+    target_entropy: float = leaf(
+        -1.0, "(-inf, inf)"
+    )  # entropy the temperature steers to, in nats per action dimension
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the critic targets
+    # floor of the policy's log std; authors -20, offline codes -5
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    log_std_max: float = leaf(2.0, "(-inf, inf)")  # ceiling of the policy's log standard deviation
+    # weight of the entropy term in the critic target; 0 leaves it out
+    backup_entropy: float = leaf(1.0, "[0, inf)")
+    num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # in the critics
 
 
@@ -70,8 +80,12 @@ def batch_spec(config: Config) -> BatchSpec:
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
-    """Fresh networks for the shapes in `batch`."""
-    check_batch(batch, batch_spec(config), "sac")
+    """Fresh networks for the shapes in `batch`.
+
+    Raises:
+      InputError: integer actions, or images.
+    """
+    check_continuous_example(batch, batch_spec(config), "sac")
     key, actor_key, critic_key = jax.random.split(key, 3)
     observations, actions = batch.observations[:1], batch.actions[:1]
     actor_params = actor_network(config, actions.shape[-1]).init(
@@ -94,8 +108,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of critics, policy, temperature and targets.
 
-    Metrics: ``critic_loss``; ``q_value``, mean over members and batch; ``actor_loss``;
-    ``entropy``, the sample estimate -log pi; ``temperature``.
+    Metrics: ``critic_loss``; ``q_value``, mean over members and batch; ``reward_max``, the largest
+    size of a reward in the batch; ``actor_loss``; ``entropy``, the sample estimate -log pi;
+    ``temperature``.
     """
     check_batch(batch, batch_spec(config), "sac")
     key, target_key, actor_key = jax.random.split(state.key, 3)
@@ -124,7 +139,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         step=state.step + 1,
         key=key,
     )
-    return state, {**critic_metrics, **actor_metrics, "temperature": temperature(state)}
+    others = {"temperature": temperature(state), "reward_max": ops.largest_reward(batch.rewards)}
+    return state, {**critic_metrics, **actor_metrics, **others}
 
 
 def act(
@@ -143,19 +159,16 @@ def act(
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence if the temperature is at its ceiling.
+    """Sentences if the temperature is at a bound, or values exceed what rewards allow.
 
     Args:
       config: one lane's, with numbers.
       metrics: that lane's, means over an interval.
     """
-    if metrics.get("temperature", 0.0) < 0.99 * config.temperature_max:
-        return []
+    bonus = config.backup_entropy * metrics.get("temperature", 0.0) * metrics.get("entropy", 0.0)
     return [
-        f"the temperature stands at its upper bound of {config.temperature_max:g}: the policy's "
-        f"entropy of {metrics.get('entropy', float('nan')):.3g} nats stays below its target, as "
-        "that of a policy at the bounds of its actions does; raise log_std_min, or lower "
-        "actor_learning_rate or target_entropy"
+        *temperature_at_bound(config, metrics),
+        *ops.values_beyond_rewards(config.discount, metrics, bonus=bonus),
     ]
 
 
@@ -211,15 +224,33 @@ def actor_loss(
     return loss, {"actor_loss": loss, "entropy": -jnp.mean(log_probs)}
 
 
+def temperature_at_bound(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if the temperature, where it is learned, is at a bound."""
+    if "temperature" not in metrics or config.temperature_learning_rate <= 0.0:
+        return []
+    entropy = f"the policy's entropy of {metrics.get('entropy', float('nan')):.3g} nats stays "
+    return networks.dual_at_bound(
+        "temperature",
+        metrics["temperature"],
+        config.temperature_min,
+        config.temperature_max,
+        below=entropy + "above its target without any reward for it, as where values hardly tell "
+        "actions apart or log_std_min keeps it wide; lower log_std_min, or raise target_entropy or "
+        "actor_learning_rate",
+        above=entropy + "below its target, as that of a policy at the bounds of its actions does; "
+        "raise log_std_min, or lower actor_learning_rate or target_entropy",
+    )
+
+
 def temperature_step(
     config: Config, state: State, entropy: jax.Array, batch: Batch
 ) -> networks.Trainable:
-    """One dual step, to `temperature_max` at most: alpha rises while the entropy is below target.
+    """One dual step between its bounds: alpha rises while the entropy is below its target.
 
     The gradient is that of - log alpha (log pi + target), as in the authors' code, not of the
     paper's eq. 18 with alpha itself: the same sign, and a step that does not scale with alpha.
     """
     gap = entropy - config.target_entropy * batch.actions.shape[-1]
     optimizer = optax.adam(config.temperature_learning_rate)
-    moved = networks.descend(gap, state.temperature, optimizer)
-    return moved.replace(params=jnp.minimum(moved.params, jnp.log(config.temperature_max)))
+    bounds = networks.log_bounds(config.temperature_min, config.temperature_max)
+    return networks.dual_step(gap, state.temperature, optimizer, *bounds)

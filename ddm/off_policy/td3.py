@@ -12,6 +12,7 @@ values for all its mini-batches come from one forward pass.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,6 +30,8 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_continuous_example,
+    leaf,
     static,
 )
 
@@ -36,16 +39,19 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters; defaults are those of the authors' code."""
 
-    actor_learning_rate: float = 3e-4  # Adam's step size
-    critic_learning_rate: float = 3e-4  # Adam's step size
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of both targets, once per period
-    target_noise: float = 0.2  # standard deviation of the smoothing noise, in action units
-    target_noise_clip: float = 0.5  # bound of that noise
-    exploration_noise: float = 0.1  # standard deviation added by a non-deterministic `act`
-    policy_delay: int = static(2)  # critic steps per policy step
-    num_critics: int = static(2)  # members of the critic ensemble
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    actor_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    critic_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # tau of the moving average of both targets, once per period
+    target_rate: float = leaf(0.005, "(0, 1]")
+    # standard deviation of the smoothing noise, in action units
+    target_noise: float = leaf(0.2, "[0, inf)")
+    target_noise_clip: float = leaf(0.5, "[0, inf)")  # bound of that noise
+    # standard deviation added by a non-deterministic `act`
+    exploration_noise: float = leaf(0.1, "[0, inf)")
+    policy_delay: int = static(2, "[1, inf)")  # critic steps per policy step
+    num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # in the critics
 
 
@@ -66,8 +72,12 @@ def batch_spec(config: Config) -> BatchSpec:
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
-    """Fresh networks for the shapes in `batch`."""
-    check_batch(batch, batch_spec(config), "td3")
+    """Fresh networks for the shapes in `batch`.
+
+    Raises:
+      InputError: integer actions, or images.
+    """
+    check_continuous_example(batch, batch_spec(config), "td3")
     key, actor_key, critic_key = jax.random.split(key, 3)
     observations, actions = batch.observations[:1], batch.actions[:1]
     actor_params = actor_network(config, actions.shape[-1]).init(actor_key, observations)
@@ -86,7 +96,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """`policy_delay` critic steps, one policy step, one step of the targets.
 
     Metrics: ``critic_loss`` and ``q_value`` (mean over members and batch), both of the period's
-    last mini-batch; ``actor_loss``.
+    last mini-batch; ``reward_max``, the largest size of a reward in the batch; ``actor_loss``.
     """
     check_batch(batch, batch_spec(config), "td3")
     key, noise_key = jax.random.split(state.key)
@@ -115,9 +125,14 @@ def act(
     network = actor_network(config, networks.output_size(state.actor.params))
     action = network.apply(state.actor.params, observation)
     if not deterministic:
-        noise = config.exploration_noise * jax.random.normal(key, action.shape)
+        noise = config.exploration_noise * jax.random.normal(key, action.shape, action.dtype)
         action = jnp.clip(action + noise, -1.0, 1.0)
     return action, policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if values exceed what rewards and discount allow."""
+    return ops.values_beyond_rewards(config.discount, metrics)
 
 
 # Pieces, which TD3's descendants compose with their own policy loss.
@@ -137,7 +152,8 @@ def smoothed_actions(config: Config, state: State, batch: Batch, key: PRNGKey) -
     """The target policy's next actions (B, A) with clipped noise (eq. 14)."""
     policy = actor_network(config, batch.actions.shape[-1])
     next_actions = policy.apply(state.actor_target_params, batch.next_observations)
-    noise = config.target_noise * jax.random.normal(key, next_actions.shape)
+    draw = jax.random.normal(key, next_actions.shape, next_actions.dtype)
+    noise = config.target_noise * draw
     noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
     return jnp.clip(next_actions + noise, -1.0, 1.0)
 
@@ -182,6 +198,7 @@ def fit_critics(
         critic, metrics = networks.minimize(
             lambda params, share=share: critic_loss(params, *share), critic, optimizer
         )
+    metrics = {**metrics, "reward_max": ops.largest_reward(batch.rewards)}
     return state.replace(critic=critic, step=state.step + config.policy_delay), metrics
 
 

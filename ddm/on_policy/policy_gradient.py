@@ -29,22 +29,35 @@ from flax import struct
 from ddm import networks
 from ddm.errors import InputError
 from ddm.imitation import bc
-from ddm.types import Batch, BatchSpec, Configuration, Metrics, PRNGKey, PyTree, check_batch, static
+from ddm.types import (
+    Batch,
+    BatchSpec,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    leaf,
+    static,
+)
 
 
 class Config(Configuration):
     """Hyper-parameters of REINFORCE."""
 
-    learning_rate: float = 1e-3  # Adam's step size
-    entropy_weight: float = 0.0  # c, in units of return per nat; 0: the plain policy gradient
-    log_std_min: float = -5.0  # floor of the Gaussian heads' log standard deviation
-    log_std_max: float = 2.0  # ceiling of the Gaussian heads' log standard deviation
+    learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    # c, in units of return per nat; 0: the plain policy gradient
+    entropy_weight: float = leaf(0.0, "[0, inf)")
+    # floor of the Gaussian heads' log standard deviation
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    # ceiling of the Gaussian heads' log standard deviation
+    log_std_max: float = leaf(2.0, "(-inf, inf)")
     # gaussian, tanh_gaussian, mixture or linear_gaussian; for discrete actions categorical, tabular
     # or linear_softmax; see ddm.imitation.bc
     head: str = static("gaussian")
-    num_components: int = static(5)  # Gaussians of the mixture head
-    num_actions: int = static(0)  # size of a discrete action space
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    num_components: int = static(5, "[1, inf)")  # Gaussians of the mixture head
+    num_actions: int = static(0, "[0, inf)")  # size of a discrete action space
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # before each activation
     # Feature map of the linear heads, a function that is hashable; see ddm.imitation.bc.
     features: Callable[[jax.Array], jax.Array] | None = static(None)
@@ -60,8 +73,12 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """All steps of the policy's last episodes, each with the return that followed."""
-    del config
-    return BatchSpec(fields=("observations", "actions", "returns_to_go"), whole_dataset=True)
+    return BatchSpec(
+        fields=("observations", "actions", "returns_to_go"),
+        whole_dataset=True,
+        one_hot_observations=config.head == "tabular",
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:

@@ -15,13 +15,15 @@ from ddm.ops import (
 )
 from ddm.ops.control import cond_if_any
 from ddm.ops.penalties import logsumexp_gap, orthogonality_penalty
-from ddm.ops.updates import cosine_decay, polyak
+from ddm.ops.updates import cosine_decay, polyak, share_done
 from ddm.ops.value_learning import (
     expectile_loss,
     lambda_returns,
+    largest_reward,
     mix_ensemble,
     squared_td_error,
     td_target,
+    values_beyond_rewards,
 )
 
 __all__ = [
@@ -36,14 +38,17 @@ __all__ = [
     "kernels",
     "lambda_returns",
     "langevin",
+    "largest_reward",
     "latent",
     "logsumexp_gap",
     "mix_ensemble",
     "orthogonality_penalty",
     "plans",
     "polyak",
+    "share_done",
     "squared_td_error",
     "tables",
     "td_target",
+    "values_beyond_rewards",
     "weights",
 ]

@@ -27,7 +27,7 @@ def warmup_decay(
     Returns:
       () share of the old average that is kept.
     """
-    updates = jnp.maximum(step - 1, 0)
+    updates = jnp.maximum(jnp.asarray(step, jnp.float32) - 1.0, 0.0)
     return jnp.minimum(1.0 - (1.0 + updates) ** -power, max_decay)
 
 

@@ -24,14 +24,21 @@ def uniform_edges(
     low: jax.Array | float, high: jax.Array | float, num_dimensions: int, num_bins: int
 ) -> jax.Array:
     """Edges (D, B + 1) of equal bins on [low, high], the same for all dimensions."""
-    edges = low + (high - low) * jnp.arange(num_bins + 1) / num_bins
+    edges = low + (high - low) * jnp.arange(num_bins + 1, dtype=jnp.float32) / num_bins
     return jnp.broadcast_to(edges, (num_dimensions, num_bins + 1))
 
 
 def encode(values: jax.Array, edges: jax.Array) -> jax.Array:
     """Bins (..., D) int32 of values (..., D); beyond the first or last edge, the bin there."""
     chex.assert_equal(values.shape[-1], edges.shape[0])
-    return jnp.sum(values[..., None] >= edges[:, 1:-1], axis=-1, dtype=jnp.int32)
+    inner = _along(edges[:, 1:-1], values[..., None])
+    return jnp.sum(values[..., None] >= inner, axis=-1, dtype=jnp.int32)
+
+
+def inside(values: jax.Array, edges: jax.Array) -> jax.Array:
+    """(...,) bool: whether values (..., D) lie in the bins in all dimensions, ends included."""
+    chex.assert_equal(values.shape[-1], edges.shape[0])
+    return jnp.all((values >= edges[:, 0]) & (values <= edges[:, -1]), axis=-1)
 
 
 def decode(bins: jax.Array, edges: jax.Array) -> jax.Array:
@@ -61,15 +68,21 @@ def soft_targets(values: jax.Array, edges: jax.Array, width: jax.Array | float) 
     of the bin of a: neighbouring bins are near misses, which one-hot targets do not know
     (Pomerleau 1989 spreads ALVINN's steering units like this).
     """
-    values = jnp.clip(values, edges[:, 0], edges[:, -1])
+    values = jnp.clip(values, _along(edges[:, 0], values), _along(edges[:, -1], values))
     scales = width * jnp.exp(log_widths(encode(values, edges), edges))
-    offsets = decode(jnp.arange(edges.shape[1] - 1)[:, None], edges).T - values[..., None]
+    centres = 0.5 * (edges[:, :-1] + edges[:, 1:])
+    offsets = _along(centres, values[..., None]) - values[..., None]
     return jax.nn.softmax(-0.5 * jnp.square(offsets / scales[..., None]))
 
 
 def _pick(table: jax.Array, bins: jax.Array) -> jax.Array:
     """Entries (..., D) of a table (D, B) at bins (..., D)."""
     return table[jnp.arange(table.shape[0]), bins]
+
+
+def _along(table: jax.Array, values: jax.Array) -> jax.Array:
+    """A table (D, ...) with as many leading axes of length 1 as the values have more."""
+    return table.reshape((1,) * (values.ndim - table.ndim) + table.shape)
 
 
 def fit_edges(

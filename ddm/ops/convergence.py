@@ -70,5 +70,6 @@ def _average(
     average: jax.Array, loss: jax.Array, rate: jax.Array | float, count: jax.Array
 ) -> jax.Array:
     # The weight of the newest loss among weights (1 - rate)^age that sum to 1.
-    weight = rate / -jnp.expm1(count * jnp.log1p(-jnp.asarray(rate, jnp.float32)))
+    seen = count.astype(jnp.float32)
+    weight = rate / -jnp.expm1(seen * jnp.log1p(-jnp.asarray(rate, jnp.float32)))
     return average + weight * (loss - average)

@@ -49,7 +49,8 @@ def squared_cosine(num_steps: int, max_beta: float = 0.999) -> Schedule:
     edges = np.arange(num_steps + 1) / num_steps
     signal = np.cos((edges + 0.008) / 1.008 * np.pi / 2) ** 2
     betas = np.minimum(1.0 - signal[1:] / signal[:-1], max_beta)
-    return Schedule(*map(jnp.asarray, (betas, 1.0 - betas, np.cumprod(1.0 - betas))))
+    arrays = betas, 1.0 - betas, np.cumprod(1.0 - betas)
+    return Schedule(*(jnp.asarray(array, jnp.float32) for array in arrays))
 
 
 def add_noise(
@@ -132,7 +133,8 @@ def masked_squared_error(
     if mask is None:
         return jnp.mean(errors)
     chex.assert_equal_shape([errors, mask])
-    return jnp.sum(errors * mask) / jnp.maximum(jnp.sum(mask), 1)
+    weights = mask.astype(errors.dtype)
+    return jnp.sum(errors * weights) / jnp.maximum(jnp.sum(weights), 1.0)
 
 
 # Diffusion: samplers.
@@ -317,11 +319,13 @@ def _denoise(
         clean = prediction.clean(output, noisy, level.alpha_bar)
         epsilon = prediction.noise(output, noisy, level.alpha_bar)
         clean = jnp.clip(clean, -1.0, 1.0) if clip else clean
-        return advance(level, noisy, clean, epsilon, jax.random.normal(step_key, shape)), None
+        noise = jax.random.normal(step_key, shape, jnp.float32)
+        return advance(level, noisy, clean, epsilon, noise), None
 
     start_key, steps_key = jax.random.split(key)
     keys = jax.random.split(steps_key, table.step.shape[0])
-    return jax.lax.scan(step, jax.random.normal(start_key, shape), (table, keys))[0]
+    start = jax.random.normal(start_key, shape, jnp.float32)
+    return jax.lax.scan(step, start, (table, keys))[0]
 
 
 # Flow matching.
@@ -347,15 +351,15 @@ def score_from_velocity(velocity: jax.Array, noisy: jax.Array, times: jax.Array)
 
 def _towards_noise(key: PRNGKey, shape: tuple[int, ...]) -> jax.Array:
     # Beta(1.5, 1) has the distribution function u^1.5.
-    return 0.999 * (1.0 - jax.random.uniform(key, shape) ** (1.0 / 1.5))
+    return 0.999 * (1.0 - jax.random.uniform(key, shape, jnp.float32) ** (1.0 / 1.5))
 
 
 # Where training looks, by (key, shape). "beta" is 0.999 (1 - u) with u ~ Beta(1.5, 1), denser near
 # noise (pi0: Black et al. 2024); "logit_normal" is denser in the middle (Esser et al. 2024).
 TIMES: dict[str, Callable[[PRNGKey, tuple[int, ...]], jax.Array]] = {
-    "uniform": lambda key, shape: jax.random.uniform(key, shape),
+    "uniform": lambda key, shape: jax.random.uniform(key, shape, jnp.float32),
     "beta": _towards_noise,
-    "logit_normal": lambda key, shape: jax.nn.sigmoid(jax.random.normal(key, shape)),
+    "logit_normal": lambda key, shape: jax.nn.sigmoid(jax.random.normal(key, shape, jnp.float32)),
 }
 
 Derivative = Callable[[Any, jax.Array], Any]  # (state, time ()) -> its rate of change, a like tree
@@ -403,7 +407,7 @@ def integrate(
       end: last time; before `begin` it runs backwards.
     """
     size = (end - begin) / num_steps
-    times = begin + size * jnp.arange(num_steps)
+    times = begin + size * jnp.arange(num_steps, dtype=jnp.float32)
 
     def step(state: Any, time: jax.Array) -> tuple[Any, None]:
         return SOLVERS[solver](derivative, state, time, size), None

@@ -138,7 +138,7 @@ def spibb(action_values: jax.Array, behavior: jax.Array, uncertain: jax.Array) -
     chex.assert_equal_shape([action_values, behavior, uncertain])
     kept = jnp.where(uncertain, behavior, 0.0)
     free = 1.0 - jnp.sum(kept, axis=-1, keepdims=True)
-    best = _among(action_values, jnp.where(uncertain, 0.0, 1.0)).policy
+    best = _among(action_values, (~uncertain).astype(action_values.dtype)).policy
     # Where every pair is uncertain there is no free mass, up to rounding.
     policy = jnp.where(jnp.all(uncertain, axis=-1, keepdims=True), behavior, kept + free * best)
     return Improved(policy, _expectation(policy, action_values))

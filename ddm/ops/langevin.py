@@ -26,7 +26,7 @@ def polynomial_decay(
 
     A single step has the initial size.
     """
-    left = 1.0 - jnp.arange(num_steps) / max(num_steps - 1, 1)
+    left = 1.0 - jnp.arange(num_steps, dtype=jnp.float32) / max(num_steps - 1, 1)
     return (initial - final) * left**power + final
 
 

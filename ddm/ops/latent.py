@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from ddm.ops.updates import share_done
 from ddm.types import PRNGKey
 
 
@@ -81,5 +82,4 @@ def warm_up(
     weight: jax.Array | float, step: jax.Array | int, warmup_steps: jax.Array | int
 ) -> jax.Array:
     """The weight at `step` of a line from 0 to `weight` over `warmup_steps`; 0: constant."""
-    fraction = jnp.clip(step / jnp.maximum(warmup_steps, 1), 0.0, 1.0)
-    return weight * jnp.where(warmup_steps > 0, fraction, 1.0)
+    return weight * share_done(step, warmup_steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import chex
@@ -36,8 +37,9 @@ def logsumexp_gap(
     chex.assert_equal_shape_suffix([sampled_values, log_densities], 2)
     chex.assert_equal_shape([sampled_values[..., 0], data_values])
     num_samples = log_densities.shape[-1]
+    log_densities = jnp.broadcast_to(log_densities, sampled_values.shape)
     exponents = sampled_values / temperature - jax.lax.stop_gradient(log_densities)
-    soft_maximum = jax.nn.logsumexp(exponents, axis=-1) - jnp.log(num_samples)
+    soft_maximum = jax.nn.logsumexp(exponents, axis=-1) - math.log(num_samples)
     return temperature * soft_maximum - data_values
 
 
@@ -53,7 +55,7 @@ def orthogonality_penalty(params: Any) -> jax.Array:
     Returns:
       Scalar.
     """
-    total = jnp.zeros(())
+    total = jnp.zeros((), jnp.float32)
     for kernel in (leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2):
         products = kernel.T @ kernel
         total = total + jnp.sum(jnp.square(products)) - jnp.sum(jnp.square(jnp.diagonal(products)))

@@ -127,7 +127,7 @@ def ensemble_action(
       (A,) the action for this step, and the ensemble for the next one.
     """
     chex.assert_equal_shape([ensemble.actions, chunk])
-    weight = jnp.exp(-decay * ensemble.counts)
+    weight = jnp.exp(-decay * ensemble.counts.astype(jnp.float32))
     actions = ensemble.actions + weight[:, None] * chunk
     weights = ensemble.weights + weight
     shift = lambda leaf: jnp.concatenate([leaf[1:], jnp.zeros_like(leaf[:1])])  # noqa: E731

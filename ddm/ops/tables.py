@@ -1,7 +1,7 @@
 """Tables over S states and A actions, counted from logged transitions.
 
-States are the positions of the largest feature of an observation, which for one-hot observations
-loses nothing. Pairs outside the table are dropped by the counts and must not occur.
+Observations are one-hot, and the state is the place of the one. Pairs outside the table are dropped
+by the counts and must not occur.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ddm.errors import InputError
+from ddm.types import check_action_range, check_one_hot
 
 
 def check_table_batch(
@@ -19,8 +20,10 @@ def check_table_batch(
     actions: jax.Array,
     num_actions: int,
     num_states: int | None = None,
+    *,
+    one_hot: bool = True,
 ) -> None:
-    """Refuses what a table cannot be indexed with.
+    """Refuses what a table cannot be indexed with; of traced arrays only shapes and types.
 
     Args:
       name: the algorithm, for the message.
@@ -28,6 +31,7 @@ def check_table_batch(
       actions: expected (B,) integers.
       num_actions: A of the configuration.
       num_states: S of the table; None where the observations decide.
+      one_hot: False for a function that is linear in the observations, which may be any.
 
     Raises:
       InputError: naming the array or field, what was found and what was expected.
@@ -46,13 +50,16 @@ def check_table_batch(
         raise InputError(
             f"{name}: batch.observations has shape {observations.shape}, expected {expected}"
         )
+    check_action_range(actions, num_actions, name)
+    if one_hot:
+        check_one_hot(observations, name)
 
 
 def state_ids(observations: jax.Array) -> jax.Array:
-    """The state of each observation: its first largest feature.
+    """The state of each observation: the place of its largest feature.
 
     Args:
-      observations: (B, S), one-hot or a positive scaling of it.
+      observations: (B, S), one-hot, see :func:`check_table_batch`.
 
     Returns:
       (B,) int32.

@@ -31,13 +31,21 @@ def follow(
 
 
 def cosine_decay(
-    learning_rate: jax.Array | float, step: jax.Array | int, decay_steps: jax.Array | int
+    learning_rate: jax.Array | float, step: jax.Array | int, decay_steps: jax.Array | int | None
 ) -> jax.Array:
     """Learning rate at `step` of a cosine from `learning_rate` to 0 over `decay_steps`.
 
-    A `decay_steps` of 0 keeps the rate constant. Unlike an optax schedule the length may be
-    traced, so that it can be swept by `vmap`.
+    A `decay_steps` of 0, or None, keeps the rate constant. Unlike an optax schedule the length may
+    be traced, so that it can be swept by `vmap`.
     """
-    fraction = jnp.clip(step / jnp.maximum(decay_steps, 1), 0.0, 1.0)
+    if decay_steps is None:
+        return jnp.asarray(learning_rate, jnp.float32)
+    fraction = share_done(step, decay_steps)
     factor = jnp.where(decay_steps > 0, 0.5 * (1.0 + jnp.cos(jnp.pi * fraction)), 1.0)
     return learning_rate * factor
+
+
+def share_done(step: jax.Array | int, steps: jax.Array | int) -> jax.Array:
+    """The share of `steps` that is done at `step`, float32 from 0 to 1; 1 if there are none."""
+    step, steps = jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32)
+    return jnp.where(steps > 0.0, jnp.clip(step / jnp.maximum(steps, 1.0), 0.0, 1.0), 1.0)

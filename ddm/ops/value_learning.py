@@ -5,6 +5,8 @@ Ranks are asserted, because (B,) minus (B, 1) broadcasts to (B, B) without a wor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -85,7 +87,7 @@ def squared_td_error(values: jax.Array, targets: jax.Array) -> jax.Array:
     """
     chex.assert_rank([values, targets], [2, 1])
     chex.assert_axis_dimension(values, 1, targets.shape[0])
-    return jnp.sum(jnp.mean(jnp.square(values - targets), axis=1))
+    return jnp.sum(jnp.mean(jnp.square(values - targets[None]), axis=1))
 
 
 def expectile_loss(residuals: jax.Array, expectile: jax.Array | float) -> jax.Array:
@@ -116,3 +118,41 @@ def mix_ensemble(values: jax.Array, minimum_weight: jax.Array | float) -> jax.Ar
     """
     low, high = jnp.min(values, axis=0), jnp.max(values, axis=0)
     return minimum_weight * low + (1.0 - minimum_weight) * high
+
+
+def largest_reward(rewards: jax.Array) -> jax.Array:
+    """The largest size of a reward in the batch, (): the metric that values are held against."""
+    return jnp.max(jnp.abs(rewards))
+
+
+def values_beyond_rewards(
+    discount: float,
+    metrics: Mapping[str, float],
+    *,
+    value: str = "q_value",
+    bonus: float = 0.0,
+) -> list[str]:
+    """A sentence if values exceed what rewards and discount allow, for `diagnose`.
+
+    No policy earns more than sum_t discount^t max |r| = max |r| / (1 - discount). Values beyond it
+    are of no policy: the bootstrap feeds on its own errors.
+
+    Args:
+      discount: of the values; at 1 there is no bound.
+      metrics: means over an interval, with `value` and ``reward_max`` of :func:`largest_reward`.
+      value: the metric that holds the mean value.
+      bonus: size of what the method itself adds to each reward, such as the entropy's worth.
+    """
+    if discount >= 1.0 or value not in metrics or "reward_max" not in metrics:
+        return []
+    found, reward = metrics[value], metrics["reward_max"]
+    bound = (reward + abs(bonus)) / (1.0 - discount)
+    if abs(found) <= bound:
+        return []
+    added = f" and {abs(bonus):.3g} of the method's own" if bonus else ""
+    return [
+        f"{value}={found:.3g} lies beyond {bound:.3g}, the most that rewards of up to "
+        f"{reward:.3g}{added} can add up to at discount={discount:g}: these are the values of no "
+        "policy, their errors feed on themselves; hold the policy nearer to the data, or take "
+        "layer_norm, more critics, a smaller target_rate or step size, where the method has them"
+    ]

@@ -8,7 +8,8 @@ arguments of :class:`WeightFn`, and no gradient passes through them.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import chex
 import jax
@@ -57,7 +58,7 @@ def binary(
     """
     chex.assert_rank(advantages, 1)
     del inverse_temperature, maximum
-    return jax.lax.stop_gradient(jnp.where(advantages > 0.0, 1.0, 0.0))
+    return jax.lax.stop_gradient((advantages > 0.0).astype(advantages.dtype))
 
 
 def softmax(
@@ -96,6 +97,47 @@ def effective_share(weights: jax.Array) -> jax.Array:
     scaled = weights / jnp.maximum(jnp.max(weights), 1e-30)  # squares do not overflow
     squares = jnp.maximum(jnp.sum(jnp.square(scaled)), 1e-30)
     return jnp.square(jnp.sum(scaled)) / (weights.shape[0] * squares)
+
+
+# Below this share of the batch the policy is fitted to so few rows that the rest of the log is
+# lost on it; a batch of 256 then counts as 13.
+SMALL_SHARE = 0.05
+# Exponential weights have a mean near 1 while the temperature tells good actions from better ones.
+# Where it is this share of the largest weight, nearly every weight is the largest one, or near 0.
+SATURATED = 0.2
+LARGE_MEAN = 5.0
+
+
+def diagnose(
+    metrics: Mapping[str, float], weight: Any = "exponential", maximum: float = float("inf")
+) -> list[str]:
+    """A sentence if few rows have all the weight, or the temperature does not grade the weights.
+
+    Args:
+      metrics: means over an interval, with ``effective_share`` and ``weight``, the mean weight.
+      weight: the configuration's choice, which says what helps.
+      maximum: the largest weight.
+    """
+    share, mean = metrics.get("effective_share", 1.0), metrics.get("weight", 1.0)
+    graded = weight in ("exponential", exponential)
+    if share < SMALL_SHARE:
+        start = (
+            f"effective_share={share:.2g}: the policy is fitted to so few rows of each batch that "
+            "most of the log is lost on it"
+        )
+    elif graded and mean >= max(SATURATED * maximum, LARGE_MEAN):
+        start = (
+            f"effective_share={share:.2g} and weight={mean:.3g}: nearly every logged action has "
+            f"the largest weight, max_weight={maximum:g}, or almost none"
+        )
+    else:
+        return []
+    if weight in ("binary", binary):
+        return [f"{start}, as few exceed the baseline; take baseline=mean, or weight=exponential"]
+    return [
+        f"{start}, as advantages are large beside the temperature; scale rewards down "
+        "(--reward_scale, or --reward_transform=return_range), or lower inverse_temperature"
+    ]
 
 
 WEIGHTS: dict[str, WeightFn] = {

@@ -48,7 +48,8 @@ from ddm.types import (
     Metrics,
     PRNGKey,
     check_batch,
-    check_continuous,
+    check_continuous_example,
+    leaf,
     static,
 )
 
@@ -60,18 +61,23 @@ MAX_RESIDUAL = 1e6  # above it a residual weighs no more in the policy's loss
 class Config(sac.Config):
     """Hyper-parameters of SAC and of the objective; defaults of the authors' code."""
 
-    actor_learning_rate: float = 1e-3  # Adam's step size
-    critic_learning_rate: float = 1e-3  # Adam's step size
-    temperature_learning_rate: float = 1e-3  # Adam's step size for log tau; 0 fixes tau
-    initial_temperature: float = 1.0  # tau at the start
-    backup_entropy: float = 1.0  # weight of the entropy term in the residual; 0 leaves it out
-    discount: float = 0.99  # gamma, below 1
-    target_rate: float = 0.005  # of the moving average of the critic targets, once per period
-    alpha: float = 0.01  # weight of the initial states; the paper's to the power of p - 1
-    exponent: float = 1.5  # p of f*(x) = |x|^p / p, above 1; lower counts as 1
-    online_share: float = 0.05  # kappa of the bootstrap; 1 is the paper's objective
-    orthogonal_weight: float = 1e-4  # of the policy's squared products of different features
-    policy_delay: int = static(2)  # critic steps per policy step
+    actor_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    critic_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    # Adam's step size for log tau; 0 fixes tau
+    temperature_learning_rate: float = leaf(1e-3, "[0, inf)")
+    initial_temperature: float = leaf(1.0, "(0, inf)")  # tau at the start
+    # weight of the entropy term in the residual; 0 leaves it out
+    backup_entropy: float = leaf(1.0, "[0, inf)")
+    discount: float = leaf(0.99, "[0, 1)")  # gamma, below 1
+    # of the moving average of the critic targets, once per period
+    target_rate: float = leaf(0.005, "(0, 1]")
+    # weight of the initial states; the paper's to the power of p - 1
+    alpha: float = leaf(0.01, "[0, inf)")
+    exponent: float = leaf(1.5, "[1, inf)")  # p of f*(x) = |x|^p / p, above 1; lower counts as 1
+    online_share: float = leaf(0.05, "[0, 1]")  # kappa of the bootstrap; 1 is the paper's objective
+    # of the policy's squared products of different features
+    orthogonal_weight: float = leaf(1e-4, "[0, inf)")
+    policy_delay: int = static(2, "[1, inf)")  # critic steps per policy step
 
 
 def batch_spec(config: Config) -> BatchSpec:
@@ -84,10 +90,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions.
+      InputError: integer actions, or images.
     """
-    check_batch(batch, batch_spec(config), "algae_dice")
-    check_continuous(batch, "algae_dice")
+    check_continuous_example(batch, batch_spec(config), "algae_dice")
     return sac.init(config, key, batch)
 
 
@@ -95,8 +100,9 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """`policy_delay` critic steps, one step of policy, temperature and targets.
 
     Metrics: ``critic_loss``, ``q_value``, mean nu(s, a) over members, and ``density_ratio``, the
-    mean of w / alpha, all of the period's last mini-batch; ``actor_loss``; ``entropy``, the sample
-    estimate -log pi at next observations; ``temperature``.
+    mean of w / alpha, all of the period's last mini-batch; ``reward_max``, the largest size of a
+    reward in the batch; ``actor_loss``; ``entropy``, the sample estimate -log pi at next
+    observations; ``temperature``.
     """
     check_batch(batch, batch_spec(config), "algae_dice")
     key, actor_key, *critic_keys = jax.random.split(state.key, config.policy_delay + 2)
@@ -128,24 +134,28 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         step=state.step + config.policy_delay,
         key=key,
     )
-    metrics = {**critic_metrics, **actor_metrics, "temperature": sac.temperature(state)}
-    return state, metrics
+    others = {
+        "temperature": sac.temperature(state),
+        "reward_max": ops.largest_reward(batch.rewards),
+    }
+    return state, {**critic_metrics, **actor_metrics, **others}
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence if the temperature is at its ceiling, and if initial states have no weight.
+    """Sentences if the temperature is at a bound, or values exceed what rewards allow.
 
     Args:
       config: one lane's, with numbers.
       metrics: that lane's, means over an interval.
     """
     # Without the entropy in the residual nothing here depends on the temperature.
-    found = sac.diagnose(config, metrics) if config.backup_entropy > 0.0 else []
-    if config.discount >= 1.0:
-        found.append(
-            f"discount={config.discount:g} leaves no weight for the initial states; take one below"
-        )
-    return found
+    found = sac.temperature_at_bound(config, metrics) if config.backup_entropy > 0.0 else []
+    entropy = config.backup_entropy * metrics.get("temperature", 0.0) * metrics.get("entropy", 0.0)
+    # What the density ratio takes off a reward, at least.
+    ratio = config.alpha * metrics.get("density_ratio", 0.0)
+    cost = ratio ** (1.0 / max(config.exponent - 1.0, 1e-3)) if ratio > 0.0 else 0.0
+    bonus = abs(entropy) + cost
+    return found + ops.values_beyond_rewards(config.discount, metrics, bonus=bonus)
 
 
 def residuals(
@@ -157,10 +167,13 @@ def residuals(
     network = sac.critic_network(config)
     online = network.apply(critic_params, batch.next_observations, next_actions)
     target = network.apply(state.critic_target_params, batch.next_observations, next_actions)
-    bootstrap = config.online_share * online + (1.0 - config.online_share) * jnp.min(target, axis=0)
-    bootstrap = bootstrap - config.backup_entropy * sac.temperature(state) * log_probs
+    target = jnp.broadcast_to(jnp.min(target, axis=0), online.shape)
+    bootstrap = config.online_share * online + (1.0 - config.online_share) * target
+    entropy = config.backup_entropy * sac.temperature(state) * log_probs[None]
+    bootstrap = bootstrap - entropy
     # Not `ops.td_target`, through which no gradient passes.
-    backups = batch.rewards + config.discount * jnp.where(batch.terminations, 0.0, bootstrap)
+    bootstrap = jnp.where(batch.terminations[None], 0.0, bootstrap)
+    backups = batch.rewards[None] + config.discount * bootstrap
     values = network.apply(critic_params, batch.observations, batch.actions)
     return backups - values, values, log_probs
 

@@ -22,6 +22,7 @@ under the policy, in the target and in the advantage.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -39,7 +40,9 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
     find_choice,
+    leaf,
     static,
 )
 
@@ -47,12 +50,13 @@ from ddm.types import (
 class Config(regression.Config):
     """Hyper-parameters; defaults are CORL's for locomotion."""
 
-    inverse_temperature: float = 3.0  # 1 / lambda; 0 is behaviour cloning
-    max_weight: float = 100.0  # largest weight of a logged action
+    inverse_temperature: float = leaf(3.0, "[0, inf)")  # 1 / lambda; 0 is behaviour cloning
+    max_weight: float = leaf(100.0, "(0, inf]")  # largest weight of a logged action
     # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
     weight: str | WeightFn = static("exponential")
-    num_samples: int = static(1)  # actions of the policy that estimate its value; real vectors
-    hidden_sizes: tuple[int, ...] = static((256, 256, 256))  # relu layers
+    # actions of the policy that estimate its value; real vectors
+    num_samples: int = static(1, "[1, inf)")
+    hidden_sizes: tuple[int, ...] = static((256, 256, 256), "[1, inf)")  # relu layers
 
 
 class State(struct.PyTreeNode):
@@ -67,8 +71,7 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS)
+    return BatchSpec(fields=TRANSITION_FIELDS, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -77,7 +80,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: actions of another kind than `num_actions` says, or an unknown weight.
     """
-    check_batch(batch, batch_spec(config), "awac")
+    check_example(batch, batch_spec(config), "awac")
     find_choice(config.weight, WEIGHTS, "weight", "awac")
     key, actor_key, critic_key = jax.random.split(key, 3)
     actor = regression.init_actor(config, actor_key, batch, "awac")
@@ -94,9 +97,10 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of critics, policy and targets.
 
-    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``actor_loss``; ``weight``,
-    mean weight of a logged action; ``effective_share``, their effective sample size over that of
-    the batch; ``advantage``, mean A of a logged action.
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``reward_max``, the largest
+    size of a reward in the batch; ``actor_loss``; ``weight``, mean weight of a logged action;
+    ``effective_share``, their effective sample size over that of the batch; ``advantage``, mean A
+    of a logged action.
     """
     check_batch(batch, batch_spec(config), "awac")
     key, target_key, sample_key, dropout_key = jax.random.split(state.key, 4)
@@ -143,3 +147,13 @@ def act(
         config, state.actor.params, observation, key, deterministic=deterministic
     )
     return action, policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Sentences if the weights are too sharp for the rewards, or values exceed what these allow."""
+    return regression.diagnose(config, metrics, config.weight)
+
+
+def resolve(config: Config, num_updates: int) -> Config:
+    """A policy's schedule that is not set ends with the run."""
+    return regression.resolve(config, num_updates)

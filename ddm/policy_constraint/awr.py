@@ -23,12 +23,13 @@ tanh.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from ddm import networks, ops
-from ddm.errors import InputError
 from ddm.ops.weights import WEIGHTS, WeightFn
 from ddm.policy_constraint import regression
 from ddm.types import (
@@ -39,7 +40,9 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
     find_choice,
+    leaf,
     static,
 )
 
@@ -47,12 +50,14 @@ from ddm.types import (
 class Config(regression.PolicyConfig):
     """Hyper-parameters; temperature, largest weight and lambda are those of the authors' code."""
 
-    trace_decay: float = 0.95  # lambda of the returns; 1: rewards up to the window's end
-    inverse_temperature: float = 1.0  # per standard deviation; 0 is behaviour cloning
-    max_weight: float = 20.0  # largest weight of a logged action
+    # lambda of the returns; 1: rewards up to the window's end
+    trace_decay: float = leaf(0.95, "[0, 1]")
+    # per standard deviation; 0 is behaviour cloning
+    inverse_temperature: float = leaf(1.0, "[0, inf)")
+    max_weight: float = leaf(20.0, "(0, inf]")  # largest weight of a logged action
     # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
     weight: str | WeightFn = static("exponential")
-    window: int = static(32)  # steps of each return; most of an update's time
+    window: int = static(32, "[1, inf)")  # steps of each return; most of an update's time
 
 
 class State(struct.PyTreeNode):
@@ -66,19 +71,19 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Windows that begin at the rows to fit."""
-    return BatchSpec(fields=(*TRANSITION_FIELDS, "mask"), window=config.window)
+    return BatchSpec(
+        fields=(*TRANSITION_FIELDS, "mask"), window=config.window, num_actions=config.num_actions
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: no step in the window, an unknown weight, or actions of another kind than
-        `num_actions` says.
+      InputError: an unknown weight; actions of another kind than `num_actions` says, or beyond it;
+        images.
     """
-    if config.window < 1:
-        raise InputError(f"awr: window is {config.window}, expected at least 1 step")
-    check_batch(batch, batch_spec(config), "awr")
+    check_example(batch, batch_spec(config), "awr")
     find_choice(config.weight, WEIGHTS, "weight", "awr")
     key, actor_key, value_key = jax.random.split(key, 3)
     rows = _first_steps(batch)
@@ -93,9 +98,10 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of V and policy on the first step of each window.
 
-    Metrics: ``value_loss``; ``value``, mean V(s); ``return``, mean R; ``advantage_std``, before
-    it is divided out; ``actor_loss``; ``weight``, mean weight of a logged action;
-    ``effective_share``, their effective sample size over that of the batch.
+    Metrics: ``value_loss``; ``value``, mean V(s); ``return``, mean R; ``advantage_std``, before it
+    is divided out; ``reward_max``, the largest size of a reward in the windows; ``actor_loss``;
+    ``weight``, mean weight of a logged action; ``effective_share``, their effective sample size
+    over that of the batch.
     """
     check_batch(batch, batch_spec(config), "awr")
     key, dropout_key = jax.random.split(state.key)
@@ -112,7 +118,11 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         config, state.actor, rows, weights, state.step, dropout_key
     )
     state = state.replace(actor=actor, value=value, step=state.step + 1, key=key)
-    metrics = {"return": jnp.mean(returns), "advantage_std": spread}
+    metrics = {
+        "return": jnp.mean(returns),
+        "advantage_std": spread,
+        "reward_max": ops.largest_reward(batch.rewards),
+    }
     return state, {**value_metrics, **actor_metrics, **metrics}
 
 
@@ -130,6 +140,16 @@ def act(
         config, state.actor.params, observation, key, deterministic=deterministic
     )
     return action, policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Sentences if the weights are too sharp for the rewards, or values exceed what these allow."""
+    return regression.diagnose(config, metrics, config.weight, value="value")
+
+
+def resolve(config: Config, num_updates: int) -> Config:
+    """A policy's schedule that is not set ends with the run."""
+    return regression.resolve(config, num_updates)
 
 
 def values_and_returns(config: Config, state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -38,14 +38,17 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
+    leaf,
 )
 
 
 class Config(generative.Config):
     """Hyper-parameters; defaults are those of the authors' code, whose batches have 100 rows."""
 
-    actor_learning_rate: float = 1e-3  # Adam's step size of the perturbation
-    perturbation: float = 0.05  # phi: largest change of a proposed action; 0: none
+    actor_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size of the perturbation
+    # phi: largest change of a proposed action; 0: none
+    perturbation: float = leaf(0.05, "[0, inf)")
 
 
 class State(struct.PyTreeNode):
@@ -71,9 +74,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions.
+      InputError: integer actions, or images.
     """
-    check_batch(batch, batch_spec(config), "bcq")
+    check_example(batch, batch_spec(config), "bcq")
     key, vae_key, actor_key, critic_key = jax.random.split(key, 4)
     vae = generative.init_vae(config, vae_key, batch, "bcq")
     critic = generative.init_critic(config, critic_key, batch)
@@ -95,7 +98,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of model, critics, perturbation and targets.
 
     Metrics: ``vae_loss``; ``vae_progress``, the share of it that about the last 900 updates took
-    off; ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``actor_loss``.
+    off; ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``reward_max``, the largest size
+    of a reward in the batch; ``actor_loss``.
     """
     check_batch(batch, batch_spec(config), "bcq")
     key, vae_key, proposal_key = jax.random.split(state.key, 3)
@@ -154,9 +158,8 @@ def act(
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence if the behaviour model has not converged."""
-    del config
-    return generative.diagnose(metrics)
+    """Sentences if the behaviour model has not converged, or values exceed what rewards allow."""
+    return generative.diagnose(metrics) + ops.values_beyond_rewards(config.discount, metrics)
 
 
 def perturb(config: Config, params: Any, observations: jax.Array, actions: jax.Array) -> jax.Array:

@@ -45,7 +45,9 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
     find_choice,
+    leaf,
     static,
 )
 
@@ -60,22 +62,29 @@ VALUES: dict[str, ValueFn] = {
 class Config(generative.Config):
     """Hyper-parameters; defaults are those of the D4RL evaluations, whose batches have 256 rows."""
 
-    actor_learning_rate: float = 1e-4  # Adam's step size
-    critic_learning_rate: float = 3e-4  # Adam's step size
-    vae_learning_rate: float = 3e-4  # Adam's step size of the behaviour model
-    alpha_learning_rate: float = 1e-3  # Adam's step size of log alpha; 0 fixes alpha at 1
-    epsilon: float = 0.05  # MMD that alpha steers to; authors: 0.05 to 0.07
-    bandwidth: float = 20.0  # sigma of the kernel, before the tanh; authors: 20, or 50 for large
-    log_alpha_min: float = -5.0  # floor of log alpha
-    log_alpha_max: float = 10.0  # ceiling of log alpha
-    warmup_steps: int = 40_000  # first gradient steps, in which the policy ignores its values
-    deviation_weight: float = 0.0  # standard deviations of the ensemble taken off its value
-    log_std_min: float = -5.0  # floor of the policy's log standard deviation
-    log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
+    actor_learning_rate: float = leaf(1e-4, "[0, inf)")  # Adam's step size
+    critic_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    vae_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size of the behaviour model
+    # Adam's step size of log alpha; 0 fixes alpha at 1
+    alpha_learning_rate: float = leaf(1e-3, "[0, inf)")
+    epsilon: float = leaf(0.05, "[0, inf)")  # MMD that alpha steers to; authors: 0.05 to 0.07
+    # sigma of the kernel, before the tanh; authors: 20, or 50 for large
+    bandwidth: float = leaf(20.0, "(0, inf)")
+    log_alpha_min: float = leaf(-5.0, at_most="log_alpha_max")  # floor of log alpha
+    log_alpha_max: float = leaf(10.0, "(-inf, inf)")  # ceiling of log alpha
+    # first gradient steps, in which the policy ignores its values
+    warmup_steps: int = leaf(40_000, "[0, inf)")
+    # standard deviations of the ensemble taken off its value
+    deviation_weight: float = leaf(0.0, "[0, inf)")
+    # floor of the policy's log standard deviation
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    log_std_max: float = leaf(2.0, "(-inf, inf)")  # ceiling of the policy's log standard deviation
     kernel: str | KernelFn = static("laplacian")  # laplacian or gaussian; or a function
     values: str | ValueFn = static("minimum")  # minimum or mean of the critics; or a function
-    num_mmd_samples: int = static(4)  # actions from policy and model each; paper: 4 to 10
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers of policy and critics
+    # actions from policy and model each; paper: 4 to 10
+    num_mmd_samples: int = static(4, "[1, inf)")
+    # relu layers of policy and critics
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")
 
 
 class State(struct.PyTreeNode):
@@ -101,9 +110,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions; an unknown kernel or choice of values.
+      InputError: integer actions, or images; an unknown kernel or choice of values.
     """
-    check_batch(batch, batch_spec(config), "bear")
+    check_example(batch, batch_spec(config), "bear")
     for choice in (_kernel, _values):
         choice(config)  # refuses unknown ones
     key, vae_key, actor_key, critic_key = jax.random.split(key, 4)
@@ -130,8 +139,9 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of behaviour model, critics, policy, dual variable and targets.
 
     Metrics: ``vae_loss``; ``vae_progress``, the share of it that about the last 900 updates took
-    off; ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``actor_loss``; ``mmd``, mean over
-    the batch; ``log_alpha``, after the step.
+    off; ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``reward_max``, the largest size
+    of a reward in the batch; ``actor_loss``; ``mmd``, mean over the batch; ``log_alpha``, after the
+    step.
     """
     check_batch(batch, batch_spec(config), "bear")
     key, vae_key, target_key, actor_key = jax.random.split(state.key, 4)
@@ -185,22 +195,23 @@ def act(
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """Sentences if the behaviour model has not converged, or the dual variable is at a bound."""
+    """Sentences: the behaviour model still learns, values run away, alpha is at a bound."""
     found = generative.diagnose(metrics)
-    log_alpha, mmd = metrics.get("log_alpha"), metrics.get("mmd", float("nan"))
-    if log_alpha is not None and log_alpha >= config.log_alpha_max - 0.01:
-        found.append(
-            f"the dual variable stands at its upper bound (log_alpha={log_alpha:.2f}): the MMD of "
-            f"{mmd:.3f} stays above epsilon={config.epsilon:g}, and values hardly count any more; "
-            "raise epsilon"
-        )
-    elif log_alpha is not None and log_alpha <= config.log_alpha_min + 0.01:
-        found.append(
-            f"the dual variable stands at its lower bound (log_alpha={log_alpha:.2f}): the MMD of "
-            f"{mmd:.3f} is below epsilon={config.epsilon:g}, so nothing holds the policy near the "
-            "data; lower epsilon"
-        )
-    return found
+    found += ops.values_beyond_rewards(config.discount, metrics)
+    if "log_alpha" not in metrics:
+        return found
+    mmd = f"the MMD of {metrics.get('mmd', float('nan')):.3f} "
+    return found + networks.dual_at_bound(
+        "log_alpha",
+        metrics["log_alpha"],
+        config.log_alpha_min,
+        config.log_alpha_max,
+        below=f"{mmd}is below epsilon={config.epsilon:g}, so nothing holds the policy near the "
+        "data; lower epsilon",
+        above=f"{mmd}stays above epsilon={config.epsilon:g}, and values hardly count any more; "
+        "raise epsilon",
+        margins=(0.01, 0.01),
+    )
 
 
 def policy_at(config: Config, params: Any, observations: jax.Array) -> networks.TanhGaussian:
@@ -242,7 +253,7 @@ def _actor_loss(
     # The variance of equal critics is 0, where its root has no gradient.
     deviation = jnp.sqrt(jnp.var(values, axis=0) + 1e-12)
     merit = jnp.mean(_values(config)(values) - config.deviation_weight * deviation)
-    improves = jnp.where(state.step >= config.warmup_steps, 1.0, 0.0)
+    improves = (state.step >= config.warmup_steps).astype(jnp.float32)
     loss = jnp.exp(state.alpha.params) * (mmd - config.epsilon) - improves * merit
     return loss, {"actor_loss": loss, "mmd": mmd}
 
@@ -250,6 +261,6 @@ def _actor_loss(
 def _alpha_step(config: Config, alpha: networks.Trainable, mmd: jax.Array) -> networks.Trainable:
     """Alpha rises while the MMD is above epsilon: ascent on alpha (MMD - epsilon)."""
     gradient = -jnp.exp(alpha.params) * (mmd - config.epsilon)
-    alpha = networks.descend(gradient, alpha, optax.adam(config.alpha_learning_rate))
-    bounded = jnp.clip(alpha.params, config.log_alpha_min, config.log_alpha_max)
-    return alpha.replace(params=bounded)
+    optimizer = optax.adam(config.alpha_learning_rate)
+    bounds = (config.log_alpha_min, config.log_alpha_max)
+    return networks.dual_step(gradient, alpha, optimizer, *bounds)

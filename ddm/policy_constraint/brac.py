@@ -52,8 +52,9 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
-    check_continuous,
+    check_continuous_example,
     find_choice,
+    leaf,
     static,
 )
 
@@ -80,34 +81,53 @@ DivergenceFn = PrimalFn | Dual
 class Config(Configuration):
     """Hyper-parameters; defaults are those of the D4RL evaluations, whose batches have 256 rows."""
 
-    actor_learning_rate: float = 3e-5  # Adam's step size; the paper's grid is 3e-6 .. 3e-4
-    critic_learning_rate: float = 1e-3  # Adam's step size
-    behavior_learning_rate: float = 5e-4  # Adam's step size of the behaviour policy
-    divergence_learning_rate: float = 1e-3  # Adam's step size of a dual divergence's critic
-    alpha: float = 1.0  # weight of the divergence; with `adaptive`, where it starts
-    target_divergence: float = 0.5  # that `adaptive` steers to, nats for KL; authors 0: alpha rises
-    alpha_learning_rate: float = 1e-3  # Adam's step size of alpha; authors 1e-5, too slow to matter
-    alpha_max: float = 500.0  # ceiling of an adaptive alpha
-    entropy_weight: float = 0.0  # eta, weight of the entropy in the policy's loss and in y
-    minimum_weight: float = 1.0  # lambda: share of the smallest Q_i in Q, against the largest
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of the critic targets
-    warmup_steps: int = 20_000  # first gradient steps, without Q in L_pi and without D in y
-    behavior_steps: int = 0  # gradient steps of the behaviour policy; 0: as many as there are
-    bandwidth: float = 10.0  # of mmd's kernel; laplacian: half the authors' sigma of 20
-    slope_penalty_weight: float = 5.0  # weight of squared excess slopes of a dual's critic
-    max_slope: float = 1.0  # slope of a dual's critic, in the action, that is not penalised
-    log_std_min: float = -5.0  # floor of the log standard deviation of policy and behaviour
-    log_std_max: float = 2.0  # ceiling of the log standard deviation of policy and behaviour
+    # Adam's step size; the paper's grid is 3e-6 .. 3e-4
+    actor_learning_rate: float = leaf(3e-5, "[0, inf)")
+    critic_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    # Adam's step size of the behaviour policy
+    behavior_learning_rate: float = leaf(5e-4, "[0, inf)")
+    # Adam's step size of a dual divergence's critic
+    divergence_learning_rate: float = leaf(1e-3, "[0, inf)")
+    # weight of the divergence; with `adaptive`, where it starts, at most `alpha_max`
+    alpha: float = leaf(1.0, "[0, inf)")
+    target_divergence: float = leaf(
+        0.5, "(-inf, inf)"
+    )  # that `adaptive` steers to, nats for KL; authors 0: alpha rises
+    # Adam's step size of alpha; authors 1e-5, too slow to matter
+    alpha_learning_rate: float = leaf(1e-3, "[0, inf)")
+    alpha_max: float = leaf(500.0, "(0, inf)")  # ceiling of an adaptive alpha
+    # eta, weight of the entropy in the policy's loss and in y
+    entropy_weight: float = leaf(0.0, "[0, inf)")
+    # lambda: share of the smallest Q_i in Q, against the largest
+    minimum_weight: float = leaf(1.0, "[0, 1]")
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the critic targets
+    # first gradient steps, without Q in L_pi and without D in y
+    warmup_steps: int = leaf(20_000, "[0, inf)")
+    # gradient steps of the behaviour policy; 0: as many as there are
+    behavior_steps: int = leaf(0, "[0, inf)")
+    # of mmd's kernel; laplacian: half the authors' sigma of 20
+    bandwidth: float = leaf(10.0, "(0, inf)")
+    # weight of squared excess slopes of a dual's critic
+    slope_penalty_weight: float = leaf(5.0, "[0, inf)")
+    # slope of a dual's critic, in the action, that is not penalised
+    max_slope: float = leaf(1.0, "[0, inf)")
+    # floor of the log standard deviation of policy and behaviour
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    log_std_max: float = leaf(
+        2.0, "(-inf, inf)"
+    )  # ceiling of the log standard deviation of policy and behaviour
     value_penalty: bool = static(True)  # BRAC-v: the divergence is in the critic's target too
     divergence: str | DivergenceFn = static("kl")  # kl, mmd, kl_dual or wasserstein; or a function
     adaptive: bool = static(False)  # steer alpha so that the divergence is at its target
     kernel: str | KernelFn = static("laplacian")  # of mmd: laplacian or gaussian; or a function
-    num_samples: int = static(4)  # actions for a primal divergence, of each policy
-    divergence_steps: int = static(3)  # steps of a dual divergence's critic in each update
-    num_eval_samples: int = static(10)  # actions of which `act` takes the best; 0: no such choice
-    num_critics: int = static(2)  # members of the critic ensemble
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers of all networks
+    num_samples: int = static(4, "[1, inf)")  # actions for a primal divergence, of each policy
+    # steps of a dual divergence's critic in each update
+    divergence_steps: int = static(3, "[1, inf)")
+    # actions of which `act` takes the best; 0: no such choice
+    num_eval_samples: int = static(10, "[0, inf)")
+    num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers of all networks
     layer_norm: bool = static(False)  # in the critics
 
 
@@ -141,10 +161,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions; an unknown divergence or kernel.
+      InputError: integer actions, or images; an unknown divergence or kernel.
     """
-    check_batch(batch, batch_spec(config), "brac")
-    check_continuous(batch, "brac")
+    check_continuous_example(batch, batch_spec(config), "brac")
     _kernel(config)  # refuses an unknown one
     key, actor_key, behavior_key, dual_key, critic_key = jax.random.split(key, 5)
     observations, actions = batch.observations[:1], batch.actions[:1]
@@ -171,7 +190,8 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
         critic=networks.trainable(critic_params, optax.adam(config.critic_learning_rate)),
         critic_target_params=jax.tree.map(jnp.copy, critic_params),
         alpha=networks.trainable(
-            jnp.asarray(config.alpha, jnp.float32), optax.adam(config.alpha_learning_rate)
+            jnp.minimum(jnp.asarray(config.alpha, jnp.float32), config.alpha_max),
+            optax.adam(config.alpha_learning_rate),
         ),
         step=jnp.zeros((), jnp.int32),
         key=key,
@@ -183,7 +203,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
     Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``actor_loss``;
     ``divergence``, mean over the batch; ``entropy``, the sample estimate -log pi; ``alpha``, before
-    its step; ``value_weight``, 1 once the warm-up is over. Primal divergences: ``behavior_loss``,
+    its step; ``value_weight``, 1 once the warm-up is over; ``reward_max``, the largest size of a
+    reward in the batch. Primal divergences: ``behavior_loss``,
     in nats, and ``behavior_progress``, by how much it fell over about the last 900 updates. Dual
     ones: ``slope_penalty``, the mean squared excess slope of the divergence's critic.
     """
@@ -218,7 +239,9 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         key=key,
     )
     metrics = {**behavior_metrics, **critic_metrics, **actor_metrics, **dual_metrics}
-    return state, {**metrics, "alpha": jnp.asarray(weight, jnp.float32)}
+    reward_max = ops.largest_reward(batch.rewards)
+    others = {"alpha": jnp.asarray(weight, jnp.float32), "reward_max": reward_max}
+    return state, {**metrics, **others}
 
 
 def act(
@@ -244,7 +267,7 @@ def act(
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """Sentences if the behaviour policy has not converged, or alpha is at a bound.
+    """Sentences: the behaviour policy still learns, values run away, alpha is at a bound.
 
     Args:
       config: one lane's, with numbers.
@@ -258,22 +281,24 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
             "about the last 900 updates, and the policy is already held near it; raise "
             "warmup_steps, or behavior_steps if it is not 0"
         )
+    alpha, divergence = metrics.get("alpha", 0.0), metrics.get("divergence", 0.0)
+    bonus = abs(config.entropy_weight * metrics.get("entropy", 0.0))
+    bonus += abs(alpha * divergence) if config.value_penalty else 0.0
+    found += ops.values_beyond_rewards(config.discount, metrics, bonus=bonus)
     if not config.adaptive or "alpha" not in metrics:
         return found
-    alpha, divergence = metrics["alpha"], metrics.get("divergence", float("nan"))
-    if alpha >= 0.99 * config.alpha_max:
-        found.append(
-            f"alpha={alpha:.3g} stands at its upper bound: the divergence of {divergence:.3g} "
-            f"stays above target_divergence={config.target_divergence:g}, and values hardly count "
-            "any more; raise target_divergence"
-        )
-    elif alpha <= config.alpha_learning_rate:
-        found.append(
-            f"alpha stands at its lower bound of 0: the divergence of {divergence:.3g} is below "
-            f"target_divergence={config.target_divergence:g} without it, so nothing holds the "
-            "policy near the data; lower target_divergence"
-        )
-    return found
+    target = f"target_divergence={config.target_divergence:g}"
+    return found + networks.dual_at_bound(
+        "alpha",
+        alpha,
+        0.0,
+        config.alpha_max,
+        below=f"the divergence of {divergence:.3g} is below {target} without it, so nothing holds "
+        "the policy near the data; lower target_divergence",
+        above=f"the divergence of {divergence:.3g} stays above {target}, and values hardly count "
+        "any more; raise target_divergence",
+        margins=(config.alpha_learning_rate, 0.01 * config.alpha_max),
+    )
 
 
 # Divergences.
@@ -361,7 +386,7 @@ def penalty_weight(config: Config, state: State) -> jax.Array | float:
 
 def value_weight(config: Config, state: State) -> jax.Array:
     """0 in the warm-up, then 1."""
-    return jnp.where(state.step >= config.warmup_steps, 1.0, 0.0)
+    return (state.step >= config.warmup_steps).astype(jnp.float32)
 
 
 def critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
@@ -413,8 +438,8 @@ def alpha_step(config: Config, state: State, divergence: jax.Array) -> networks.
     if not config.adaptive:
         return state.alpha
     gap = divergence - config.target_divergence
-    alpha = networks.descend(-gap, state.alpha, optax.adam(config.alpha_learning_rate))
-    return alpha.replace(params=jnp.clip(alpha.params, 0.0, config.alpha_max))
+    optimizer = optax.adam(config.alpha_learning_rate)
+    return networks.dual_step(-gap, state.alpha, optimizer, 0.0, config.alpha_max)
 
 
 def _behavior_step(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -456,7 +481,7 @@ def _divergence_steps(
         actions = policy.sample(seed=action_key)
         value = lambda actions: _divergence_value(config, params, batch.observations, actions)  # noqa: E731
         gain = jnp.mean(bound(value(actions), value(batch.actions)))
-        shares = jax.random.uniform(mix_key, actions[:, :1].shape)
+        shares = jax.random.uniform(mix_key, actions[:, :1].shape, actions.dtype)
         between = actions + shares * (batch.actions - actions)
         penalty = ops.divergences.slope_penalty(value, between, config.max_slope)
         return config.slope_penalty_weight * penalty - gain, {"slope_penalty": penalty}

@@ -14,8 +14,7 @@ constraints (BCQ, Fujimoto et al. 2019; BEAR, Kumar et al. 2019), divergences to
 policy (BRAC, Wu et al. 2019; KL control, Jaques et al. 2019). `support` with a threshold is the
 filter of discrete BCQ (Fujimoto et al. 2019, arXiv 1910.01708, eq. 9) without its networks.
 
-Observations are rows of S features, and the state is the largest of them: for one-hot rows a
-linear function of the observation is a table.
+Observations are one-hot rows of S features, those of a Discrete(S) space; others are refused.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -45,15 +45,18 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of constrained value iteration; the defaults are ours."""
 
-    discount: float = 0.99  # gamma
-    epsilon: float = 0.5  # largest divergence in a state, in nats (kl) or mass (total_variation)
-    weight: float = 0.1  # price of one nat of divergence, in units of return (kl_penalty)
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # largest divergence in a state, in nats (kl) or mass (total_variation)
+    epsilon: float = leaf(0.5, "[0, inf)")
+    # price of one nat of divergence, in units of return (kl_penalty)
+    weight: float = leaf(0.1, "(0, inf)")
     # support: keeps actions above this share of the likeliest one, in [0, 1); 0: all that were seen
-    threshold: float = 0.0
-    smoothing: float = 0.0  # share of the uniform policy mixed into the behaviour model
-    initial_value: float = 0.0  # of every pair; what is never logged keeps it
+    threshold: float = leaf(0.0, "[0, 1)")
+    # share of the uniform policy mixed into the behaviour model
+    smoothing: float = leaf(0.0, "[0, 1]")
+    initial_value: float = leaf(0.0, "(-inf, inf)")  # of every pair; what is never logged keeps it
     constraint: str = static("support")  # none, support, kl, kl_penalty or total_variation
-    num_actions: int = static(0)  # size of the discrete action space; required
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):
@@ -68,8 +71,12 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """All transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS, whole_dataset=True)
+    return BatchSpec(
+        fields=TRANSITION_FIELDS,
+        whole_dataset=True,
+        one_hot_observations=True,
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -77,7 +84,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 
     Raises:
       InputError: an unknown constraint, continuous actions, no `num_actions`, or observations
-        that are not rows.
+        that are not one-hot rows.
     """
     check_batch(batch, batch_spec(config), "constrained_iteration")
     tables.check_table_batch(

@@ -22,7 +22,7 @@ two together are refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -41,7 +41,9 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
     find_choice,
+    leaf,
     static,
 )
 
@@ -66,13 +68,16 @@ BASELINES: dict[str, BaselineFn] = {"mean": mean_baseline, "max": max_baseline}
 class Config(regression.Config):
     """Hyper-parameters; defaults are acme's."""
 
-    inverse_temperature: float = 1.0  # 1 / beta of the paper, of exponential weights
-    max_weight: float = 20.0  # largest weight of a logged action, of exponential weights
+    # 1 / beta of the paper, of exponential weights
+    inverse_temperature: float = leaf(1.0, "[0, inf)")
+    # largest weight of a logged action, of exponential weights
+    max_weight: float = leaf(20.0, "(0, inf]")
     # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
     weight: str | WeightFn = static("binary")
     baseline: str | BaselineFn = static("mean")  # mean or max: the value that an action must exceed
-    num_samples: int = static(4)  # m: actions of the policy in the baseline; real vectors
-    num_critics: int = static(1)  # members of the critic ensemble
+    # m: actions of the policy in the baseline; real vectors
+    num_samples: int = static(4, "[1, inf)")
+    num_critics: int = static(1, "[1, inf)")  # members of the critic ensemble
 
 
 class State(struct.PyTreeNode):
@@ -88,8 +93,7 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS)
+    return BatchSpec(fields=TRANSITION_FIELDS, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -99,7 +103,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
       InputError: actions of another kind than `num_actions` says, an unknown weight or baseline,
         or two that leave discrete actions without any weight.
     """
-    check_batch(batch, batch_spec(config), "crr")
+    check_example(batch, batch_spec(config), "crr")
     _check_choices(config)
     key, actor_key, critic_key = jax.random.split(key, 3)
     actor = regression.init_actor(config, actor_key, batch, "crr")
@@ -117,9 +121,10 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of critics, policy and targets.
 
-    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``actor_loss``; ``weight``,
-    mean weight of a logged action, its share of the batch where binary; ``effective_share``, their
-    effective sample size over that of the batch.
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``reward_max``, the largest
+    size of a reward in the batch; ``actor_loss``; ``weight``, mean weight of a logged action, its
+    share of the batch where binary; ``effective_share``, their effective sample size over that of
+    the batch.
     """
     check_batch(batch, batch_spec(config), "crr")
     key, target_key, sample_key, dropout_key = jax.random.split(state.key, 4)
@@ -167,6 +172,16 @@ def act(
         config, state.actor.params, observation, key, deterministic=deterministic
     )
     return action, policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Sentences if the weights are too sharp for the rewards, or values exceed what these allow."""
+    return regression.diagnose(config, metrics, config.weight)
+
+
+def resolve(config: Config, num_updates: int) -> Config:
+    """A policy's schedule that is not set ends with the run."""
+    return regression.resolve(config, num_updates)
 
 
 def _check_choices(config: Config) -> None:

@@ -22,7 +22,16 @@ from flax import struct
 from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.ops import convergence
-from ddm.types import Batch, Configuration, Metrics, PRNGKey, check_actions, static
+from ddm.types import (
+    Batch,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    check_actions,
+    check_vectors,
+    leaf,
+    static,
+)
 
 # Nats of likelihood that the clone's last 900 updates or so may have gained, in one that counts
 # as converged.
@@ -32,15 +41,19 @@ SETTLED = 0.01
 class Config(Configuration):
     """Hyper-parameters of the critic and of the clone."""
 
-    learning_rate: float = 3e-4  # Adam's step size of the critic
-    behavior_learning_rate: float = 3e-4  # Adam's step size of the cloned behaviour policy
-    logit_penalty: float = 1e-2  # w: weight of the clone's squared logits
-    huber_width: float = 1.0  # error from which the critic's loss is linear, in reward units
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of the target
-    target_period: int = 0  # updates between two copies to the target; 0: the moving average
-    num_actions: int = static(0)  # size of the discrete action space; required
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers of critic and clone
+    learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size of the critic
+    # Adam's step size of the cloned behaviour policy
+    behavior_learning_rate: float = leaf(3e-4, "[0, inf)")
+    logit_penalty: float = leaf(1e-2, "[0, inf)")  # w: weight of the clone's squared logits
+    # error from which the critic's loss is linear, in reward units
+    huber_width: float = leaf(1.0, "(0, inf)")
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the target
+    # updates between two copies to the target; 0: the moving average
+    target_period: int = leaf(0, "[0, inf)")
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
+    # relu layers of critic and clone
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")
 
 
 class Clone(struct.PyTreeNode):
@@ -61,7 +74,7 @@ def behavior_network(config: Config) -> networks.CategoricalPolicy:
 
 
 def check(config: Config, batch: Batch, name: str) -> None:
-    """Refuses continuous actions and a missing number of discrete ones.
+    """Refuses continuous actions, images, and a number of actions that is missing or too small.
 
     Raises:
       InputError: naming the algorithm and the field.
@@ -69,6 +82,7 @@ def check(config: Config, batch: Batch, name: str) -> None:
     if config.num_actions < 1:
         raise InputError(f"{name}: needs num_actions, the number of discrete actions")
     check_actions(batch, config.num_actions, name)
+    check_vectors(batch, name)
 
 
 def init_critic(config: Config, key: PRNGKey, batch: Batch) -> networks.Trainable:
@@ -121,24 +135,29 @@ def critic_step(
 ) -> tuple[networks.Trainable, Metrics]:
     """One step of the critic, given values (B,) of the next observations.
 
-    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over the batch.
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over the batch; ``reward_max``, the largest
+    size of a reward in it.
     """
+    reward_max = ops.largest_reward(batch.rewards)
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         values = critic_network(config).apply(params, batch.observations, batch.actions)[0]
         loss = jnp.mean(optax.huber_loss(values, targets, delta=config.huber_width))
-        return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
+        q_value = jnp.mean(values)
+        return loss, {"critic_loss": loss, "q_value": q_value, "reward_max": reward_max}
 
     return networks.minimize(loss_fn, critic, optax.adam(config.learning_rate))
 
 
-def diagnose(metrics: Mapping[str, float]) -> list[str]:
-    """A sentence if the clone still learns."""
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Sentences if the clone still learns, or values exceed what rewards and discount allow."""
+    found = ops.values_beyond_rewards(config.discount, metrics)
     if metrics.get("behavior_progress", 0.0) <= SETTLED:
-        return []
+        return found
     return [
+        *found,
         "the cloned behaviour policy still learns: its likelihood rose by "
         f"{metrics['behavior_progress']:.3f} nats in about the last 900 updates, so the actions it "
-        "calls likely are not yet those of the data; train longer, or raise behavior_learning_rate"
+        "calls likely are not yet those of the data; train longer, or raise behavior_learning_rate",
     ]

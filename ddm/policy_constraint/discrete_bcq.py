@@ -36,14 +36,18 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
+    leaf,
 )
 
 
 class Config(discrete.Config):
     """Hyper-parameters; defaults are the authors' for vector observations, 64 rows a batch."""
 
-    threshold: float = 0.3  # tau: smallest allowed share of the likeliest action's probability
-    exploration: float = 0.001  # share of uniform actions in a non-deterministic `act`
+    # tau: smallest allowed share of the likeliest action's probability
+    threshold: float = leaf(0.3, "[0, 1]")
+    # share of uniform actions in a non-deterministic `act`
+    exploration: float = leaf(0.001, "[0, 1]")
 
 
 class State(struct.PyTreeNode):
@@ -58,8 +62,7 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS)
+    return BatchSpec(fields=TRANSITION_FIELDS, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -68,7 +71,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: continuous actions, or no `num_actions`.
     """
-    check_batch(batch, batch_spec(config), "discrete_bcq")
+    check_example(batch, batch_spec(config), "discrete_bcq")
     discrete.check(config, batch, "discrete_bcq")
     key, behavior_key, critic_key = jax.random.split(key, 3)
     critic = discrete.init_critic(config, critic_key, batch)
@@ -84,9 +87,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of critic and clone, both from the parameters before it, and of the target.
 
-    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a); ``behavior_loss``, in nats;
-    ``behavior_progress``, what about the last 900 updates took off it; ``allowed``, the share of
-    actions at s' among which the target chooses.
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a); ``reward_max``, of the batch;
+    ``behavior_loss``, in nats; ``behavior_progress``, what about the last 900 updates took off it;
+    ``allowed``, the share of actions at s' among which the target chooses.
     """
     check_batch(batch, batch_spec(config), "discrete_bcq")
     next_actions, allowed = choose(config, state, batch.next_observations)
@@ -126,14 +129,13 @@ def act(
         return actions[0], policy_state
     explore_key, action_key = jax.random.split(key)
     uniform = jax.random.randint(action_key, (), 0, config.num_actions, jnp.int32)
-    explores = jax.random.uniform(explore_key) < config.exploration
+    explores = jax.random.uniform(explore_key, dtype=jnp.float32) < config.exploration
     return jnp.where(explores, uniform, actions[0]), policy_state
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence if the clone has not converged."""
-    del config
-    return discrete.diagnose(metrics)
+    """Sentences if the clone has not converged, or values exceed what rewards allow."""
+    return discrete.diagnose(config, metrics)
 
 
 def choose(config: Config, state: State, observations: jax.Array) -> tuple[jax.Array, jax.Array]:

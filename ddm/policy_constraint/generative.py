@@ -20,7 +20,16 @@ import optax
 
 from ddm import networks, ops
 from ddm.ops import convergence
-from ddm.types import Batch, Configuration, Metrics, PRNGKey, check_continuous, static
+from ddm.types import (
+    Batch,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    check_continuous,
+    check_vectors,
+    leaf,
+    static,
+)
 
 # Share of the model's loss that its last 900 updates or so may have taken off, in a model that
 # counts as converged.
@@ -30,23 +39,29 @@ SETTLED = 0.02
 class Config(Configuration):
     """Hyper-parameters of the behaviour model and of the critics."""
 
-    critic_learning_rate: float = 1e-3  # Adam's step size
-    vae_learning_rate: float = 1e-3  # Adam's step size of the behaviour model
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of the targets
-    minimum_weight: float = 0.75  # lambda: weight of the smallest critic, of the largest 1 - lambda
-    kl_weight: float = 0.5  # w: weight of the model's divergence, averaged over latent dimensions
-    latent_clip: float = 0.5  # c: bound of the latents from which actions are proposed
-    log_var_min: float = -8.0  # floor of the latent's log-variances
+    critic_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    vae_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size of the behaviour model
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the targets
+    # lambda: weight of the smallest critic, of the largest 1 - lambda
+    minimum_weight: float = leaf(0.75, "[0, 1]")
+    # w: weight of the model's divergence, averaged over latent dimensions
+    kl_weight: float = leaf(0.5, "[0, inf)")
+    # c: bound of the latents from which actions are proposed
+    latent_clip: float = leaf(0.5, "[0, inf)")
+    log_var_min: float = leaf(-8.0, at_most="log_var_max")  # floor of the latent's log-variances
     # Ceiling of the latent's log-variances; the authors have 30, whose exponential can overflow
     # Adam's second moment.
-    log_var_max: float = 4.0
-    num_target_samples: int = static(10)  # actions at s' over which a target takes its maximum
-    num_eval_samples: int = static(100)  # actions among which `act` chooses
-    num_critics: int = static(2)  # members of the critic ensemble
-    hidden_sizes: tuple[int, ...] = static((400, 300))  # relu layers of policy and critics
-    vae_hidden_sizes: tuple[int, ...] = static((750, 750))  # relu layers of encoder and decoder
-    latent_dim: int = static(0)  # dimensions of z; 0: twice the action's
+    log_var_max: float = leaf(4.0, "(-inf, inf)")
+    # actions at s' over which a target takes its maximum
+    num_target_samples: int = static(10, "[1, inf)")
+    num_eval_samples: int = static(100, "[1, inf)")  # actions among which `act` chooses
+    num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
+    # relu layers of policy and critics
+    hidden_sizes: tuple[int, ...] = static((400, 300), "[1, inf)")
+    # relu layers of encoder and decoder
+    vae_hidden_sizes: tuple[int, ...] = static((750, 750), "[1, inf)")
+    latent_dim: int = static(0, "[0, inf)")  # dimensions of z; 0: twice the action's
     layer_norm: bool = static(False)  # in the critics
 
 
@@ -69,9 +84,10 @@ def init_vae(config: Config, key: PRNGKey, batch: Batch, name: str) -> networks.
     """A fresh behaviour model for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions.
+      InputError: integer actions, or images.
     """
     check_continuous(batch, name)
+    check_vectors(batch, name)
     params_key, noise_key = jax.random.split(key)
     params = vae_network(config, batch.actions.shape[-1]).init(
         params_key, batch.observations[:1], batch.actions[:1], noise_key, *_bounds(config)
@@ -116,7 +132,8 @@ def propose(
 ) -> jax.Array:
     """One action (..., A) of the behaviour model for each observation (..., O)."""
     network = vae_network(config, _action_size(params), bounded=bounded)
-    latents = jax.random.normal(key, (*observations.shape[:-1], network.latent_dim))
+    shape = (*observations.shape[:-1], network.latent_dim)
+    latents = jax.random.normal(key, shape, jnp.float32)
     latents = jnp.clip(latents, -config.latent_clip, config.latent_clip)
     return network.apply(params, observations, latents, method="decode")
 
@@ -134,14 +151,17 @@ def critic_step(
 ) -> tuple[networks.Trainable, Metrics]:
     """One step of the critics, given values (B,) of the next observations.
 
-    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members and batch.
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members and batch; ``reward_max``, the
+    largest size of a reward in the batch.
     """
+    reward_max = ops.largest_reward(batch.rewards)
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         values = critic_network(config).apply(params, batch.observations, batch.actions)
         loss = ops.squared_td_error(values, targets)
-        return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
+        q_value = jnp.mean(values)
+        return loss, {"critic_loss": loss, "q_value": q_value, "reward_max": reward_max}
 
     return networks.minimize(loss_fn, critic, optax.adam(config.critic_learning_rate))
 

@@ -12,6 +12,7 @@ policy and critics with one output an action; the equations are the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,18 +30,20 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
+    leaf,
 )
 
 
 class Config(regression.Config):
     """Hyper-parameters; defaults are the authors' for locomotion (dropout 0.1 for Adroit)."""
 
-    actor_decay_steps: int = 1_000_000  # steps of the policy's cosine schedule; 0: constant
-    expectile: float = (
-        0.7  # 0.5 evaluates the behaviour policy, towards 1 the best action in the data
-    )
-    inverse_temperature: float = 3.0  # beta; 0 is behaviour cloning
-    max_weight: float = 100.0  # largest weight of a logged action
+    # Steps of the policy's cosine schedule; not set: those of the run; 0: constant.
+    actor_decay_steps: int | None = leaf(None, "[0, inf)")
+    # 0.5 evaluates the behaviour policy, towards 1 the best action in the data
+    expectile: float = leaf(0.7, "(0, 1)")
+    inverse_temperature: float = leaf(3.0, "[0, inf)")  # beta; 0 is behaviour cloning
+    max_weight: float = leaf(100.0, "(0, inf]")  # largest weight of a logged action
 
 
 class State(struct.PyTreeNode):
@@ -56,8 +59,7 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS)
+    return BatchSpec(fields=TRANSITION_FIELDS, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -66,7 +68,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: actions of another kind than `num_actions` says.
     """
-    check_batch(batch, batch_spec(config), "iql")
+    check_example(batch, batch_spec(config), "iql")
     key, actor_key, value_key, critic_key = jax.random.split(key, 4)
     actor = regression.init_actor(config, actor_key, batch, "iql")
     critic = regression.init_critic(config, critic_key, batch)
@@ -84,8 +86,9 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of V, policy, critics and targets.
 
     Metrics: ``value_loss``, ``critic_loss``, ``actor_loss``; ``value``, mean V(s); ``q_value``,
-    mean Q(s, a) over members; ``weight``, mean weight of a logged action; ``effective_share``,
-    their effective sample size over that of the batch.
+    mean Q(s, a) over members; ``reward_max``, the largest size of a reward in the batch;
+    ``weight``, mean weight of a logged action; ``effective_share``, their effective sample size
+    over that of the batch.
     """
     check_batch(batch, batch_spec(config), "iql")
     key, dropout_key = jax.random.split(state.key)
@@ -137,6 +140,16 @@ def act(
         config, state.actor.params, observation, key, deterministic=deterministic
     )
     return action, policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Sentences if the weights are too sharp for the rewards, or values exceed what these allow."""
+    return regression.diagnose(config, metrics)
+
+
+def resolve(config: Config, num_updates: int) -> Config:
+    """A policy's schedule that is not set ends with the run."""
+    return regression.resolve(config, num_updates)
 
 
 def _value_loss(

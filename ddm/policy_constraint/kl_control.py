@@ -36,7 +36,7 @@ elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -57,7 +57,10 @@ from ddm.types import (
     PyTree,
     check_actions,
     check_batch,
+    check_example,
+    check_vectors,
     find_choice,
+    leaf,
     static,
 )
 
@@ -67,13 +70,17 @@ LogPrior = Callable[[jax.Array], jax.Array]  # observations (..., O) -> log p (.
 class Config(Configuration):
     """Hyper-parameters; numbers without a remark are those of the authors' code."""
 
-    learning_rate: float = 1e-4  # Adam's step size
-    prior_learning_rate: float = 1e-3  # Adam's step size of a learned prior; not the authors'
-    kl_weight: float = 0.5  # c, in units of the reward: price of a nat of divergence
-    discount: float = 0.99  # gamma
-    target_rate: float = 0.005  # tau of the moving average of the target network
-    max_gradient: float = 1.0  # each entry of the gradient is clipped to this size
-    prior_steps: int = 10_000  # first updates, in which only a learned prior is fitted to the log
+    learning_rate: float = leaf(1e-4, "[0, inf)")  # Adam's step size
+    # Adam's step size of a learned prior; not the authors'
+    prior_learning_rate: float = leaf(1e-3, "[0, inf)")
+    # c, in units of the reward: price of a nat of divergence
+    kl_weight: float = leaf(0.5, "[0, inf)")
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the target network
+    # each entry of the gradient is clipped to this size
+    max_gradient: float = leaf(1.0, "(0, inf)")
+    # first updates, in which only a learned prior is fitted to the log
+    prior_steps: int = leaf(10_000, "[0, inf)")
     form: str = static("psi")  # psi or q: what is backed up, see above
     # Of form q, max, double or logsumexp: value of the next state. Or a function of target and
     # online Q (B, K) and the logarithmic mean exponential V (B,) of the target.
@@ -82,15 +89,18 @@ class Config(Configuration):
     kl_calc: str = static("sample")
     # learned: a network like the policy's; or a function, observations (..., O) to log p (..., K).
     prior: str | LogPrior = static("learned")
-    target_samples: int = static(1)  # M dropout masks of the lower bound; authors' best 5; 1: none
+    # M dropout masks of the lower bound; authors' best 5; 1: none
+    target_samples: int = static(1, "[1, inf)")
     # mlp; gru, on tokens; or a function of this configuration to a flax module: observations and
     # `deterministic` to (..., K), whose last layer is named "output".
     network: str | Callable[[Any], nn.Module] = static("mlp")
-    num_tokens: int = static(0)  # observations are token numbers below this; 0: they are vectors
-    embedding_size: int = static(32)  # of a token
-    dropout_rate: float = static(0.0)  # in the policy's and the prior's network
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers; the first is the GRU's width
-    num_actions: int = static(0)  # size of the discrete action space; required
+    # observations are token numbers below this; 0: they are vectors
+    num_tokens: int = static(0, "[0, inf)")
+    embedding_size: int = static(32, "[1, inf)")  # of a token
+    dropout_rate: float = static(0.0, "[0, 1)")  # in the policy's and the prior's network
+    # relu layers; the first is the GRU's width
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):
@@ -105,8 +115,7 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS)
+    return BatchSpec(fields=TRANSITION_FIELDS, num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -115,7 +124,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: continuous actions, no `num_actions`, or choices that do not exist or fit.
     """
-    check_batch(batch, batch_spec(config), "kl_control")
+    check_example(batch, batch_spec(config), "kl_control")
     _check_config(config, batch)
     key, critic_key, prior_key = jax.random.split(key, 3)
     observations = batch.observations[:1]
@@ -136,7 +145,8 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step: of the prior, while it is fitted, then of D and its target.
 
-    Metrics: ``prior_log_prob``, mean log p of the logged actions; and, 0 while the prior is
+    Metrics: ``prior_log_prob``, mean log p of the logged actions; ``reward_max``, the largest size
+    of a reward in the batch; and, 0 while the prior is
     fitted, ``critic_loss``, ``q_value``, mean D of the logged actions, and ``kl``, mean
     KL(pi || p) at the logged states in nats.
     """
@@ -150,6 +160,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     learned, metrics = ops.cond_if_any(
         ~fitting, _learn, _keep_critic, config, state, batch, learn_key
     )
+    metrics = {**metrics, "reward_max": ops.largest_reward(batch.rewards)}
     return state.replace(**learned, step=state.step + 1, key=key), metrics
 
 
@@ -166,6 +177,15 @@ def act(
     logits = log_policy(config, state, observation)
     action = jnp.argmax(logits) if deterministic else jax.random.categorical(key, logits)
     return action.astype(jnp.int32), policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if values exceed what rewards and discount allow.
+
+    Of form psi alone: what it backs up is a mean of later values, whatever the prior. The penalty
+    of form q has no bound.
+    """
+    return ops.values_beyond_rewards(config.discount, metrics) if config.form == "psi" else []
 
 
 def with_prior(config: Config, state: State, params: Any) -> State:
@@ -306,7 +326,7 @@ def _keep_critic(
     del key
     log_priors = log_prior(config, state, batch.observations)
     kept = {"critic": state.critic, "critic_target_params": state.critic_target_params}
-    zeros = dict.fromkeys(("critic_loss", "q_value", "kl"), jnp.zeros(()))
+    zeros = dict.fromkeys(("critic_loss", "q_value", "kl"), jnp.zeros((), jnp.float32))
     return kept, {**zeros, "prior_log_prob": jnp.mean(_of(batch.actions, log_priors))}
 
 
@@ -391,15 +411,11 @@ def _without_output(params: Any) -> Any:
     """Copies of the parameters, with those of the layer "output" 0."""
 
     def copied(path: Any, leaf: jax.Array) -> jax.Array:
-        return jnp.zeros_like(leaf) if _is_output(path) else jnp.copy(leaf)
+        return jnp.zeros_like(leaf) if networks.is_output(path) else jnp.copy(leaf)
 
-    if not any(_is_output(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)):
+    if not any(networks.is_output(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)):
         raise InputError('kl_control: the network has no layer named "output"')
     return jax.tree_util.tree_map_with_path(copied, params)
-
-
-def _is_output(path: Any) -> bool:
-    return "output" in jax.tree_util.keystr(path)
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
@@ -418,14 +434,12 @@ def _check_config(config: Config, batch: Batch) -> None:
             "expected discrete actions and their number"
         )
     check_actions(batch, config.num_actions, "kl_control")
+    if not callable(config.network):
+        check_vectors(batch, "kl_control")
     find_choice(config.form, dict.fromkeys(FORMS), "form", "kl_control")
     find_choice(config.kl_calc, dict.fromkeys(KL_CALCS), "kl_calc", "kl_control")
     find_choice(config.backup, BACKUPS, "backup", "kl_control")
     find_choice(config.prior, {"learned": None}, "prior", "kl_control")
-    if config.target_samples < 1:
-        raise InputError(
-            f"kl_control: target_samples is {config.target_samples}, expected at least 1"
-        )
     if config.target_samples > 1 and config.dropout_rate <= 0.0:
         raise InputError(
             f"kl_control: target_samples is {config.target_samples}, which are dropout masks, "

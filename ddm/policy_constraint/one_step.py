@@ -20,6 +20,7 @@ each dataset; so should it be here, since it goes with the scale of rewards.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -37,7 +38,9 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
     find_choice,
+    leaf,
     static,
 )
 
@@ -45,9 +48,10 @@ from ddm.types import (
 class Config(regression.Config):
     """Hyper-parameters; the largest weight is the authors'."""
 
-    inverse_temperature: float = 1.0  # tau, per unit of return; 0 is behaviour cloning
-    max_weight: float = 100.0  # largest weight of a logged action
-    bc_steps: int = 0  # first gradient steps in which the policy only clones
+    # tau, per unit of return; 0 is behaviour cloning
+    inverse_temperature: float = leaf(1.0, "[0, inf)")
+    max_weight: float = leaf(100.0, "(0, inf]")  # largest weight of a logged action
+    bc_steps: int = leaf(0, "[0, inf)")  # first gradient steps in which the policy only clones
     # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
     weight: str | WeightFn = static("exponential")
 
@@ -65,8 +69,7 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions with the next action."""
-    del config
-    return BatchSpec(fields=(*TRANSITION_FIELDS, "next_actions"))
+    return BatchSpec(fields=(*TRANSITION_FIELDS, "next_actions"), num_actions=config.num_actions)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -75,7 +78,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: actions of another kind than `num_actions` says, or an unknown weight.
     """
-    check_batch(batch, batch_spec(config), "one_step")
+    check_example(batch, batch_spec(config), "one_step")
     find_choice(config.weight, WEIGHTS, "weight", "one_step")
     key, actor_key, value_key, critic_key = jax.random.split(key, 4)
     actor = regression.init_actor(config, actor_key, batch, "one_step")
@@ -93,9 +96,10 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of critics, V, policy and targets.
 
-    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``value_loss``; ``value``,
-    mean V(s); ``actor_loss``; ``weight``, mean weight of a logged action; ``effective_share``,
-    their effective sample size over that of the batch.
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``reward_max``, the largest
+    size of a reward in the batch; ``value_loss``; ``value``, mean V(s); ``actor_loss``; ``weight``,
+    mean weight of a logged action; ``effective_share``, their effective sample size over that of
+    the batch.
     """
     check_batch(batch, batch_spec(config), "one_step")
     key, dropout_key = jax.random.split(state.key)
@@ -138,6 +142,16 @@ def act(
         config, state.actor.params, observation, key, deterministic=deterministic
     )
     return action, policy_state
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Sentences if the weights are too sharp for the rewards, or values exceed what these allow."""
+    return regression.diagnose(config, metrics, config.weight)
+
+
+def resolve(config: Config, num_updates: int) -> Config:
+    """A policy's schedule that is not set ends with the run."""
+    return regression.resolve(config, num_updates)
 
 
 def _target_values(config: Config, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -19,6 +19,7 @@ batches of 256.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -34,21 +35,24 @@ from ddm.types import (
     Metrics,
     PRNGKey,
     check_batch,
-    check_continuous,
+    check_continuous_example,
+    leaf,
     static,
 )
 
-__all__ = ["Config", "State", "act", "batch_spec", "init", "update"]
+__all__ = ["Config", "State", "act", "batch_spec", "diagnose", "init", "update"]
 
 
 class Config(td3.Config):
     """Hyper-parameters of TD3 and the weights of the penalties; the authors' for locomotion."""
 
-    actor_learning_rate: float = 1e-3  # Adam's step size
-    critic_learning_rate: float = 1e-3  # Adam's step size
-    actor_bc_weight: float = 0.01  # beta_1: penalty of the policy, per unit of normalised value
-    critic_bc_weight: float = 0.01  # beta_2: penalty of the target, in units of return
-    hidden_sizes: tuple[int, ...] = static((256, 256, 256))  # relu layers
+    actor_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    critic_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
+    # beta_1: penalty of the policy, per unit of normalised value
+    actor_bc_weight: float = leaf(0.01, "[0, inf)")
+    # beta_2: penalty of the target, in units of return
+    critic_bc_weight: float = leaf(0.01, "[0, inf)")
+    hidden_sizes: tuple[int, ...] = static((256, 256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(True)  # in the critics
     normalize_q: bool = static(True)  # divide the policy's values by their mean size
 
@@ -63,18 +67,17 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions.
+      InputError: integer actions, or images.
     """
-    check_batch(batch, batch_spec(config), "rebrac")
-    check_continuous(batch, "rebrac")
+    check_continuous_example(batch, batch_spec(config), "rebrac")
     return td3.init(config, key, batch)
 
 
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """`policy_delay` critic steps, one policy step, one step of the targets.
 
-    Metrics: ``critic_loss``; ``q_value``; ``next_bc_loss``, mean |a~ - a'|^2; ``actor_loss``;
-    ``bc_loss``, mean |pi(s) - a|^2.
+    Metrics: ``critic_loss``; ``q_value``; ``reward_max``, the largest size of a reward in the
+    batch; ``next_bc_loss``, mean |a~ - a'|^2; ``actor_loss``; ``bc_loss``, mean |pi(s) - a|^2.
     """
     check_batch(batch, batch_spec(config), "rebrac")
     key, noise_key = jax.random.split(state.key)
@@ -93,6 +96,12 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
     state, actor_metrics = td3.actor_step(config, state, actor_loss)
     return state.replace(key=key), {**target_metrics, **critic_metrics, **actor_metrics}
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if values exceed what rewards, the penalty and the discount allow."""
+    penalty = config.critic_bc_weight * metrics.get("next_bc_loss", 0.0)
+    return ops.values_beyond_rewards(config.discount, metrics, bonus=penalty)
 
 
 def critic_targets(

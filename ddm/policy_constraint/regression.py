@@ -10,36 +10,51 @@ actions are worth is exact for a softmax, and estimated from samples, clipped to
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from ddm import networks, ops
-from ddm.types import Batch, Configuration, Metrics, PRNGKey, check_actions, static
+from ddm.types import (
+    Batch,
+    Configuration,
+    Metrics,
+    PRNGKey,
+    check_actions,
+    check_vectors,
+    leaf,
+    static,
+)
 
 
 class PolicyConfig(Configuration):
     """Hyper-parameters of the policy and its values."""
 
-    actor_learning_rate: float = 3e-4  # Adam's step size
-    value_learning_rate: float = 3e-4  # Adam's step size of V and Q
-    actor_decay_steps: int = 0  # steps of the policy's cosine schedule; 0: constant
-    discount: float = 0.99  # gamma
-    log_std_min: float = -5.0  # floor of the policy's log standard deviation
-    log_std_max: float = 2.0  # ceiling of the policy's log standard deviation
-    dropout_rate: float = static(0.0)  # in the policy
-    hidden_sizes: tuple[int, ...] = static((256, 256))  # relu layers
+    actor_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size
+    value_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size of V and Q
+    # steps of the policy's cosine schedule; 0: constant
+    actor_decay_steps: int | None = leaf(0, "[0, inf)")
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # floor of the policy's log standard deviation
+    log_std_min: float = leaf(-5.0, at_most="log_std_max")
+    log_std_max: float = leaf(2.0, "(-inf, inf)")  # ceiling of the policy's log standard deviation
+    dropout_rate: float = static(0.0, "[0, 1)")  # in the policy
+    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # in V and Q
-    num_actions: int = static(0)  # size of a discrete action space; 0: real vectors
+    num_actions: int = static(0, "[0, inf)")  # size of a discrete action space; 0: real vectors
 
 
 class Config(PolicyConfig):
     """Hyper-parameters of the policy and the critics."""
 
-    target_rate: float = 0.005  # tau of the moving average of the targets
-    num_critics: int = static(2)  # members of the critic ensemble
+    target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the targets
+    num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
+
+
+ConfigT = TypeVar("ConfigT", bound=PolicyConfig)
 
 
 class PolicyValues(NamedTuple):
@@ -81,9 +96,10 @@ def init_actor(config: PolicyConfig, key: PRNGKey, batch: Batch, name: str) -> n
     """A fresh policy for the shapes in `batch`.
 
     Raises:
-      InputError: actions of another kind than `num_actions` says.
+      InputError: actions of another kind than `num_actions` says, or beyond it; images.
     """
     check_actions(batch, config.num_actions, name)
+    check_vectors(batch, name)
     action_size = config.num_actions or batch.actions.shape[-1]
     network = actor_network(config, action_size)
     params = network.init(key, batch.observations[:1], *_bounds(config))
@@ -136,7 +152,7 @@ def policy_values(
     actions = jnp.concatenate([batch.actions[:, None], samples], axis=1)
     values = jnp.min(network.apply(critic_params, batch.observations, actions), axis=0)
     values, logged = values[:, 1:], values[:, 0]
-    return PolicyValues(logged, values, jnp.full(values.shape, 1.0 / num_samples))
+    return PolicyValues(logged, values, jnp.full(values.shape, 1.0 / num_samples, values.dtype))
 
 
 def expected_values(
@@ -199,13 +215,16 @@ def critic_step(
 ) -> tuple[networks.Trainable, Metrics]:
     """One step of the critics towards targets (B,).
 
-    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members.
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``reward_max``, the largest
+    size of a reward in the batch.
     """
+    reward_max = ops.largest_reward(batch.rewards)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         values = critic_network(config).apply(params, batch.observations, batch.actions)
         loss = ops.squared_td_error(values, targets)
-        return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
+        q_value = jnp.mean(values)
+        return loss, {"critic_loss": loss, "q_value": q_value, "reward_max": reward_max}
 
     return networks.minimize(loss_fn, critic, optax.adam(config.value_learning_rate))
 
@@ -222,6 +241,30 @@ def act(
     policy = policy_at(config, params, observation)
     action = policy.mode() if deterministic else policy.sample(seed=key)
     return action if config.num_actions > 0 else jnp.clip(action, -1.0, 1.0)
+
+
+def resolve(config: ConfigT, num_updates: int) -> ConfigT:
+    """The configuration for `num_updates` gradient steps: a schedule that is not set ends there."""
+    if config.actor_decay_steps is None:
+        return config.replace(actor_decay_steps=num_updates)
+    return config
+
+
+def diagnose(
+    config: Any, metrics: Mapping[str, float], weight: Any = "exponential", value: str = "q_value"
+) -> list[str]:
+    """Sentences if the weights are too sharp for the rewards, or values exceed what these allow.
+
+    Args:
+      config: one lane's, with numbers, a discount and the largest weight.
+      metrics: that lane's, means over an interval.
+      weight: which weights there are.
+      value: the metric that holds the mean value.
+    """
+    return [
+        *ops.weights.diagnose(metrics, weight, config.max_weight),
+        *ops.values_beyond_rewards(config.discount, metrics, value=value),
+    ]
 
 
 def _bounds(config: PolicyConfig) -> tuple[jax.Array | float, ...]:

@@ -15,8 +15,7 @@ later estimate it: Simao et al. 2020); one sweep of the backup follows each impr
 evaluate each policy to the end, which has the same fixed point; and pairs without data, whose
 estimated reward and future are 0 in the authors' code, keep the initial value of 0.
 
-Observations are rows of S features, and the state is the largest of them: for one-hot rows a
-linear function of the observation is a table.
+Observations are one-hot rows of S features, those of a Discrete(S) space; others are refused.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    leaf,
     static,
 )
 
@@ -43,10 +43,11 @@ from ddm.types import (
 class Config(Configuration):
     """Hyper-parameters of SPIBB."""
 
-    discount: float = 0.99  # gamma
-    min_count: float = 5.0  # N_wedge: pairs with fewer rows follow the baseline; authors: 5 to 100
+    discount: float = leaf(0.99, "[0, 1]")  # gamma
+    # N_wedge: pairs with fewer rows follow the baseline; authors: 5 to 100
+    min_count: float = leaf(5.0, "[0, inf]")
     bounded: bool = static(False)  # Pi_<=b: uncertain actions may also be taken less often
-    num_actions: int = static(0)  # size of the discrete action space; required
+    num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
 class State(struct.PyTreeNode):
@@ -61,15 +62,20 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """All transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS, whole_dataset=True)
+    return BatchSpec(
+        fields=TRANSITION_FIELDS,
+        whole_dataset=True,
+        one_hot_observations=True,
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Tables of zeros over the states that the observations have columns for.
 
     Raises:
-      InputError: continuous actions, no `num_actions`, or observations that are not rows.
+      InputError: continuous actions, no `num_actions`, or observations that are not
+        one-hot rows.
     """
     check_batch(batch, batch_spec(config), "spibb")
     tables.check_table_batch("spibb", batch.observations, batch.actions, config.num_actions)

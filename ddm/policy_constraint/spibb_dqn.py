@@ -47,7 +47,9 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    check_example,
     find_choice,
+    leaf,
     static,
 )
 
@@ -58,12 +60,15 @@ ROWS_COUNTED = 2.0**24  # beyond it, adding 1 to a float32 does nothing
 class Config(discrete.Config):
     """Hyper-parameters; the discount, step sizes and target are those of discrete BCQ."""
 
-    min_count: float = 5.0  # N_wedge: pairs with fewer rows follow the baseline; authors: 5 to 100
-    cell_size: float = 0.5  # side of a grid's cells, in the unit of the observations
+    # N_wedge: pairs with fewer rows follow the baseline; authors: 5 to 100
+    min_count: float = leaf(5.0, "[0, inf]")
+    # side of a grid's cells, in the unit of the observations
+    cell_size: float = leaf(0.5, "(0, inf)")
     count: str | TableFn = static("grid")  # grid or one_hot; or a function
     behavior: str | TableFn = static("cloned")  # cloned or counted; or a function
-    dataset_size: int = static(0)  # transitions in the log, of which the tables count shares
-    hash_bits: int = static(16)  # the grid's table has 2 to this power rows
+    # transitions in the log, of which the tables count shares
+    dataset_size: int = static(0, "[0, inf)")
+    hash_bits: int = static(16, "[1, 30]")  # the grid's table has 2 to this power rows
     bounded: bool = static(False)  # Pi_<=b: uncertain actions may also be taken less often
     double_q: bool = static(False)  # Q chooses the action that Qbar values
 
@@ -88,8 +93,11 @@ class State(struct.PyTreeNode):
 
 def batch_spec(config: Config) -> BatchSpec:
     """Transitions."""
-    del config
-    return BatchSpec(fields=TRANSITION_FIELDS)
+    return BatchSpec(
+        fields=TRANSITION_FIELDS,
+        one_hot_observations=config.count == "one_hot",
+        num_actions=config.num_actions,
+    )
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -99,7 +107,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
       InputError: continuous actions; no `num_actions`; a table without `dataset_size`; an unknown
         count or baseline.
     """
-    check_batch(batch, batch_spec(config), "spibb_dqn")
+    check_example(batch, batch_spec(config), "spibb_dqn")
     discrete.check(config, batch, "spibb_dqn")
     find_choice(config.behavior, dict.fromkeys(("cloned", "counted")), "behavior", "spibb_dqn")
     key, behavior_key, critic_key = jax.random.split(key, 3)
@@ -118,9 +126,10 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of counts, clone, critic and target.
 
-    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a); ``uncertain``, the share of logged rows
-    whose pair follows the baseline; with a cloned baseline ``behavior_loss``, in nats, and
-    ``behavior_progress``, what about the last 900 updates took off it.
+    Metrics: ``critic_loss``; ``q_value``, mean Q(s, a); ``reward_max``, of the batch;
+    ``uncertain``, the share of logged rows whose pair follows the baseline; with a cloned baseline
+    ``behavior_loss``, in nats, and ``behavior_progress``, what about the last 900 updates took off
+    it.
     """
     check_batch(batch, batch_spec(config), "spibb_dqn")
     state = state.replace(counts=_count(config, state.counts, batch))
@@ -176,9 +185,8 @@ def act(
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """A sentence if the clone has not converged."""
-    del config
-    return discrete.diagnose(metrics)
+    """Sentences if the clone has not converged, or values exceed what rewards allow."""
+    return discrete.diagnose(config, metrics)
 
 
 def improved_policy(
@@ -247,7 +255,8 @@ def _grid_cells(config: Config, observations: jax.Array) -> jax.Array:
     rounded = jnp.clip(jnp.round(observations / config.cell_size), -limit, limit)
     # Multipliers are odd, random, and the same in every run.
     multipliers = jax.random.bits(jax.random.key(0), observations.shape[-1:], jnp.uint32) | 1
-    sums = jnp.sum(rounded.astype(jnp.int32).astype(jnp.uint32) * multipliers, axis=-1)
+    whole = rounded.astype(jnp.int32).astype(jnp.uint32)
+    sums = jnp.sum(whole * jnp.broadcast_to(multipliers, whole.shape), axis=-1, dtype=jnp.uint32)
     mixed = (sums ^ (sums >> 16)) * jnp.uint32(0x9E3779B1)  # 2^32 over the golden ratio, odd
     return (mixed >> (32 - config.hash_bits)).astype(jnp.int32)
 

@@ -14,22 +14,34 @@ import jax
 import jax.numpy as jnp
 
 from ddm.off_policy import td3
-from ddm.off_policy.td3 import State, act, batch_spec, init
-from ddm.types import Batch, Metrics, check_batch
+from ddm.off_policy.td3 import State, act, batch_spec, diagnose
+from ddm.types import Batch, Metrics, PRNGKey, check_batch, check_continuous_example, leaf
 
-__all__ = ["Config", "State", "act", "batch_spec", "init", "update"]
+__all__ = ["Config", "State", "act", "batch_spec", "diagnose", "init", "update"]
 
 
 class Config(td3.Config):
     """Hyper-parameters of TD3 and the weight of the value term; defaults of the authors' code."""
 
-    alpha: float = 2.5  # weight of the normalised value against cloning; 0 is behaviour cloning
+    # weight of the normalised value against cloning; 0 is behaviour cloning
+    alpha: float = leaf(2.5, "[0, inf)")
+
+
+def init(config: Config, key: PRNGKey, batch: Batch) -> State:
+    """Fresh networks for the shapes in `batch`.
+
+    Raises:
+      InputError: integer actions, or images.
+    """
+    check_continuous_example(batch, batch_spec(config), "td3_bc")
+    return td3.init(config, key, batch)
 
 
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """`policy_delay` critic steps, one policy step, one step of the targets.
 
-    Metrics: ``critic_loss``, ``q_value``, ``actor_loss`` and ``bc_loss``, its second term.
+    Metrics: ``critic_loss``, ``q_value``, ``reward_max``, ``actor_loss`` and ``bc_loss``, its
+    second term.
     """
     check_batch(batch, batch_spec(config), "td3_bc")
     key, noise_key = jax.random.split(state.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,13 +49,14 @@ def load_dataset(options: Options) -> Any:
     """
     from ddm import data
 
-    bounds = (options.action_low, options.action_high)
-    if any(bounds) and not all(bounds):
-        raise InputError("one of --action_low and --action_high is given, expected both")
+    low, high = options.action_low, options.action_high
+    if bool(low) != bool(high):
+        given, missing = ("action_low", "action_high") if low else ("action_high", "action_low")
+        raise InputError(f"--{given} needs --{missing}: a box of actions has both bounds")
     dataset = data.load(
         options.dataset,
         clip_actions=options.clip_actions,
-        action_space=bounds if all(bounds) else None,
+        action_space=(low, high) if low else None,
         max_episode_steps=options.max_episode_steps or None,
     )
     return data.normalize(
@@ -68,20 +70,83 @@ def load_dataset(options: Options) -> Any:
 def find_environment(options: Options, dataset: Any) -> Any:
     """The environment that gives the score; None when there is none.
 
-    `--environment` decides; without it, the environment that the dataset names.
+    `--environment` decides; without it, the environment that the dataset specifies or names. What
+    is chosen where neither says it is printed.
 
     Raises:
-      InputError: an unknown environment.
+      InputError: an unknown environment, or one that cannot be made from its specification.
       MissingDependencyError: the environment needs a package that is not installed.
     """
     from ddm import evaluation
+    from ddm.evaluation.environments import GymnasiumFactory
 
-    spec = options.environment or dataset.info.environment_id
+    info = dataset.info
+    spec = options.environment or info.environment_spec or info.environment_id
     if not spec or spec == "none":
         return None
+    if not options.environment and not info.environment_spec:
+        _require_imported(spec, info.name)
+    limit = options.max_episode_steps or None
     try:
-        return evaluation.make_environment(spec, options.max_episode_steps or None)
+        environment = evaluation.make_environment(
+            spec, limit, _environment_kwargs(options), report=say
+        )
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"{error}; or train without a score: --environment=none"
         ) from error
+    if options.environment:
+        _compare_with_log(environment, info.environment_spec)
+    if not isinstance(environment, GymnasiumFactory) or environment.has_step_limit:
+        return environment
+    longest = int(dataset.episode_lengths.max())
+    say(
+        f"environment '{environment.name}' has no step limit: an evaluation episode ends after "
+        f"{longest} steps, as the longest one of the data; --max_episode_steps sets another limit"
+    )
+    return environment.with_step_limit(longest)
+
+
+def say(text: str) -> None:
+    """Prints a sentence for the user, beside what the program computes."""
+    print(text, file=sys.stderr)
+
+
+def _environment_kwargs(options: Options) -> dict[str, Any]:
+    text = options.environment_kwargs
+    try:
+        kwargs = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"--environment_kwargs={text} is not JSON: {error}") from error
+    if not isinstance(kwargs, dict):
+        raise InputError(f"--environment_kwargs={text}, expected a JSON object of arguments")
+    return kwargs
+
+
+def _compare_with_log(environment: Any, logged: str | None) -> None:
+    """Says so where the user names the log's environment, but with other arguments or limits."""
+    from ddm.evaluation import specifications
+
+    specification = getattr(environment, "specification", None)
+    if specification is None or not logged:
+        return
+    same_id = specifications.parse(logged)["id"] == specification.id
+    if same_id and not specifications.agrees(logged, specification):
+        say(
+            f"--environment decides: {specifications.summary(specification.to_json())}; the data "
+            f"are from {specifications.summary(logged)}"
+        )
+
+
+def _require_imported(spec: str, name: str) -> None:
+    """Refuses to import a module because a file names it.
+
+    Raises:
+      InputError: the module of "module:Env-v0" is not imported yet.
+    """
+    module = spec.rpartition(":")[0]
+    if module and module not in sys.modules:
+        raise InputError(
+            f"{name} names environment '{spec}'; its module is imported only if you say so: "
+            f"--environment={spec}"
+        )

@@ -42,7 +42,8 @@ def make_interval(
 
 def _first_not_finite(values: jax.Array) -> jax.Array:
     wrong = ~jnp.isfinite(values)
-    return jnp.where(jnp.any(wrong), jnp.argmax(wrong), values.shape[0])
+    first = jnp.argmax(wrong).astype(jnp.int32)
+    return jnp.where(jnp.any(wrong), first, values.shape[0])
 
 
 def init_lanes(

@@ -57,6 +57,20 @@ def test_a_changed_file_is_read_again(source):
     assert read.reads == 2
 
 
+def test_a_file_that_is_changed_within_a_folder_is_read_again(source, tmp_path):
+    folder = tmp_path / "set"
+    (folder / "0").mkdir(parents=True)
+    file = folder / "0" / "part-0.arrow"
+    file.write_bytes(b"data")
+    read = Reader()
+    cached_arrays([folder], read)
+    cached_arrays([folder], read)
+    assert read.reads == 1
+    file.write_bytes(b"other data")
+    cached_arrays([folder], read)
+    assert read.reads == 2
+
+
 def cut(folder):
     path = folder / "a.npy"
     path.write_bytes(path.read_bytes()[:-5])

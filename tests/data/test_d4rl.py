@@ -71,15 +71,15 @@ def test_missing_field_and_wrong_file_are_named(tmp_path):
         data.load(tmp_path / "z.hdf5")
 
 
+@pytest.mark.parametrize("name", ["hopper_medium-v2", "hopper-medium-v2"])
+def test_a_file_names_its_environment_with_dashes_or_without(tmp_path, name):
+    info = data.load(write(tmp_path / f"{name}.hdf5")).info
+    assert info.environment_id == "Hopper-v4"
+    assert info.reference_scores == (-20.272305, 3234.3)
+
+
 def test_a_known_task_has_its_bounds_and_other_files_a_guess(tmp_path):
     known = data.load(write(tmp_path / "hopper-medium-v2.hdf5"))
     assert known.info.environment_id == "Hopper-v4"
     assert not known.info.bounds_guessed
     assert data.load(write(tmp_path / "x.hdf5")).info.bounds_guessed
-
-
-def test_robomimic_is_named(tmp_path):
-    with h5py.File(tmp_path / "x.hdf5", "w") as file:
-        file["data/demo_0/actions"] = np.zeros((3, 1))
-    with pytest.raises(InputError, match=r"x.hdf5 has a group data of episodes, as robomimic"):
-        data.load(tmp_path / "x.hdf5")

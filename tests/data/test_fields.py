@@ -209,5 +209,5 @@ def test_the_flags_of_the_data_reach_the_loader(tmp_path):
     assert dataset.recorded_lengths.tolist() == [4]
     assert dataset.returns_to_go.tolist() == [2, 1.5, 1]
     np.testing.assert_allclose(dataset.actions[:, 0], [1, -0.5, 0.25], atol=2e-5)
-    with pytest.raises(InputError, match="one of --action_low and --action_high is given"):
+    with pytest.raises(InputError, match="--action_low needs --action_high"):
         load_dataset(Options(**(flags | {"action_high": ()})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 
 import gymnasium
@@ -75,7 +76,8 @@ def test_minari_reads_what_we_write():
     write()
     dataset = minari.load_dataset(ID)
     assert (dataset.total_episodes, dataset.total_steps) == (3, 6)
-    assert dataset.spec.env_spec.id == "Pendulum-v1"
+    # The short name means the pure environment, as in `evaluation.make_environment`.
+    assert dataset.spec.env_spec.id == "ddm/Pendulum-v1"
     np.testing.assert_allclose(dataset[0].observations, episodes()[0]["observations"], rtol=1e-6)
     assert ID in minari.list_local_datasets()
 
@@ -290,12 +292,143 @@ def test_episodes_cut_by_minaris_reader_are_refused():
         data.load(ID)
 
 
-def test_what_minari_cannot_hold_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    fields = {"observations": np.zeros((4, 1)), "actions": np.zeros((3, 1)), "terminations": True}
-    with pytest.raises(InputError, match="no place for a log without rewards: use save_npz"):
-        data.write_minari("a/b-v0", data.from_episodes([fields]))
-    fields |= {"rewards": np.ones(3), "terminations": [0, 1, 0], "masks": [1, 0, 1]}
-    with pytest.raises(InputError, match="no place for bootstraps that stop before an end"):
-        data.write_minari("a/b-v0", data.from_episodes([fields]))
-    assert not list(tmp_path.iterdir())
+# --- The environment of a set ---
+
+
+def test_an_evaluation_environment_wins_and_is_named():
+    write(environment_id="CartPole-v1")
+    collection = gymnasium.spec("CartPole-v1").to_json()
+    evaluation = gymnasium.spec("CartPole-v0").to_json()
+    change_metadata(env_spec=collection, eval_env_spec=evaluation, environment_id=None)
+    info = data.load(ID).info
+    assert (info.environment_id, info.environment_spec) == ("CartPole-v0", evaluation)
+    assert info.environment_source == "eval_env_spec"
+    assert "evaluation environment CartPole-v0 (eval_env_spec), and not the one" in info.notes[0]
+    change_metadata(eval_env_spec=None)
+    info = data.load(ID).info
+    assert (info.environment_id, info.environment_source) == ("CartPole-v1", "env_spec")
+    assert info.notes == ()
+    change_metadata(eval_env_spec="{")
+    with pytest.raises(InputError, match=r"metadata.json: field eval_env_spec is not gymnasium's"):
+        data.load(ID)
+
+
+def test_a_given_environment_replaces_the_whole_specification():
+    specification = gymnasium.make("MountainCar-v0", max_episode_steps=50).spec
+    write(environment_id=None, environment_spec=specification)
+    info = data.load(ID).info
+    assert info.environment_id == "MountainCar-v0"
+    assert json.loads(info.environment_spec)["max_episode_steps"] == 50
+    info = data.load(ID, environment_id="MountainCar-v0").info
+    assert (info.environment_spec, info.environment_source) == (None, "given at load")
+    with pytest.raises(InputError, match="environment_spec is not a specification"):
+        write(environment_spec=[1], overwrite=True)
+
+
+def test_reference_scores_on_another_footing_say_so():
+    data.write_minari("D4RL/pen/human-v2", episodes(), action_space=([-2.0], [2.0]))
+    info = data.load("D4RL/pen/human-v2").info
+    assert info.reference_scores == data.reference_scores("pen-human-v1")
+    assert any("D4RL's 100 steps" in note for note in info.notes)
+
+
+# --- Spaces ---
+
+
+def test_keys_keep_the_order_of_the_environment():
+    boxes = {key: gymnasium.spaces.Box(-1, 1, (1,)) for key in ("z", "a")}
+    space = gymnasium.spaces.Dict(collections.OrderedDict(boxes))
+    observations = {"z": np.array([[0.1], [0.2]]), "a": np.array([[0.3], [0.4]])}
+    given = {"observations": observations, "actions": [[0.0]], "rewards": [1.0]}
+    data.write_minari(ID, [given], observation_space=space)
+    expected = [
+        gymnasium.spaces.flatten(space, {key: observations[key][i] for key in observations})
+        for i in range(2)
+    ]
+    np.testing.assert_allclose(expected, [[0.1, 0.3], [0.2, 0.4]])
+    np.testing.assert_allclose(data.load(ID).observations, expected)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gymnasium.spaces.MultiDiscrete([2, 3], start=[1, 0]),
+        gymnasium.spaces.MultiBinary(2),
+        gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2), gymnasium.spaces.Box(0, 1, (2,))]),
+    ],
+)
+def test_every_flat_space_is_written(space):
+    space.seed(0)
+    rows = [space.sample() for _ in range(2)]
+    nested = isinstance(space, gymnasium.spaces.Tuple)
+    observations = tuple(map(np.stack, zip(*rows, strict=True))) if nested else np.stack(rows)
+    given = {"observations": observations, "actions": [[0.0]], "rewards": [1.0]}
+    data.write_minari(ID, [given], observation_space=space)
+    expected = [gymnasium.spaces.flatten(space, row) for row in rows]
+    np.testing.assert_allclose(data.load(ID).observations, expected)
+
+
+def test_unsupported_spaces_are_named_with_their_place():
+    write()
+    text = {"type": "Text", "max_length": 9, "min_length": 0, "charset": "ab"}
+    box = {"type": "Box", "dtype": "float32", "shape": [1], "low": [-1.0], "high": [1.0]}
+    nested = {"type": "Dict", "subspaces": {"state": box, "task": {"type": "Tuple"}}}
+    nested["subspaces"]["task"]["subspaces"] = [box, text]
+    change_metadata(observation_space=json.dumps(nested))
+    with pytest.raises(InputError, match="test/tiny-v0: observations/task/1 is of a Text space"):
+        data.load(ID)
+    actions = {"type": "Tuple", "subspaces": [box, box]}
+    change_metadata(observation_space=json.dumps(box), action_space=json.dumps(actions))
+    with pytest.raises(InputError, match="test/tiny-v0: actions of a Tuple space are not support"):
+        data.load(ID)
+
+
+# --- Kinds of sources ---
+
+
+def test_a_minari_object_gives_the_episodes_that_it_shows():
+    import minari
+
+    write()
+    whole = minari.load_dataset(ID)
+    assert_equal(data.load(whole), data.load(ID))
+    shown = data.load(whole.filter_episodes(lambda episode: len(episode.rewards) < 3))
+    assert_equal(shown, data.from_episodes(episodes()[1:], action_space=([-2.0], [2.0])))
+    assert shown.info.name == ID
+    assert shown.info.notes == ("2 of the 3 episodes, as the MinariDataset has them",)
+
+
+def test_files_of_no_known_kind_exist(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(b"")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(InputError, match=r"x.pkl is a file that ends in .pkl, expected a Minari"):
+        data.load(tmp_path / "x.pkl")
+    with pytest.raises(InputError, match=r"folder.npz is no file, expected a Minari id"):
+        data.load(tmp_path / "folder.npz")
+    with pytest.raises(InputError, match="a dataset in a list is unknown, expected a Minari id"):
+        data.load([1, 2])
+
+
+def test_robomimics_layout_is_recognised(tmp_path):
+    with h5py.File(tmp_path / "lift.hdf5", "w") as file:
+        file["data/demo_0/actions"] = np.zeros((2, 7))
+    with pytest.raises(InputError, match=r"lift.hdf5 .*robomimic .*from_episodes"):
+        data.load(tmp_path / "lift.hdf5")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    write()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "~/minari")
+    assert data.load(ID).num_transitions == 6
+    data.save_npz(data.load(ID), tmp_path / "x.npz")
+    assert data.load("~/x.npz").num_transitions == 6
+    monkeypatch.setenv("DDM_CACHE", "~/cache")
+    data.load(ID, cache=True)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_arrays_are_called_as_they_are_told(tmp_path):
+    arrays = {"observations": [[0.0]], "actions": [[0.0]], "rewards": [1.0], "terminations": [1]}
+    assert data.load(arrays).info.name == "arrays"
+    assert data.load(arrays, name="mine").info.name == "mine"

@@ -31,7 +31,8 @@ def dataset():
 def test_round_trip_is_exact(tmp_path):
     given = data.normalize(dataset(), "standardize", "minus_one")
     data.save_npz(given, tmp_path / "x.npz")
-    found = data.load(tmp_path / "x.npz")
+    assert data.load(tmp_path / "x.npz").info.name == str(tmp_path / "x.npz")
+    found = data.load(tmp_path / "x.npz", name=given.info.name)
     assert found.info == given.info
     assert jax.tree.structure(found) == jax.tree.structure(given)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(given), strict=True):
@@ -113,7 +114,7 @@ def test_others_may_read_what_is_saved_and_the_home_folder_is_known(tmp_path, mo
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "x.npz").stat().st_mode) == 0o640
-    assert data.load("~/x.npz").info == dataset().info
+    assert data.digest(data.load("~/x.npz")) == data.digest(dataset())
 
 
 def test_plain_arrays_may_name_their_environment(tmp_path):

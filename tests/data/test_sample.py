@@ -10,7 +10,7 @@ import pytest
 
 from ddm import data
 from ddm.errors import InputError
-from ddm.types import BatchSpec
+from ddm.types import BatchSpec, Discrete
 
 draw = jax.jit(data.sample, static_argnums=(2, 3))
 
@@ -120,6 +120,21 @@ def test_an_episode_shorter_than_a_chunk_is_refused_by_name():
     with pytest.raises(InputError, match="episode 1 has 1 steps"):
         data.check_episodes(numbered_dataset(), spec)
     data.check_episodes(numbered_dataset((4, 5), (True, False)), spec)
+
+
+def test_a_log_that_no_table_can_hold_is_refused_by_its_name():
+    states, actions = np.array([0, 2, 1, 2]), np.array([0, 1, 3, 1])
+    options = {"rewards": np.zeros(4), "terminations": [0, 0, 0, 1], "name": "lake"}
+    numbers = data.from_arrays(states, actions, **options)
+    one_hot = data.from_arrays(states, actions, observation_space=Discrete(3), **options)
+    table = BatchSpec(("observations",), one_hot_observations=True)
+    data.check_episodes(one_hot, table)
+    for dataset in (numbers, data.normalize(one_hot, observations="standardize")):
+        with pytest.raises(InputError, match=r"lake: observation 0 .*Discrete\(n\)"):
+            data.check_episodes(dataset, table)
+    data.check_episodes(one_hot, BatchSpec(("actions",), num_actions=4))
+    with pytest.raises(InputError, match="lake: there is an action 3, and num_actions is 3"):
+        data.check_episodes(one_hot, BatchSpec(("actions",), num_actions=3))
 
 
 def test_draws_are_uniform():

@@ -10,8 +10,9 @@ from evaluation_fakes import constant, drift, echo, hesitate
 
 from ddm import envs, evaluation
 from ddm.data import identity_normalization
-from ddm.errors import InputError
+from ddm.errors import EvaluationError, InputError
 from ddm.evaluation import pure
+from ddm.types import Box, Discrete
 
 # From the start's middle, the goal's edge is three and a half cells away: 14 steps of 0.25 cells.
 CORRIDOR = envs.PointMaze(("#######", "#S...G#", "#######"), name="Corridor", time_limit=40)
@@ -130,3 +131,53 @@ def test_bad_input_is_named():
         _evaluate(drift(1.0), num_episodes=0)
     with pytest.raises(InputError, match="params"):
         evaluation.make_evaluator(object, num_lanes=1, num_episodes=1, params=PARAMS)
+
+
+def test_an_action_that_the_environment_lacks_is_refused_not_clamped():
+    maze = envs.PointMaze(CORRIDOR.layout, discrete=True, time_limit=40)
+    number = maze.action_space(maze.default_params).n
+    with pytest.raises(InputError, match=rf"none of the environment's {number}"):
+        _evaluate(constant(jnp.int32(number)), maze)
+    policy = constant(jnp.int32(1)).replace(action_space=Discrete(number + 1))
+    with pytest.raises(InputError, match=rf"has {number} actions, .* has {number + 1} actions"):
+        _evaluate(policy, maze)
+
+
+def test_a_log_in_other_bounds_than_the_environments_is_refused():
+    statistics = identity_normalization((3,), action_center=np.zeros(1), action_scale=np.ones(1))
+    for policy in (
+        constant(jnp.zeros(1), statistics),
+        constant(jnp.zeros(1)).replace(action_space=Box((1,), (-1.0,), (1.0,))),
+    ):
+        with pytest.raises(InputError, match=r"Pendulum-v1: .*\[-2, 2\].*log in \[-1, 1\]"):
+            _evaluate(policy, "Pendulum-v1", None)
+        with pytest.raises(InputError, match=r"Pendulum-v1: .*\[-2, 2\].*log in \[-1, 1\]"):
+            evaluation.make_evaluator("Pendulum-v1", num_lanes=1, num_episodes=1).check(policy)
+        with pytest.raises(InputError, match=r"Pendulum-v1: .*\[-2, 2\].*log in \[-1, 1\]"):
+            envs.collect(
+                envs.make("Pendulum-v1"), policy.lane(0), jax.random.key(0), num_episodes=1
+            )
+
+
+def test_actions_are_not_spread_over_more_dimensions():
+    with pytest.raises(InputError, match=r"Corridor: .* shape \(1,\), expected .* \(2,\)"):
+        _evaluate(constant(jnp.ones(1)))
+
+
+def test_a_check_traces_an_episode_and_changes_nothing():
+    policy = drift(1.0, 0.5, -1.0)
+    evaluator = evaluation.make_evaluator(CORRIDOR, num_lanes=3, num_episodes=20, params=PARAMS)
+    before = evaluator(policy, 1)
+    evaluator.check(policy)
+    np.testing.assert_array_equal(evaluator(policy, 1).lengths, before.lengths)
+    with pytest.raises(InputError, match=r"shape \(1,\), expected .* \(2,\)"):
+        evaluator.check(constant(jnp.ones(1)))
+
+    class Broken(envs.Pendulum):
+        def step(self, key, state, action, params):
+            return super().step(key, state, action @ jnp.ones((3, 3)), params)
+
+    broken = pure.PureEvaluator(envs.Pendulum(), 1, True)
+    broken._environment = Broken()
+    with pytest.raises(EvaluationError, match=r"Pendulum-v1: an episode cannot be computed: TypeE"):
+        broken.check(constant(jnp.zeros(1)))

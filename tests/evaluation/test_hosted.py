@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from evaluation_fakes import constant, drift, echo, hesitate
 
 from ddm import envs, evaluation
-from ddm.errors import InputError
-from ddm.evaluation import hosted
+from ddm.data import identity_normalization
+from ddm.errors import EvaluationError, InputError
+from ddm.evaluation import hosted, simulators
+from ddm.types import Box, Discrete
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -64,11 +68,10 @@ def _lengths(num_episodes, seed=0):
 
 
 @pytest.mark.parametrize("max_environments", [64, 4, 1])
-def test_every_episode_counts_once_whatever_the_number_of_environments(
-    monkeypatch, max_environments
-):
-    monkeypatch.setattr(hosted, "MAX_ENVIRONMENTS", max_environments)
-    result = evaluation.evaluate(echo(0.1, 0.0), Countdown, seed=0, num_episodes=7)
+def test_every_episode_counts_once_whatever_the_number_of_environments(max_environments):
+    result = evaluation.evaluate(
+        echo(0.1, 0.0), Countdown, seed=0, num_episodes=7, max_environments=max_environments
+    )
     lengths = _lengths(7)
     np.testing.assert_array_equal(result.lengths, np.tile(lengths, (2, 1)))
     # The flattened observation sums up to (steps left + 0.5).
@@ -77,11 +80,10 @@ def test_every_episode_counts_once_whatever_the_number_of_environments(
     np.testing.assert_array_equal(result.successes, np.tile(lengths >= 3, (2, 1)))
 
 
-def test_policy_state_starts_anew_when_an_environment_is_used_again(monkeypatch):
-    monkeypatch.setattr(hosted, "MAX_ENVIRONMENTS", 1)
+def test_policy_state_starts_anew_when_an_environment_is_used_again():
     maze = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
     result = evaluation.evaluate(
-        hesitate(2), lambda: Countdown(action_space=maze), seed=0, num_episodes=6
+        hesitate(2), lambda: Countdown(maze), seed=0, num_episodes=6, max_environments=1
     )
     np.testing.assert_allclose(result.returns[0], np.maximum(_lengths(6) - 2, 0))
 
@@ -137,7 +139,9 @@ def test_environments_stay_open_between_calls_and_nothing_compiles_again():
 def test_a_failing_environment_closes_all_of_them():
     Countdown.opened = Countdown.closed = 0
     evaluator = evaluation.make_evaluator(Broken, num_lanes=1, num_episodes=8)
-    with pytest.raises(RuntimeError, match="exploded"):
+    with pytest.raises(
+        EvaluationError, match=r"Broken: .* step \d of the episode with seed \d+: RuntimeError: the"
+    ):
         evaluator(echo(0.1), seed=0)
     assert Countdown.opened == Countdown.closed == 8
 
@@ -162,6 +166,190 @@ def test_bad_input_is_named():
     switches = gymnasium.spaces.MultiBinary(3)
     with pytest.raises(InputError, match=r"Countdown.*neither Box nor Discrete"):
         evaluation.evaluate(echo(0.1), lambda: Countdown(switches), seed=0, num_episodes=1)
+
+
+class Steps(Countdown):
+    """Ends after three steps; the reward is what a function makes of the action."""
+
+    def __init__(self, reward, action_space=BOX):
+        super().__init__(action_space)
+        self._reward = reward
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._left = 3
+        return self._observe(), {}
+
+    def step(self, action):
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, self._reward(action), terminated, truncated, info
+
+
+def _score(reward, policy, action_space=BOX, **options):
+    factory = lambda: Steps(reward, action_space)  # noqa: E731
+    options = {"seed": 0, "num_episodes": 2} | options
+    return evaluation.evaluate(policy, factory, **options).returns[0]
+
+
+def test_whole_numbers_are_rounded_to_the_nearest_and_stay_in_their_box():
+    whole = gymnasium.spaces.Box(0, 9, (1,), np.int64)
+    statistics = identity_normalization(
+        (2,), action_center=np.array([4.5]), action_scale=np.array([4.5])
+    )
+    for action, expected in [(1.0, 9), (0.9999, 9), (-1.0, 0), (0.2, 5), (7.0, 9)]:
+        policy = constant(jnp.array([action]), statistics)
+        np.testing.assert_array_equal(_score(lambda a: a[0], policy, whole), 3 * expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_actions_do_not_leave_their_box_by_a_last_bit(dtype):
+    # In single precision, centre - half width is below -0.1, or centre + half width above 0.7.
+    low, high = np.array([-0.1], dtype), np.array([0.7], dtype)
+    box = gymnasium.spaces.Box(low, high, (1,), dtype)
+    center, scale = (np.float32(x) for x in ((low + high) / 2, (high - low) / 2))
+    statistics = identity_normalization((2,), action_center=center, action_scale=scale)
+    inside = lambda action: float(box.contains(action))  # noqa: E731
+    for action in (1.0, -1.0):
+        policy = constant(jnp.array([action]), statistics)
+        np.testing.assert_array_equal(_score(inside, policy, box), 3.0)
+
+
+def test_indices_count_from_the_start_of_their_space():
+    space = gymnasium.spaces.Discrete(3, start=2)
+    statistics = identity_normalization((2,), action_center=np.array(2))
+    policy = constant(jnp.int32(1), statistics).replace(action_space=Discrete(3, 2))
+    np.testing.assert_array_equal(_score(float, policy, space), 9.0)
+
+
+def test_one_number_in_an_array_is_a_reward_and_several_are_not():
+    policy = constant(jnp.zeros(1))
+    np.testing.assert_array_equal(_score(lambda a: np.array([0.5]), policy), 1.5)
+    with pytest.raises(InputError, match=r"Steps: the reward has shape \(2,\)"):
+        _score(lambda a: np.zeros(2), policy)
+
+
+def test_generators_that_programs_share_are_seeded_by_the_episode_and_left_as_they_were():
+    draw = lambda action: np.random.rand() + 10 * random.random()  # noqa: E731
+    policy = constant(jnp.zeros(1))
+    np.random.seed(1)
+    random.seed(1)
+    expected = np.random.rand(), random.random()
+    np.random.seed(1)
+    random.seed(1)
+    first = _score(draw, policy, num_episodes=4)
+    assert (np.random.rand(), random.random()) == expected
+    assert len(set(first)) == 4
+    # Neither the user's draws nor the number of simulators side by side make a difference.
+    np.testing.assert_array_equal(first, _score(draw, policy, num_episodes=4, max_environments=1))
+    np.testing.assert_array_equal(first[:3], _score(draw, policy, num_episodes=3))
+    assert (first != _score(draw, policy, num_episodes=4, seed=1)).all()
+
+
+def test_one_environment_for_all_episodes_is_refused():
+    shared = Countdown()
+    policy = echo(0.1)
+    for factory in (lambda: shared, lambda: gymnasium.Wrapper(shared)):
+        with pytest.raises(InputError, match=r"Countdown: .* the same environment twice"):
+            evaluation.evaluate(policy, factory, seed=0, num_episodes=2)
+    result = evaluation.evaluate(policy, lambda: shared, seed=0, num_episodes=3, max_environments=1)
+    np.testing.assert_array_equal(result.lengths[0], _lengths(3))
+    with pytest.raises(InputError, match="the environment is a Countdown"):
+        evaluation.evaluate(policy, shared, seed=0, num_episodes=1)
+    with pytest.raises(InputError, match=r"gave a int, expected a gymnasium\.Env"):
+        evaluation.evaluate(policy, lambda: 3, seed=0, num_episodes=1)
+
+
+def test_an_environment_without_a_step_limit_is_refused(monkeypatch):
+    policy = constant(jnp.int32(0))
+    with pytest.raises(InputError, match=r"CliffWalking-v1 has no step limit.*max_episode_steps"):
+        evaluation.evaluate(policy, "CliffWalking-v1", seed=0, num_episodes=1)
+    limited = lambda: gymnasium.make("CliffWalking-v1", max_episode_steps=7)  # noqa: E731
+    wrapped = lambda: gymnasium.wrappers.TimeLimit(gymnasium.make("CliffWalking-v1"), 7)  # noqa: E731
+    for factory in (limited, wrapped):
+        result = evaluation.evaluate(policy, factory, seed=0, num_episodes=1)
+        np.testing.assert_array_equal(result.lengths, 7)
+    # Who makes an environment without gymnasium's registry is told when an episode does not end.
+    monkeypatch.setattr(simulators, "MAX_EPISODE_STEPS", 2)
+    with pytest.raises(EvaluationError, match=r"Steps: the episode .* not ended after 2 steps"):
+        _score(lambda action: 0.0, constant(jnp.zeros(1)))
+
+
+def test_as_many_environments_as_half_of_the_free_memory_holds(monkeypatch):
+    # Each takes 100 MB where 1 GB is free.
+    Countdown.opened = 0
+    monkeypatch.setattr(simulators, "_free_bytes", lambda: 10**9)
+    monkeypatch.setattr(simulators, "_resident_bytes", lambda: 10**9 + 10**8 * Countdown.opened)
+    for lanes, expected in ((1, 5), (2, 4), (8, 8)):
+        Countdown.opened = 0
+        with evaluation.make_evaluator(Countdown, num_lanes=lanes, num_episodes=20) as evaluator:
+            assert evaluator.num_environments == expected
+            result = evaluator(echo(*[0.1] * lanes), 0)
+            np.testing.assert_array_equal(result.lengths, np.tile(_lengths(20), (lanes, 1)))
+            # The same number after they were closed, whatever is free then.
+            evaluator.close()
+            evaluator(echo(*[0.1] * lanes), 0)
+            assert evaluator.num_environments == expected
+    Countdown.opened = 0
+    with evaluation.make_evaluator(
+        Countdown, num_lanes=1, num_episodes=20, max_environments=7
+    ) as evaluator:
+        assert evaluator.num_environments == 7
+
+
+def test_a_check_finds_what_would_fail_and_changes_nothing():
+    policy = echo(0.1, 0.0)
+    with evaluation.make_evaluator(Countdown, num_lanes=2, num_episodes=7) as evaluator:
+        before = evaluator(policy, seed=3)
+        evaluator.check(policy)
+        after = evaluator(policy, seed=3)
+        np.testing.assert_array_equal(before.returns, after.returns)
+        np.testing.assert_array_equal(before.lengths, after.lengths)
+        with pytest.raises(InputError, match=r"actions lie in \[-1, 1\].* in \[-2, 2\]"):
+            evaluator.check(policy.replace(action_space=Box((1,), (-2.0,), (2.0,))))
+        with pytest.raises(InputError, match=r"float32 and shape \(2,\).* shape \(1,\)"):
+            evaluator.check(drift(1.0, 0.5))
+    with (
+        evaluation.make_evaluator(
+            lambda: Steps(lambda action: 1 / 0), num_lanes=1, num_episodes=1
+        ) as evaluator,
+        pytest.raises(EvaluationError, match=r"Steps: .* at step 1 .*ZeroDivisionError"),
+    ):
+        evaluator.check(constant(jnp.zeros(1)))
+
+
+def test_an_action_that_is_not_finite_is_named():
+    policy = constant(jnp.array([jnp.nan]))
+    with pytest.raises(EvaluationError, match=r"Countdown: the policy's action is not finite at"):
+        evaluation.evaluate(policy, Countdown, seed=0, num_episodes=1)
+
+
+def test_an_observation_that_is_not_of_its_space_is_named():
+    class Short(Steps):
+        def _observe(self):
+            return np.zeros(1)
+
+    space = gymnasium.spaces.Box(0.0, 10.0, (2,), np.float64)
+
+    def factory():
+        environment = Short(lambda action: 0.0)
+        environment.observation_space = space
+        return environment
+
+    with pytest.raises(InputError, match=r"Short: an observation has shape \(1,\).*\(2,\)"):
+        evaluation.evaluate(constant(jnp.zeros(1)), factory, seed=0, num_episodes=1)
+
+
+@pytest.mark.parametrize("key", ["success", "is_success", "goal_achieved"])
+def test_success_at_any_step_counts(key):
+    class Goal(Steps):
+        def step(self, action):
+            observation, reward, terminated, truncated, _ = super().step(action)
+            reached = self._left == 1
+            return observation, reward, terminated, truncated, {key: np.float32(reached)}
+
+    factory = lambda: Goal(lambda action: 0.0)  # noqa: E731
+    result = evaluation.evaluate(constant(jnp.zeros(1)), factory, seed=0, num_episodes=2)
+    np.testing.assert_array_equal(result.successes, [[True, True]])
 
 
 def test_mujoco():

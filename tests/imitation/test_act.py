@@ -263,8 +263,8 @@ def test_the_mean_latent_fails_on_a_fork_that_drawn_ones_solve():
     ("options", "message"),
     [
         ({"latent": "mean"}, "act: latent=mean is unknown; choose one of zero, sample"),
-        ({"execute_steps": 5}, "act: execute_steps is 5, expected 1 to 4, the chunk"),
-        ({"observation_steps": 0}, "act: observation_steps is 0 and chunk_size 4, expected at"),
+        ({"execute_steps": 5}, "act: execute_steps is 5, expected at most chunk_size=4"),
+        ({"observation_steps": 0}, "act: observation_steps is 0, expected a value in"),
         (
             {"chunk_size": 3, "execute_steps": 2},
             r"act: batch.observations has shape \(3, 4, 3\), expected windows of 3",

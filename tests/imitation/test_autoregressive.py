@@ -193,7 +193,24 @@ def test_log_prob_is_that_of_numpy_in_double_precision():
     log_probs = scipy.special.log_softmax(logits, axis=-1)
     expected = np.take_along_axis(log_probs, tokens[..., None], axis=-1).sum((1, 2))
     expected -= np.log(widths).sum((1, 2))
+    inside = ((values >= edges[:, 0]) & (values <= edges[:, -1])).all((1, 2))
+    assert 0 < inside.sum() < len(inside)
+    expected = np.where(inside, expected, -np.inf)  # the policy never takes the others
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_density_integrates_to_one_over_actions_inside_and_outside_the_bins():
+    config = SMALL.replace(action_low=-0.5, action_high=0.3, label_smoothing=0.2, temperature=0.5)
+    places = (np.arange(200) + 0.5) / 100.0 - 1.0
+    grid = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 1, 2).astype(np.float32)
+    batch = Batch(
+        observations=jnp.ones((len(grid), 1, 3)),
+        actions=jnp.asarray(grid),
+        mask=jnp.ones((len(grid), 1), bool),
+    )
+    state = _start(config, batch)
+    density = np.exp(np.asarray(_log_prob(config, state, batch.observations, grid), np.float64))
+    assert density.sum() * 0.01**2 == pytest.approx(1.0, abs=1e-3)
 
 
 def test_losses_are_the_cross_entropies_of_numpy():
@@ -298,15 +315,21 @@ def test_the_prefix_is_hidden_as_often_as_asked():
         ({"decoder": "gru"}, "decoder=gru is unknown; choose one of transformer, lstm"),
         ({"targets": "hard"}, "targets=hard is unknown; choose one of one_hot, soft"),
         ({"decode": "mode"}, "decode=mode is unknown; choose one of centre, dither"),
-        ({"num_bins": 1}, "num_bins is 1, expected at least 2"),
-        ({"chunk_size": 0}, "chunk_size is 0, expected at least 1"),
-        ({"execute_steps": 3, "chunk_size": 2}, "execute_steps is 3, expected at most chunk_size"),
-        ({"action_low": -2.0}, "action_low=-2 to action_high=1, expected them inside the action"),
-        ({"action_high": 1.5}, "action_low=-1 to action_high=1.5, expected them inside the action"),
-        ({"action_low": 0.5, "action_high": 0.5}, "-1 <= action_low < action_high <= 1"),
-        ({"temperature": 0.0}, "temperature is 0, expected more than 0"),
+        ({"num_bins": 1}, r"num_bins is 1, expected a value in \[2, inf\)"),
+        ({"chunk_size": 0}, "chunk_size is 0, expected a value in"),
+        (
+            {"execute_steps": 3, "chunk_size": 2},
+            "execute_steps is 3, expected at most chunk_size=2",
+        ),
+        ({"action_low": -2.0}, r"action_low is -2.0, expected a value in \[-1, 1\)"),
+        ({"action_high": 1.5}, "action_high is 1.5, expected a value in"),
+        ({"action_low": 0.5, "action_high": 0.5}, "expected action_low < action_high"),
+        ({"temperature": 0.0}, r"temperature is 0.0, expected a value in \(0, inf\)"),
         ({"edges": (-1.0, 1.0)}, r"edges has 2 numbers, expected 18: num_bins \+ 1 = 9 for each"),
-        ({"edges": (*np.linspace(-1, 1, 9), *np.linspace(-1, 2, 9))}, "dimension 1 run from -1 to"),
+        (
+            {"edges": (*np.linspace(-1, 1, 9), *np.linspace(-1, 2, 9))},
+            r"edges is .*, expected a value in \[-1, 1\]",
+        ),
         ({"edges": (*np.linspace(-1, 1, 9), *np.zeros(9))}, "expected increasing numbers inside"),
         ({"encoder": "conv"}, "encoder=conv is for images"),
     ],
@@ -318,6 +341,6 @@ def test_wrong_configurations_are_refused_by_name(fields, message):
 
 def test_discrete_actions_are_refused():
     batch = _random_batch(rows=2)
-    batch = batch.replace(actions=batch.actions.astype(jnp.int32))
+    batch = batch.replace(actions=batch.actions[..., 0].astype(jnp.int32))
     with pytest.raises(InputError, match=r"autoregressive: batch\.actions are integers"):
         autoregressive.init(SMALL, jax.random.key(0), batch)

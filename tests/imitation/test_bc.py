@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+import scipy.integrate
 import scipy.optimize
 
 from ddm.envs import tabular
@@ -68,8 +69,35 @@ def test_label_smoothing_by_hand():
     state = bc.init(config, jax.random.key(0), batch)
     plain = config.replace(label_smoothing=0.0)
     both = [float(bc.log_prob(plain, state, batch.observations, jnp.array([a]))[0]) for a in (0, 1)]
-    smoothed = float(bc.log_prob(config, state, batch.observations, batch.actions)[0])
-    assert smoothed == pytest.approx(0.9 * both[1] + 0.1 * both[0], rel=1e-5)
+    _, metrics = bc.update(config, state, batch)
+    assert metrics["loss"] == pytest.approx(-0.9 * both[1] - 0.1 * both[0], rel=1e-5)
+    # The policy that was fitted by a smoothed loss is a policy like any other.
+    assert bc.log_prob(config, state, batch.observations, batch.actions)[0] == both[1]
+
+
+@pytest.mark.parametrize("head", list(bc.HEADS))
+def test_log_probabilities_of_each_head_sum_or_integrate_to_one(head):
+    discrete = bc.HEADS[head].discrete
+    config = bc.Config(
+        head=head, hidden_sizes=(8,), label_smoothing=0.3, num_actions=3 if discrete else 0,
+        features=_pairs if head == "linear_softmax" else None,
+    )  # fmt: skip
+    grid = jnp.arange(3, dtype=jnp.int32) if discrete else jnp.linspace(-8.0, 8.0, 4001)[:, None]
+    if head == "tanh_gaussian":
+        grid = jnp.linspace(-0.9999, 0.9999, 4001)[:, None]
+    batch = Batch(observations=jnp.eye(4)[jnp.zeros(len(grid), int)], actions=grid)
+    state = jax.jit(bc.init)(config, jax.random.key(0), batch)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, state.policy.params)  # off the uniform start
+    state = state.replace(policy=state.policy.replace(params=params))
+    if head == "mse":
+        with pytest.raises(InputError, match="head=mse is one action at each observation"):
+            bc.log_prob(config, state, batch.observations, grid)
+        return
+    probabilities = np.exp(jax.jit(bc.log_prob)(config, state, batch.observations, grid))
+    total = (
+        probabilities.sum() if discrete else scipy.integrate.trapezoid(probabilities, grid[:, 0])
+    )
+    assert total == pytest.approx(1.0, abs=1e-5 if discrete else 2e-3)
 
 
 def test_mse_head_averages_the_branches_of_a_fork():
@@ -121,10 +149,37 @@ def test_a_mixture_keeps_both_branches_of_a_fork(components):
         assert np.mean(actions > 0) == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize("head", ["mse", "gaussian", "mixture"])
+def test_actions_that_would_broadcast_are_refused(head):
+    config = bc.Config(head=head, hidden_sizes=(4,))
+    batch = Batch(observations=jnp.ones((4, 3)), actions=jnp.zeros((4, 2)))
+    state = jax.jit(bc.init)(config, jax.random.key(0), batch)
+    for actions, message in (
+        (jnp.zeros((4, 1)), r"bc: batch.actions has shape \(4, 1\) .*, expected \(4, 2\)"),
+        (jnp.zeros(4), r"bc: batch.actions has shape \(4,\) .*, expected \(B, A\)"),
+        (jnp.zeros(4, jnp.int32), r"bc: batch.actions has shape \(4,\) and dtype int32"),
+    ):
+        with pytest.raises(InputError, match=message):
+            bc.update(config, state, batch.replace(actions=actions))
+    with pytest.raises(InputError, match=r"expected \(B, A\)"):
+        bc.init(config, jax.random.key(0), batch.replace(actions=jnp.zeros(4)))
+
+
+def test_tables_and_actions_are_checked_where_values_are_known():
+    config = bc.Config(head="tabular", num_actions=2)
+    batch = Batch(observations=jnp.array([[0.0], [3.0]]), actions=jnp.array([0, 1], jnp.int32))
+    with pytest.raises(InputError, match=r"bc: head=tabular: observation 0 is \(0\), .*Discrete"):
+        bc.init(config, jax.random.key(0), batch)
+    batch = Batch(observations=jnp.eye(2), actions=jnp.array([0, 2], jnp.int32))
+    with pytest.raises(InputError, match="bc: there is an action 2, and num_actions is 2"):
+        bc.init(config, jax.random.key(0), batch)
+    assert bc.batch_spec(config).one_hot_observations
+    assert bc.batch_spec(config).num_actions == 2
+
+
 def test_a_mixture_needs_a_component():
-    config = CONFIG.replace(head="mixture", num_components=0)
-    with pytest.raises(InputError, match="num_components is 0, expected at least 1"):
-        bc.init(config, jax.random.key(0), _fork(4))
+    with pytest.raises(InputError, match="bc: num_components is 0, expected a value in"):
+        CONFIG.replace(head="mixture", num_components=0)
 
 
 def test_weight_decay_shrinks_the_policy():

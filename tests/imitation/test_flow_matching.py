@@ -146,9 +146,9 @@ def test_a_chunk_is_executed_in_order_and_then_drawn_anew():
     [
         ({"solver": "rk4"}, "flow_matching: solver=rk4 is unknown; choose one of euler, midpoint"),
         ({"time_distribution": "cosine"}, "time_distribution=cosine is unknown; choose one of uni"),
-        ({"sample_steps": 0}, "flow_matching: sample_steps is 0, expected at least 1"),
+        ({"sample_steps": 0}, "flow_matching: sample_steps is 0, expected a value in"),
         ({"denoiser": "lstm"}, "flow_matching: denoiser=lstm is unknown"),
-        ({"execute_steps": 2}, "flow_matching: execute_steps is 2, expected 1 to 1"),
+        ({"execute_steps": 2}, "flow_matching: execute_steps is 2, expected at most chunk_size=1"),
         ({"observation_steps": 2}, "expected windows of 2 steps"),
     ],
 )

@@ -179,7 +179,14 @@ HISTORIES = {
     "recurrent": {"history": "recurrent", "num_layers": 2, "segment_steps": 4, "burn_in": 1},
     "transformer": {"history": "transformer", "observation_steps": 3, "num_heads": 2},
 }
-SMALL = history_bc.Config(hidden_sizes=(8,), width=8, num_layers=1, head="mse")
+# A Gaussian of variance 1/2, whose log-density is minus the squared error and half of log(pi).
+FIXED = {"log_std_min": -0.5 * np.log(2.0), "log_std_max": -0.5 * np.log(2.0)}
+SMALL = history_bc.Config(hidden_sizes=(8,), width=8, num_layers=1, **FIXED)
+
+
+def _squared_errors(config, state, observations, actions):
+    log_probs = np.asarray(_log_prob(config, state, observations, actions), np.float64)
+    return -log_probs - 0.5 * np.log(np.pi)
 
 
 def _window(config, rows=4, seed=0):
@@ -215,12 +222,11 @@ def test_acting_step_by_step_is_what_was_trained(history):
     observations = jax.random.normal(jax.random.key(2), (6, 2))
     actions, _ = _walk(history, observations, initial_policy_state(history_bc, config, state))
     assert np.ptp(actions) > 1e-2
-    # For this head the log-density is minus the squared error.
-    log_probs = _log_prob(config, state, observations[None], actions[None])
-    np.testing.assert_allclose(log_probs, 0.0, atol=1e-9)
-    elsewhere = _log_prob(config, state, observations[None], actions[None] + 0.1)
+    errors = _squared_errors(config, state, observations[None], actions[None])
+    np.testing.assert_allclose(errors, 0.0, atol=1e-6)
+    elsewhere = _squared_errors(config, state, observations[None], actions[None] + 0.1)
     # The first action's error is its own; later ones also see a previous action that is another.
-    assert elsewhere[0, 0] == pytest.approx(-0.01, rel=1e-3)
+    assert elsewhere[0, 0] == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("history", HISTORIES)
@@ -257,6 +263,28 @@ def test_a_recurrent_policy_may_forget_at_intervals():
     assert abs(actions[2] - actions[3]) > 1e-4
 
 
+def test_log_probabilities_sum_to_one_whatever_the_loss():
+    config = SMALL.replace(
+        **HISTORIES["stack"], head="categorical", num_actions=3, label_smoothing=0.3
+    )
+    batch = _window(config, rows=3)
+    batch = batch.replace(actions=jnp.zeros(batch.mask.shape, jnp.int32))
+    state = _init(config, jax.random.key(0), batch)
+    # One episode three times, which ends with each of the actions.
+    observations = jnp.repeat(batch.observations[:1], 3, axis=0)
+    actions = batch.actions.at[:, -1].set(jnp.arange(3))
+    last = _log_prob(config, state, observations, actions)[:, -1]
+    assert np.exp(last).sum() == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(InputError, match="head=mse is one action"):
+        history_bc.log_prob(*_mse())
+
+
+def _mse():
+    config = SMALL.replace(**HISTORIES["stack"], head="mse")
+    batch = _window(config)
+    return config, _init(config, jax.random.key(0), batch), batch.observations, batch.actions
+
+
 @pytest.mark.slow
 def test_the_loss_is_a_weighted_mean_over_supervised_valid_steps():
     # A segment after one step of burn-in; the first place of a window only lends its action.
@@ -268,7 +296,8 @@ def test_the_loss_is_a_weighted_mean_over_supervised_valid_steps():
         mask=jnp.arange(6) < ends[:, None], actions=batch.actions.at[:, 4].set(batch.actions[:, 3])
     )
     actions = batch.actions[:, 1:]
-    losses = -np.asarray(_log_prob(config, state, batch.observations[:, 1:], actions))
+    errors = _squared_errors(config, state, batch.observations[:, 1:], actions)
+    losses = errors + 0.5 * np.log(np.pi)
     valid = np.asarray(batch.mask[:, 2:])
     changed = np.abs(np.diff(batch.actions[:, 1:, 0], axis=1)) > 0.3
     assert 0 < (valid & changed).sum() < valid.sum()
@@ -278,9 +307,9 @@ def test_the_loss_is_a_weighted_mean_over_supervised_valid_steps():
         weights = valid * (1.0 + weight * changed)
         expected = np.sum(weights * losses[:, 1:]) / weights.sum()
         assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
-        assert metrics["action_error"] == pytest.approx(losses[:, 1:][valid].mean(), rel=1e-5)
+        assert metrics["action_error"] == pytest.approx(errors[:, 1:][valid].mean(), rel=1e-5)
         assert metrics["change_error"] == pytest.approx(
-            losses[:, 1:][valid & changed].mean(), rel=1e-5
+            errors[:, 1:][valid & changed].mean(), rel=1e-5
         )
         copies = np.diff(batch.actions[:, 1:, 0], axis=1) ** 2
         assert metrics["copy_error"] == pytest.approx(copies[valid].mean(), rel=1e-5)
@@ -336,7 +365,7 @@ def test_without_a_past_it_is_behaviour_cloning():
         policy=state.policy.replace(params=state.policy.params["head"]), step=state.step,
         key=state.key,
     )  # fmt: skip
-    options = bc.Config(hidden_sizes=(8,), head="mse")
+    options = bc.Config(hidden_sizes=(8,), **FIXED)
     expected = -bc.log_prob(options, plain, batch.observations[:, 1], batch.actions[:, 1]).mean()
     _, metrics = _update(config, state, batch)
     assert metrics["loss"] == pytest.approx(float(expected), rel=1e-6)

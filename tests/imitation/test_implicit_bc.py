@@ -147,6 +147,17 @@ def test_draws_follow_the_softmax_of_the_scores():
     np.testing.assert_array_equal(drawn[:, 1], 3.0)
 
 
+def test_the_default_search_perturbs_twice_as_the_authors_do():
+    config = implicit_bc.Config(observation_steps=1, width=4, dfo_std=0.1)
+    state, _ = _fresh(config, rows=1)
+    # A single candidate in each of many rows is always drawn: what moves it is the noise alone.
+    start = jnp.zeros((20_000, 1, 2))
+    search = jax.jit(implicit_bc._derivative_free)
+    moved = search(config, state, jax.random.key(0), jnp.zeros((20_000, 1, 2)), start)
+    variance = 0.1**2 * (1.0 + 0.5**2)  # a third round would add 0.25^2
+    assert np.var(moved) == pytest.approx(variance, rel=0.03)
+
+
 def test_the_score_sees_all_frames_and_the_policy_keeps_them():
     config = CONFIG.replace(observation_steps=3, width=8)
     state, batch = _fresh(config, frames=3)

@@ -85,6 +85,18 @@ def test_the_dual_variable_rises_while_the_gap_is_above_its_target(left_half, ta
     assert (after.alpha.params > state.alpha.params) == rises
 
 
+def test_the_default_gap_is_the_authors_and_below_that_of_fresh_networks(left_half):
+    config = cql.Config(lagrange=True, hidden_sizes=(8,))
+    # Theirs: alpha' (5 P - 5), P a log-sum over 30 samples; here alpha (P - log 30 - target).
+    assert config.target_gap == pytest.approx(5.0 / 5.0 - np.log(30.0))
+    batch = jax.tree.map(lambda leaf: leaf[:64], left_half)
+    state = cql.init(config, jax.random.key(0), batch)
+    assert jnp.exp(state.alpha.params) == pytest.approx(5.0)
+    after, metrics = jax.jit(cql.update)(config, state, batch)
+    assert metrics["gap"] > 0.3  # log 2 for constant values and one action dimension
+    assert after.alpha.params > state.alpha.params
+
+
 def test_max_target_backup_is_not_below_the_plain_one_on_average(left_half):
     batch = jax.tree.map(lambda leaf: leaf[:256], left_half)
     state = cql.init(CONFIG, jax.random.key(0), batch)

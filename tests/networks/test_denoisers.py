@@ -217,16 +217,3 @@ def test_a_window_is_frames_and_the_chunk_from_the_last_of_them_on():
 def test_windows_of_another_shape_are_refused(batch, message):
     with pytest.raises(InputError, match=message):
         networks.split_window(batch, 2, 3, "test")
-
-
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
-        ((0, 8, 4), "observation_steps is 0 and chunk_size 8, expected at least 1"),
-        ((1, 8, 9), "execute_steps is 9, expected 1 to 8"),
-        ((1, 8, 0), "execute_steps is 0, expected 1 to 8"),
-    ],
-)
-def test_impossible_chunks_are_refused(sizes, message):
-    with pytest.raises(InputError, match=message):
-        networks.check_chunks(*sizes, "test")

@@ -81,11 +81,14 @@ def test_an_encoded_policy_is_the_policy_on_encoded_observations():
     [
         ("resnet", (8, 8, 1), r"bc: encoder=resnet is unknown; choose one of none, conv"),
         ("conv", (4,), r"bc: encoder=conv is for images .* observations of shape \(4,\)"),
+        ("conv", (3, 16, 16), r"bc: .*\(3, 16, 16\) look like images with the channels first"),
+        ("conv", (4, 84, 84), "expected \\(height, width, channels\\): move the first axis"),
         ("none", (8, 8, 1), r"bc: observations of shape \(8, 8, 1\) need an encoder"),
     ],
 )
 def test_observations_that_do_not_fit_are_refused_by_name(kind, shape, message):
     with pytest.raises(InputError, match=message):
         networks.check_encoder(kind, shape, "bc")
-    networks.check_encoder("conv", (8, 8, 1), "bc")
+    for shape in ((8, 8, 1), (3, 16, 3), (84, 84, 12), (2, 16, 16)):
+        networks.check_encoder("conv", shape, "bc")
     networks.check_encoder("none", (4,), "bc")

@@ -76,6 +76,16 @@ def test_output_size_is_read_from_the_parameters(size):
     assert networks.output_size(network.init(jax.random.key(0), jnp.ones((1, 2)))) == size
 
 
+def test_only_the_layer_named_output_is_the_output():
+    params = {
+        "params": {
+            "output_features": {"kernel": jnp.ones((2, 5)), "bias": jnp.ones(5)},
+            "output": {"kernel": jnp.ones((5, 3)), "bias": jnp.ones(3)},
+        }
+    }
+    assert networks.output_size(params) == 3
+
+
 def test_state_value_has_one_number_a_row():
     network = networks.StateValue((4,))
     params = network.init(jax.random.key(0), jnp.ones((1, 2)))

@@ -19,6 +19,32 @@ def test_states_are_the_first_largest_features():
     assert states.dtype == jnp.int32
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[0], [1], [2], [3]],  # integer states: one column would be one state
+        [[1, 0], [0, 2], [1, 0], [0, 1]],
+        [[1, 0], [0, 1], [0, 0], [0, 1]],
+        [[1, 0], [1, 1], [1, 0], [0, 1]],
+        [[1, -1], [-1, 1], [-1, 1], [1, -1]],  # standardised one-hot rows
+    ],
+)
+def test_observations_that_name_no_state_are_refused(rows):
+    observations, actions = jnp.array(rows, jnp.float32), jnp.zeros(4, jnp.int32)
+    with pytest.raises(InputError, match=r"grid: observation \d is .* one-hot .*Discrete\(n\)"):
+        tables.check_table_batch("grid", observations, actions, 2)
+    tables.check_table_batch("linear", observations, actions, 2, one_hot=False)
+    # Shapes alone are looked at where values are not known.
+    jax.jit(lambda *batch: tables.check_table_batch("grid", *batch, 2))(observations, actions)
+
+
+def test_actions_outside_the_table_are_refused():
+    for action in (2, -1):
+        actions = jnp.array([0, action, 1], jnp.int32)
+        with pytest.raises(InputError, match=f"action {action}, and num_actions is 2: expected"):
+            tables.check_table_batch("grid", jnp.eye(3), actions, 2)
+
+
 def test_counts_by_hand():
     counts = tables.pair_counts(STATES, ACTIONS, 3, 2)
     np.testing.assert_array_equal(counts, [[1, 2], [0, 0], [0, 2]])

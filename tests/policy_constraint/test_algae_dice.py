@@ -187,10 +187,9 @@ def test_discrete_actions_are_refused(data):
         algae_dice.init(SMALL, jax.random.key(0), batch)
 
 
-def test_a_discount_of_one_is_diagnosed():
-    assert algae_dice.diagnose(SMALL, {}) == []
-    [sentence] = algae_dice.diagnose(SMALL.replace(discount=1.0), {})
-    assert "no weight for the initial states" in sentence
+def test_a_discount_of_one_which_leaves_initial_states_no_weight_is_refused():
+    with pytest.raises(InputError, match=r"algae_dice: discount is 1.0, expected .* \[0, 1\)"):
+        SMALL.replace(discount=1.0)
 
 
 def test_a_temperature_at_its_bound_is_reported_where_it_counts():

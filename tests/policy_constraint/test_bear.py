@@ -216,7 +216,7 @@ def test_what_is_amiss_is_said(trained):
     # Samples of four from a wide log are farther apart than 0.05.
     tight = LANES["tight"][0]
     [sentence] = bear.diagnose(tight, metrics | settled)
-    assert "upper bound (log_alpha=10.00)" in sentence
+    assert "log_alpha stands at its upper bound of 10" in sentence
     assert "raise epsilon" in sentence
     assert bear.diagnose(CONFIG, trained["two steps"][1] | settled) == []
     [sentence] = bear.diagnose(CONFIG, {"log_alpha": -5.0, "mmd": 0.01, **settled})

@@ -40,6 +40,6 @@ def test_what_is_not_discrete_is_refused(config, actions, message):
 
 
 def test_only_a_clone_that_still_learns_is_reported():
-    assert discrete.diagnose({"behavior_progress": 0.0}) == []
-    [sentence] = discrete.diagnose({"behavior_progress": 1.5})
+    assert discrete.diagnose(CONFIG, {"behavior_progress": 0.0}) == []
+    [sentence] = discrete.diagnose(CONFIG, {"behavior_progress": 1.5})
     assert "1.500 nats" in sentence

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 
-from ddm.errors import MissingDependencyError
-from ddm.runner import find_environment
+from ddm import data
+from ddm.data import DatasetInfo
+from ddm.errors import InputError, MissingDependencyError
+from ddm.runner import find_environment, load_dataset
+from ddm.types import Box, Discrete
 
 HERE = str(Path(__file__).parent)
 
@@ -82,8 +87,28 @@ def test_importing_the_runner_is_light():
     assert result.stdout == "[]\n"
 
 
-def named(environment_id):
-    return types.SimpleNamespace(info=types.SimpleNamespace(environment_id=environment_id))
+def named(environment_id, specification=None, lengths=(3, 7, 5)):
+    """What `find_environment` asks of a dataset."""
+    info = DatasetInfo(
+        name="log",
+        observation_space=Box((1,), (0.0,), (1.0,)),
+        action_space=Discrete(2),
+        environment_id=environment_id,
+        environment_spec=specification,
+    )
+    return types.SimpleNamespace(info=info, episode_lengths=np.array(lengths))
+
+
+def frozen_lake(**changes):
+    gymnasium = pytest.importorskip("gymnasium")
+    specification = json.loads(gymnasium.spec("FrozenLake-v1").to_json())
+    specification["kwargs"]["is_slippery"] = False
+    return named("FrozenLake-v1", json.dumps(specification | changes))
+
+
+def found(options, dataset):
+    """The specification of the gymnasium environment that is found."""
+    return find_environment(options, dataset).specification
 
 
 def test_the_environment_is_the_option_or_that_of_the_dataset(tmp_path):
@@ -98,9 +123,85 @@ def test_the_environment_is_the_option_or_that_of_the_dataset(tmp_path):
 def test_a_missing_simulator_says_how_to_train_without(tmp_path, monkeypatch):
     from ddm import evaluation
 
-    def make_environment(spec, max_episode_steps):
+    def make_environment(spec, *arguments, **keywords):
         raise MissingDependencyError(f"{spec} needs gymnasium: pip install ddm[sim]")
 
     monkeypatch.setattr(evaluation, "make_environment", make_environment)
     with pytest.raises(MissingDependencyError, match=r"ddm\[sim\]; or train .*--environment=none"):
         find_environment(tiny.make_options(tmp_path), named("Hopper-v4"))
+
+
+def test_the_environment_is_the_one_that_the_log_specifies(tmp_path, capfd):
+    options = tiny.make_options(tmp_path)
+    lake = found(options, frozen_lake(max_episode_steps=50))
+    assert (lake.kwargs["is_slippery"], lake.max_episode_steps) == (False, 50)
+    options = tiny.make_options(
+        tmp_path, max_episode_steps=20, environment_kwargs='{"map_name": "8x8"}'
+    )
+    lake = found(options, frozen_lake())
+    assert lake.kwargs == {"is_slippery": False, "map_name": "8x8"}
+    assert lake.max_episode_steps == 20
+    assert capfd.readouterr().err == ""
+
+
+def test_the_users_environment_wins_and_what_it_leaves_out_is_said(tmp_path, capfd):
+    lake = found(tiny.make_options(tmp_path, environment="FrozenLake-v1"), frozen_lake())
+    assert "is_slippery" not in lake.kwargs
+    assert capfd.readouterr().err == (
+        "--environment decides: FrozenLake-v1 (map_name='4x4'), 100 steps; the data are from "
+        "FrozenLake-v1 (map_name='4x4', is_slippery=False), 100 steps\n"
+    )
+    options = tiny.make_options(
+        tmp_path, environment="FrozenLake-v1", environment_kwargs='{"is_slippery": false}'
+    )
+    assert found(options, frozen_lake()).kwargs["is_slippery"] is False
+    assert capfd.readouterr().err == ""
+
+
+def test_an_environment_without_a_limit_gets_that_of_the_logs_longest_episode(tmp_path, capfd):
+    pytest.importorskip("gymnasium")
+    assert found(tiny.make_options(tmp_path), named("CliffWalking-v1")).max_episode_steps == 7
+    expected = "'CliffWalking-v1' has no step limit: an evaluation episode ends after 7 steps"
+    assert expected in capfd.readouterr().err
+    options = tiny.make_options(tmp_path, max_episode_steps=30)
+    assert found(options, named("CliffWalking-v1")).max_episode_steps == 30
+    unlimited = frozen_lake(max_episode_steps=None)
+    assert found(tiny.make_options(tmp_path), unlimited).max_episode_steps == 7
+
+
+def test_a_module_is_imported_only_if_the_user_names_it(tmp_path):
+    with pytest.raises(InputError, match=r"log names .*: --environment=no_package:Own-v0"):
+        find_environment(tiny.make_options(tmp_path), named("no_package:Own-v0"))
+
+
+@pytest.mark.parametrize("text", ["{is_slippery", "[1]"])
+def test_environment_kwargs_are_a_json_object(tmp_path, text):
+    options = tiny.make_options(tmp_path, environment_kwargs=text)
+    with pytest.raises(InputError, match="--environment_kwargs="):
+        find_environment(options, frozen_lake())
+
+
+def test_bounds_of_actions_come_in_pairs(tmp_path):
+    with pytest.raises(InputError, match="--action_low needs --action_high"):
+        load_dataset(tiny.make_options(tmp_path, action_low=(-1.0,)))
+    with pytest.raises(InputError, match="--action_high needs --action_low"):
+        load_dataset(tiny.make_options(tmp_path, action_high=(1.0,)))
+
+
+def test_flags_reach_the_loader(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "hopper-medium-v0.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.arange(6.0)[:, None]
+        file["actions"] = np.array([[-2.0], [2], [0], [1], [2], [0]])
+        file["rewards"] = np.ones(6)
+        file["terminals"] = np.zeros(6, bool)
+    bounds = {"action_low": (-2.0,), "action_high": (2.0,)}
+    options = tiny.make_options(tmp_path, dataset=str(path), max_episode_steps=3, **bounds)
+    dataset = load_dataset(options)
+    assert dataset.episode_returns.tolist() == [3, 3]
+    assert dataset.info.action_space == Box((1,), (-2.0,), (2.0,))
+    assert dataset.info.environment_id == "Hopper-v4"
+    assert dataset.info.name == str(path)
+    loaded = data.load(path, max_episode_steps=3, action_space=([-2.0], [2.0]))
+    np.testing.assert_array_equal(dataset.actions, loaded.actions)

@@ -95,7 +95,9 @@ def make_params(
     Raises:
       InputError: the features are not one row a state.
     """
-    features = jnp.eye(mdp.num_states) if features is None else jnp.asarray(features)
+    features = (
+        jnp.eye(mdp.num_states, dtype=jnp.float32) if features is None else jnp.asarray(features)
+    )
     if features.ndim != 2 or features.shape[0] != mdp.num_states:
         raise InputError(
             f"features have shape {features.shape}, expected one row for each of "
