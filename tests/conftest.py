@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Iterator
@@ -20,14 +21,34 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Double precision inside the test, for answers that are known to many digits."""
+    with _enable_x64():
+        yield
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """The strictest flags a user's program may have set, inside the test."""
+    with strict_flags():
+        yield
+
+
+@contextlib.contextmanager
+def strict_flags() -> Iterator[None]:
+    """64-bit types are the default, and neither types nor ranks are promoted without a word."""
+    import jax
+
+    with _enable_x64(), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+def _enable_x64() -> contextlib.AbstractContextManager[None]:
     import jax
 
     if hasattr(jax, "enable_x64"):
-        enable = jax.enable_x64
-    else:  # before jax 0.8
-        from jax.experimental import enable_x64 as enable
-    with enable(True):
-        yield
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64  # before jax 0.8
+
+    return enable_x64(True)
 
 
 # They compile transformers, or train what figures need, for minutes.

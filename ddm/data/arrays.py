@@ -186,7 +186,7 @@ def from_episodes(
     inner_stops = False
     for index, episode in enumerate(episodes):
         where = f"{name}: episode {index}"
-        stored = _stored_fields(episode, where)
+        stored = stored_fields(episode, where)
         inner_stops |= "masks" in stored
         tree, fields = _read_episode(stored, tree, where)
         if parts and ("rewards" in parts) != ("rewards" in fields):
@@ -532,7 +532,7 @@ def _check_successors(
 # --- Episodes ---
 
 
-def _stored_fields(episode: Any, where: str) -> dict[str, Any]:
+def stored_fields(episode: Any, where: str) -> dict[str, Any]:
     """The fields of one episode under our names, from a mapping or from attributes."""
     if not isinstance(episode, Mapping):
         found = {field: getattr(episode, field, None) for field in _ATTRIBUTES}

@@ -294,7 +294,9 @@ def _hear(state: EnvState, word: jax.Array) -> EnvState:
 
 
 def _is_in(word: jax.Array, words: tuple[str, ...]) -> jax.Array:
-    return jnp.isin(word, jnp.array([WORDS.index(each) for each in words])).astype(jnp.int32)
+    return jnp.isin(word, jnp.array([WORDS.index(each) for each in words], jnp.int32)).astype(
+        jnp.int32
+    )
 
 
 def _ends_with_question(heard: EnvState) -> jax.Array:

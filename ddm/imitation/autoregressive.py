@@ -184,7 +184,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         log_probs = jax.nn.log_softmax(logits).reshape(*actions.shape, config.num_bins)
         loss = mean(-jnp.sum(_smoothed(config, log_probs, targets), axis=-1))
         density = _on(log_probs, bins) - binning.log_widths(bins, edges)
-        hits = jnp.mean(jnp.argmax(log_probs, axis=-1) == bins, axis=-1)
+        likeliest = jnp.argmax(log_probs, axis=-1).astype(bins.dtype)
+        hits = jnp.mean(likeliest == bins, axis=-1)
         return loss, {
             "loss": loss,
             "log_prob": mean(jnp.sum(density, axis=-1)),
