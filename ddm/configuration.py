@@ -91,6 +91,19 @@ def _is_wide(value: Any) -> bool:
 _NARROW = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
 
 
+def broadcast(config: Any, num_lanes: int) -> Any:
+    """The configuration with a leading axis of lanes on every numeric leaf, all alike.
+
+    `jax.vmap` over a configuration needs that axis on each leaf, also on those that do not vary:
+    `broadcast(config, 3).replace(alpha=jnp.array([1.0, 5.0, 10.0]))`.
+
+    Args:
+      config: with numbers.
+      num_lanes: L, the length of the new axis.
+    """
+    return jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], num_lanes, axis=0), config)
+
+
 def describe_range(field: dataclasses.Field) -> str:
     """What `--help` says of the values of a field; empty where every value is allowed."""
     allowed, other = field.metadata.get("allowed"), field.metadata.get("at_most")
@@ -125,7 +138,12 @@ def _ordered(value: Any, other: Any) -> bool:
 
 
 def _numbers(value: Any) -> np.ndarray:
-    """The numbers in a value; none in what is not a number, such as None or a traced array."""
+    """The numbers in a value; none in what is not a number, such as None or a traced array.
+
+    A truth value is none: jax makes trees of them that say which leaves are batched.
+    """
+    if isinstance(value, bool):
+        return np.zeros(0)
     known = (int, float, np.number, np.ndarray)
     if isinstance(value, (tuple, list)) and all(isinstance(x, known) for x in value):
         return np.asarray(value, np.float64)

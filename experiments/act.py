@@ -10,7 +10,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.imitation import act
 
-runner.define_flags(act, normalize_observations="standardize")
+runner.define_flags(act)
 
 
 def main(_):
@@ -18,7 +18,7 @@ def main(_):
     options, config = runner.parse_flags(act)
     dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
-    runner.train(act, config, dataset, environment, options)
+    return runner.train(act, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

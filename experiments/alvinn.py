@@ -46,7 +46,7 @@ def main(_):
     options = dataclasses.replace(options, dataset=f"road-{_VIEWS.value}")
     dataset = make_dataset(_VIEWS.value, _FRAMES.value, jax.random.key(options.seed))
     environment = None if options.environment == "none" else ENVIRONMENT
-    runner.train(alvinn, config, dataset, environment, options)
+    return runner.train(alvinn, config, dataset, environment, options)
 
 
 def make_dataset(views: str, num_frames: int, key: jax.Array) -> data.Dataset:

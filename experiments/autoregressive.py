@@ -16,7 +16,7 @@ from ddm import runner
 from ddm.imitation import autoregressive
 from ddm.ops import binning
 
-runner.define_flags(autoregressive, normalize_observations="standardize")
+runner.define_flags(autoregressive)
 BINNING = flags.DEFINE_enum("binning", "uniform", ("box", *binning.BINNINGS), "How the bins lie.")
 PERCENTILE = flags.DEFINE_float(
     "clip_percentile", 0.0, "Percent of the logged actions cut off at each end of the bins' range."
@@ -33,7 +33,7 @@ def main(_):
         )
         config = config.replace(edges=tuple(edges.ravel().tolist()))
     environment = runner.find_environment(options, dataset)
-    runner.train(autoregressive, config, dataset, environment, options)
+    return runner.train(autoregressive, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

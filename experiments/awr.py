@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from ddm import runner
 from ddm.policy_constraint import awr
-from ddm.types import Discrete
 
-runner.define_flags(awr, normalize_observations="standardize")
+runner.define_flags(awr)
 
 
 def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(awr)
     dataset = runner.load_dataset(options)
-    if isinstance(dataset.info.action_space, Discrete):
-        config = config.replace(num_actions=dataset.info.action_space.n)
+    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
-    runner.train(awr, config, dataset, environment, options)
+    return runner.train(awr, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

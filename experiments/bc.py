@@ -11,7 +11,7 @@ from ddm import runner
 from ddm.imitation import bc
 from ddm.types import Discrete
 
-runner.define_flags(bc, normalize_observations="standardize")
+runner.define_flags(bc)
 
 
 def main(_):
@@ -20,9 +20,9 @@ def main(_):
     dataset = runner.load_dataset(options)
     if isinstance(dataset.info.action_space, Discrete):
         head = "categorical" if config.head == bc.Config().head else config.head
-        config = config.replace(head=head, num_actions=dataset.info.action_space.n)
+        config = runner.fit_actions(config.replace(head=head), dataset)
     environment = runner.find_environment(options, dataset)
-    runner.train(bc, config, dataset, environment, options)
+    return runner.train(bc, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

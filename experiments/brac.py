@@ -19,7 +19,7 @@ def main(_):
     options, config = runner.parse_flags(brac)
     dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
-    runner.train(brac, config, dataset, environment, options)
+    return runner.train(brac, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

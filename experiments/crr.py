@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from ddm import runner
 from ddm.policy_constraint import crr
-from ddm.types import Discrete
 
 runner.define_flags(crr)
 
@@ -18,10 +17,9 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(crr)
     dataset = runner.load_dataset(options)
-    if isinstance(dataset.info.action_space, Discrete):
-        config = config.replace(num_actions=dataset.info.action_space.n)
+    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
-    runner.train(crr, config, dataset, environment, options)
+    return runner.train(crr, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.imitation import cvae
 
-runner.define_flags(cvae, normalize_observations="standardize", deterministic_eval=False)
+runner.define_flags(cvae, deterministic_eval=False)
 
 
 def main(_):
@@ -21,7 +21,7 @@ def main(_):
     options, config = runner.parse_flags(cvae)
     dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
-    runner.train(cvae, config, dataset, environment, options)
+    return runner.train(cvae, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

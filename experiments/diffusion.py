@@ -11,7 +11,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.imitation import diffusion
 
-runner.define_flags(diffusion, normalize_observations="standardize")
+runner.define_flags(diffusion)
 
 
 def main(_):
@@ -19,7 +19,7 @@ def main(_):
     options, config = runner.parse_flags(diffusion)
     dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
-    runner.train(diffusion, config, dataset, environment, options)
+    return runner.train(diffusion, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

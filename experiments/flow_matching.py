@@ -11,7 +11,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.imitation import flow_matching
 
-runner.define_flags(flow_matching, normalize_observations="standardize")
+runner.define_flags(flow_matching)
 
 
 def main(_):
@@ -19,7 +19,7 @@ def main(_):
     options, config = runner.parse_flags(flow_matching)
     dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
-    runner.train(flow_matching, config, dataset, environment, options)
+    return runner.train(flow_matching, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.imitation import implicit_bc
 
-runner.define_flags(implicit_bc, normalize_observations="standardize")
+runner.define_flags(implicit_bc)
 
 
 def main(_):
@@ -20,7 +20,7 @@ def main(_):
     options, config = runner.parse_flags(implicit_bc)
     dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
-    runner.train(implicit_bc, config, dataset, environment, options)
+    return runner.train(implicit_bc, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from ddm import runner
 from ddm.policy_constraint import kl_control
-from ddm.types import Discrete
 
 runner.define_flags(kl_control)
 
@@ -20,10 +19,9 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(kl_control)
     dataset = runner.load_dataset(options)
-    if isinstance(dataset.info.action_space, Discrete):
-        config = config.replace(num_actions=dataset.info.action_space.n)
+    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
-    runner.train(kl_control, config, dataset, environment, options)
+    return runner.train(kl_control, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from ddm import runner
 from ddm.policy_constraint import one_step
-from ddm.types import Discrete
 
 runner.define_flags(one_step)
 
@@ -18,10 +17,9 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(one_step)
     dataset = runner.load_dataset(options)
-    if isinstance(dataset.info.action_space, Discrete):
-        config = config.replace(num_actions=dataset.info.action_space.n)
+    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
-    runner.train(one_step, config, dataset, environment, options)
+    return runner.train(one_step, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

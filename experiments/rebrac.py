@@ -18,7 +18,7 @@ def main(_):
     options, config = runner.parse_flags(rebrac)
     dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
-    runner.train(rebrac, config, dataset, environment, options)
+    return runner.train(rebrac, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

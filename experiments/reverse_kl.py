@@ -13,7 +13,7 @@ from ddm import runner
 from ddm.imitation import reverse_kl
 from ddm.types import Discrete
 
-runner.define_flags(reverse_kl, normalize_observations="standardize")
+runner.define_flags(reverse_kl)
 
 
 def main(_):
@@ -22,9 +22,9 @@ def main(_):
     dataset = runner.load_dataset(options)
     if isinstance(dataset.info.action_space, Discrete):
         head = "categorical" if config.head == reverse_kl.Config().head else config.head
-        config = config.replace(head=head, num_actions=dataset.info.action_space.n)
+        config = runner.fit_actions(config.replace(head=head), dataset)
     environment = runner.find_environment(options, dataset)
-    runner.train(reverse_kl, config, dataset, environment, options)
+    return runner.train(reverse_kl, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from ddm import runner
 from ddm.policy_constraint import spibb_dqn
-from ddm.types import Discrete
 
 runner.define_flags(spibb_dqn)
 
@@ -20,11 +19,10 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(spibb_dqn)
     dataset = runner.load_dataset(options)
-    if isinstance(dataset.info.action_space, Discrete):
-        config = config.replace(num_actions=dataset.info.action_space.n)
+    config = runner.fit_actions(config, dataset)
     config = config.replace(dataset_size=config.dataset_size or dataset.num_transitions)
     environment = runner.find_environment(options, dataset)
-    runner.train(spibb_dqn, config, dataset, environment, options)
+    return runner.train(spibb_dqn, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from ddm import runner
 from ddm.imitation import tabular_bc
-from ddm.types import Discrete
 
 runner.define_flags(tabular_bc, num_updates=1, log_every=1)
 
@@ -19,10 +18,9 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(tabular_bc)
     dataset = runner.load_dataset(options)
-    if isinstance(dataset.info.action_space, Discrete):
-        config = config.replace(num_actions=dataset.info.action_space.n)
+    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
-    runner.train(tabular_bc, config, dataset, environment, options)
+    return runner.train(tabular_bc, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main(_):
     options, config = runner.parse_flags(td3)
     dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
-    runner.train(td3, config, dataset, environment, options)
+    return runner.train(td3, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ddm import runner
 from ddm.policy_constraint import td3_bc
 
-runner.define_flags(td3_bc, normalize_observations="standardize")
+runner.define_flags(td3_bc)
 
 
 def main(_):
@@ -18,7 +18,7 @@ def main(_):
     options, config = runner.parse_flags(td3_bc)
     dataset = runner.load_dataset(options)
     environment = runner.find_environment(options, dataset)
-    runner.train(td3_bc, config, dataset, environment, options)
+    return runner.train(td3_bc, config, dataset, environment, options)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,13 @@ def test_ends_of_intervals_and_traced_values_pass():
     assert jax.vmap(lambda c: c.discount)(stacked).shape == (2,)
 
 
+def test_trees_that_say_something_about_each_leaf_pass():
+    for mark in (True, False, None, "an axis", object()):
+        jax.tree.map(lambda _, mark=mark: mark, Config())
+    structure = jax.tree.structure(Config())
+    assert jax.tree.unflatten(structure, [False] * 3) is not None
+
+
 def test_a_misspelt_interval_is_found_at_definition():
     with pytest.raises(ValueError, match="not an interval"):
         leaf(1.0, "0..1")

@@ -12,7 +12,7 @@ import numpy as np
 from ddm.data import spaces
 from ddm.data.columns import Columns, build, returns_to_go
 from ddm.data.dataset import Dataset
-from ddm.data.fields import NAMES, as_ends, as_flags, find_fields, read_flags, unused
+from ddm.data.fields import NAMES, SETTINGS, as_ends, as_flags, find_fields, read_flags, unused
 from ddm.data.values import as_array, check_values, locate
 from ddm.errors import InputError
 
@@ -186,7 +186,7 @@ def from_episodes(
     inner_stops = False
     for index, episode in enumerate(episodes):
         where = f"{name}: episode {index}"
-        stored = _stored_fields(episode, where)
+        stored = stored_fields(episode, where)
         inner_stops |= "masks" in stored
         tree, fields = _read_episode(stored, tree, where)
         if parts and ("rewards" in parts) != ("rewards" in fields):
@@ -474,12 +474,16 @@ def _find_overwritten(
     ends = np.flatnonzero(last[:-1])
     following = observations[ends + 1]
     equal = _same_rows(successors[ends], following) & ~_same_rows(observations[ends], following)
-    if not equal.all() and np.array_equal(observations, np.round(observations)):
+    if not equal.all() and _is_whole(observations):
         equal[:] = False
     overwritten = np.zeros(len(last), bool)
     overwritten[ends] = equal
     overwritten[-1] = len(ends) > 0 and equal.all() and not data_cut
     return overwritten
+
+
+def _is_whole(array: np.ndarray) -> bool:
+    return array.dtype.kind in "biu" or np.array_equal(array, np.round(array))
 
 
 def _same_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -528,12 +532,16 @@ def _check_successors(
 # --- Episodes ---
 
 
-def _stored_fields(episode: Any, where: str) -> dict[str, Any]:
+def stored_fields(episode: Any, where: str) -> dict[str, Any]:
     """The fields of one episode under our names, from a mapping or from attributes."""
     if not isinstance(episode, Mapping):
         found = {field: getattr(episode, field, None) for field in _ATTRIBUTES}
         return {field: value for field, value in found.items() if value is not None}
     stored = find_fields(episode, where)
+    misplaced = [key for key in ("episode_ends", "episode_lengths") if key in stored]
+    misplaced += [key for key in SETTINGS if key in episode]
+    if misplaced:
+        raise InputError(f"{where}: {misplaced[0]} is a field of a whole log, not of one episode")
     if "dones" in stored and not {"terminations", "truncations"} <= set(stored):
         raise InputError(
             f"{where}: {stored['dones']} is ambiguous: give terminations (the environment ended "

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-VERSION = 1  # of the layout below; an older copy is never found, because it is part of the key
+VERSION = 2  # of the layout below; an older copy is never found, because it is part of the key
 MANIFEST = "manifest.json"
 
 

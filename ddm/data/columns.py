@@ -12,7 +12,7 @@ from ddm.data.actions import prepare_actions
 from ddm.data.dataset import Dataset, DatasetInfo
 from ddm.data.memory import check_fits, reading
 from ddm.data.normalization import Normalization, identity_normalization
-from ddm.data.spaces import Tree, flat_space
+from ddm.data.spaces import Tree, flat_space, is_image
 from ddm.data.values import check_values, coarse_notes, locate
 from ddm.errors import InputError
 from ddm.types import Discrete
@@ -75,6 +75,8 @@ def build(columns: Columns) -> Dataset:
         raw_returns = to_go[starts[:-1]]
     check_values({"returns_to_go": to_go}, {"returns_to_go": columns.lengths}, columns.source)
     observations = columns.observations
+    if not is_image(columns.observation_space) and observations.dtype == np.uint8:
+        observations = observations.astype(np.float32)  # a vector of small numbers, no picture
     names = ("observations", "actions", "rewards")
     coarse = coarse_notes({name: getattr(columns, name) for name in names})
     info = DatasetInfo(

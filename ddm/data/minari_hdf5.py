@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddm.data import spaces
+from ddm.data.memory import check_declared, reading
 from ddm.data.progress import progress
 from ddm.errors import InputError
 
 if TYPE_CHECKING:
     import h5py
 
-STEP_FIELDS = {"rewards": np.float32, "terminations": np.bool_, "truncations": np.bool_}
+STEP_FIELDS = {"rewards": np.float64, "terminations": np.bool_, "truncations": np.bool_}
 
 
 def read_episodes(
@@ -47,7 +49,7 @@ def read_episodes(
         file = h5py.File(path, "r", rdcc_nslots=1)
     except OSError as error:
         raise InputError(f"{path} is not a readable HDF5 file: {error}") from error
-    with file:
+    with file, reading(str(path)):
         return _read(_Reader(file, path), metadata, observation_space, action_space)
 
 
@@ -60,11 +62,18 @@ def _read(
     episodes, steps = metadata["total_episodes"], metadata["total_steps"]
     observation_leaves = list(spaces.leaves(observation_space))
     action = _action_leaf(action_space, reader.path)
-    observations = [np.empty((steps + episodes, *x.shape), x.dtype) for x in observation_leaves]
-    columns: dict[str, np.ndarray] = {
-        field: np.empty(steps, dtype) for field, dtype in STEP_FIELDS.items()
+    shapes = [(steps + episodes, *leaf.shape) for leaf in observation_leaves]
+    dtypes = [_dtype(leaf) for leaf in observation_leaves]
+    per_step = {"actions": (action.shape, _dtype(action))}
+    per_step |= {field: ((), np.dtype(dtype)) for field, dtype in STEP_FIELDS.items()}
+    sizes = [
+        math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)
+    ] + [steps * math.prod(shape) * dtype.itemsize for shape, dtype in per_step.values()]
+    check_declared(sum(sizes), str(reader.path))
+    observations = [np.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    columns = {
+        field: np.empty((steps, *shape), dtype) for field, (shape, dtype) in per_step.items()
     }
-    columns["actions"] = np.empty((steps, *action.shape), action.dtype)
     lengths = np.zeros(episodes, np.int64)
     start = 0
     for episode in progress(range(episodes), f"reading {reader.path}", "episodes"):
@@ -79,8 +88,15 @@ def _read(
         start += length
     if start != steps:
         raise InputError(f"{reader.path} holds {start} steps, its metadata.json says {steps}")
-    flat = spaces.flatten(observation_space, observations, f"{reader.path}: observations")
+    flat = spaces.flatten(
+        observation_space, observations, f"{reader.path}: observations", dtype=None
+    )
     return {"observations": flat, "lengths": lengths, **columns}
+
+
+def _dtype(leaf: spaces.Leaf) -> np.dtype:
+    """Doubles stay doubles until it is known what float32 makes of them."""
+    return np.dtype(np.float64) if leaf.tree.get("dtype") == "float64" else leaf.dtype
 
 
 def _action_leaf(tree: spaces.Tree, path: Path) -> spaces.Leaf:
@@ -106,7 +122,7 @@ class _Reader:
         self._file = file.id
         self._open = h5d.open
         self._all = h5s.ALL
-        dtypes = (np.float32, np.bool_, np.int64, np.uint8)
+        dtypes = (np.float32, np.float64, np.bool_, np.int64, np.uint8)
         self._types = {np.dtype(dtype): h5t.py_create(np.dtype(dtype)) for dtype in dtypes}
         self._last: tuple[str, Any] = ("", None)
 

@@ -167,6 +167,8 @@ def read_minari(folder: Path, cache: bool | None = None) -> Columns:
         environment_source=environment.source,
         reference_scores=None if reference is None else reference.scores,
         reference_source=None if reference is None else reference.source,
+        has_rewards=metadata.get("has_rewards", True),
+        inner_stops=metadata.get("inner_stops", False),
         notes=tuple(
             note for note in (environment.note, reference and reference.note) if note is not None
         ),
@@ -349,7 +351,7 @@ def _read_through_minari(
                 "was cut; write the dataset as HDF5"
             )
         columns = [spaces.pick(episode.observations, leaf, where) for leaf in leaves]
-        observations = spaces.flatten(tree, columns, where)
+        observations = spaces.flatten(tree, columns, where, dtype=None)
         parts.setdefault("observations", []).append(observations)
         for field in ("actions", *STEP_FIELDS):
             parts.setdefault(field, []).append(np.asarray(getattr(episode, field)))
@@ -404,7 +406,7 @@ def write_minari(
       InputError: a bad id, an id that exists, invalid episodes, or a disk that cannot be written.
       MissingDependencyError: minari is not installed.
     """
-    from ddm.data.arrays import from_episodes, to_episodes
+    from ddm.data.arrays import from_episodes, stored_fields, to_episodes
     from ddm.data.dataset import Dataset
 
     if not is_dataset_id(dataset_id):
@@ -418,13 +420,21 @@ def write_minari(
         observation_space = dataset.info.observation_space
     else:
         options = {"observation_space": observation_space, "action_space": action_space}
+        episodes = [
+            {**_extras(episode), **stored_fields(episode, f"{dataset_id}: episode {index}")}
+            for index, episode in enumerate(episodes)
+        ]
         dataset = from_episodes(episodes, name=dataset_id, **options)
     info = dataset.info
     if environment_spec is None and environment_id in (None, info.environment_id):
         environment_id, environment_spec = info.environment_id, info.environment_spec
     extra = _extra_metadata(
         environment_id, environment_spec, reference_scores or info.reference_scores
-    )
+    ) | {
+        # Not of minari: what its files cannot say. Left out where the answer is the usual one.
+        **({} if info.has_rewards else {"has_rewards": False}),
+        **({"inner_stops": True} if dataset.num_inner_stops else {}),
+    }
     observation_space = observation_space or dataset.info.observation_space
     trees = {
         "observation_space": spaces.parse_space(observation_space),
@@ -432,6 +442,13 @@ def write_minari(
     }
     _write_whole(dataset_id, target, episodes, trees, extra, metadata)
     return target
+
+
+def _extras(episode: Any) -> dict[str, Any]:
+    """What an episode holds for Minari's files besides its fields."""
+    if isinstance(episode, Mapping):
+        return {name: episode[name] for name in ("seed", "infos") if name in episode}
+    return {}
 
 
 def dataset_action_space(dataset: Dataset) -> spaces.Tree:
@@ -452,7 +469,12 @@ def _write_whole(
 ) -> None:
     minari = _import_minari()
     from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_dataset import parse_dataset_id
 
+    try:
+        parse_dataset_id(dataset_id)
+    except ValueError as error:  # a namespace of one letter, for example
+        raise InputError(f"minari does not take the id {dataset_id}: {error}") from error
     buffers = [
         EpisodeBuffer(
             seed=episode.get("seed"),
@@ -510,12 +532,18 @@ def _gymnasium_space(tree: spaces.Tree) -> Any:
 
 
 def _episode_arrays(episode: Mapping[str, Any], trees: Mapping[str, spaces.Tree]) -> dict[str, Any]:
-    """The arrays of one episode, with flags for every step and numbers in their space's dtype."""
-    steps = len(episode["rewards"])
+    """The arrays of one episode, with flags for every step and numbers in their space's dtype.
+
+    A log without rewards gets zeros, which Minari asks for; its metadata say so.
+    """
+    steps = len(episode["actions"])
+    if "masks" in episode:
+        stops = ~np.asarray(episode["masks"], bool)
+        episode = {**episode, "terminations": stops}
     arrays: dict[str, Any] = {
         "observations": _cast(episode["observations"], trees["observation_space"]),
         "actions": _cast(episode["actions"], trees["action_space"]),
-        "rewards": np.asarray(episode["rewards"], np.float64).reshape(steps),
+        "rewards": np.asarray(episode.get("rewards", np.zeros(steps)), np.float64).reshape(steps),
     }
     for field in ("terminations", "truncations"):
         flags = np.zeros(steps, bool)

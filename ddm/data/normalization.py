@@ -200,6 +200,8 @@ def _affine(scale: float, shift: float) -> RewardTransform:
     return lambda dataset: (scale, shift)
 
 
+AUTO = "auto"  # the transform that suits the kind of observations
+
 OBSERVATION_TRANSFORMS: Mapping[str, ObservationTransform | None] = {
     "none": None,
     "standardize": _standardize_observations,
@@ -232,7 +234,10 @@ def normalize(
 
     Args:
       dataset: as loaded; a transform is applied once, not on top of another one.
-      observations: a name in `OBSERVATION_TRANSFORMS`; "none" leaves them.
+      observations: a name in `OBSERVATION_TRANSFORMS`; "none" leaves them; "auto" is "standardize"
+        for real vectors, and "none" for images and for vectors of zeros and ones. Initial weights
+        and step sizes are made for numbers around 1, in every method; a one-hot vector is one, and
+        names a state.
       rewards: a name in `REWARD_TRANSFORMS`; "none" leaves them.
       reward_scale: positive factor on the rewards, after the transform.
 
@@ -240,6 +245,8 @@ def normalize(
       InputError: an unknown name, a second transform of the same kind, "standardize" of bytes or
         of equal rewards, or a transform of rewards that the log does not have.
     """
+    if observations == AUTO:
+        observations, dataset = _choose(dataset)
     observation_transform = _lookup(OBSERVATION_TRANSFORMS, observations, "observation transform")
     reward_transform = _lookup(REWARD_TRANSFORMS, rewards, "reward transform")
     if observation_transform is not None:
@@ -250,6 +257,18 @@ def normalize(
         transform = reward_transform or _affine(1.0, 0.0)
         dataset = _transform_rewards(dataset, transform, rewards, reward_scale)
     return dataset
+
+
+def _choose(dataset: Dataset) -> tuple[str, Dataset]:
+    """The transform that "auto" means for these observations, and the dataset with a note of it."""
+    observations = np.asarray(dataset.observations)
+    if observations.dtype == np.uint8 or np.isin(observations, (0, 1)).all():
+        return "none", dataset
+    note = (
+        "observations are standardised: normalize_observations is auto, and they are real vectors"
+    )
+    info = dataclasses.replace(dataset.info, notes=(*dataset.info.notes, note))
+    return "standardize", dataclasses.replace(dataset, info=info)
 
 
 def _lookup(table: Mapping[str, Row], name: str, what: str) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import jax
@@ -13,7 +12,9 @@ from jax.core import Tracer
 from ddm.envs.tabular import MDP, expected_return
 from ddm.errors import InputError
 from ddm.evaluation import policy as policy_lib
+from ddm.evaluation.matching import check_actions
 from ddm.evaluation.policy import Policy
+from ddm.types import Discrete
 
 _TOLERANCE = 1e-3  # of the sum of a row of probabilities
 
@@ -50,7 +51,7 @@ def policy_table(
         raise InputError(
             f"{name} has no log_prob, so its probabilities are unknown: use deterministic=True"
         )
-    _check_kind(policy if not lanes else _first_lane(policy), features, name)
+    _check_kind(policy.lane(0) if lanes else policy, features, num_actions, name)
     policy = policy if lanes else policy_lib.with_lane_axis(policy)
     table = _tables(policy, features, num_actions, deterministic)
     if not isinstance(table, Tracer):
@@ -121,10 +122,12 @@ def _probabilities(policy: Policy, features: jax.Array, num_actions: int) -> jax
     return jnp.exp(log_probs).reshape(num_states, num_actions)
 
 
-def _check_kind(policy: Policy, features: jax.Array, name: str) -> None:
+def _check_kind(policy: Policy, features: jax.Array, num_actions: int, name: str) -> None:
     """Refuses what is no table, before anything is computed."""
     if jax.tree.leaves(policy.initial_state()):
         raise InputError(f"{name} has memory, so it is no table of states and actions")
+    if isinstance(policy.action_space, Discrete):
+        check_actions(policy, "the table", Discrete(num_actions))
     action, _ = jax.eval_shape(
         lambda policy, row: policy(row, jax.random.key(0)), policy, features[0]
     )
@@ -133,14 +136,6 @@ def _check_kind(policy: Policy, features: jax.Array, name: str) -> None:
             f"{name} returns actions of {action.dtype} and shape {action.shape}, "
             "expected one index, as for discrete actions"
         )
-
-
-def _first_lane(policy: Policy) -> Policy:
-    return dataclasses.replace(
-        policy,
-        config=jax.tree.map(lambda leaf: leaf[0], policy.config),
-        state=jax.tree.map(lambda leaf: leaf[0], policy.state),
-    )
 
 
 def _name(policy: Policy) -> str:

@@ -33,6 +33,11 @@ def check_spaces(policy: Policy, name: str, observation_space: Box, action_space
       InputError: naming the environment and what differs.
     """
     _check_observations(policy, name, observation_space)
+    check_actions(policy, name, action_space)
+
+
+def check_actions(policy: Policy, name: str, action_space: Space) -> None:
+    """Refuses another kind, number, start, shape or bounds of actions; see `check_spaces`."""
     discrete = _is_discrete(policy)
     if discrete is None:
         return

@@ -269,7 +269,7 @@ def _check_ends(environment: gymnasium.Env, name: str) -> None:
 
 
 def _free_bytes() -> int | None:
-    return memory._free_host_bytes()
+    return memory.free_host_bytes()
 
 
 def _resident_bytes() -> int | None:

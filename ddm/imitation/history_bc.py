@@ -201,6 +201,8 @@ def log_prob(
 ) -> jax.Array:
     """Log-probability (B, T) of each of T actions, given what came before it; see `bc.log_prob`.
 
+    It is that of the policy that was trained, which never forgets: ``reset_every`` is not in it.
+
     Args:
       config: hyper-parameters.
       state: the trained state.

@@ -4,13 +4,26 @@
 
 with the integral estimated by importance sampling (appendix F) from uniform actions, pi(. | s)
 and pi(. | s'), the last evaluated at s as in the authors' code. With `lagrange`, alpha is a dual
-variable that steers the mean gap to `target_gap`.
+variable that steers the mean gap to `target_gap` between `alpha_min` and `alpha_max`.
 
 Conventions where papers and codes differ: the squared error has no factor 1/2, so alpha here is
 twice the paper's, as in the authors' code; the target leaves out the entropy term
 (`backup_entropy=0`); the integral is a mean over samples, not a sum, so a gap here is the
 authors' gap minus log(3 `num_samples`), and it estimates the same number for every
 `num_samples`. Temperature, policy and critic losses all see the parameters before the step.
+
+The unit of a Lagrange gap. Over N = 30 samples the authors steer weight * (gap + log N) to their
+threshold, with a weight of its own beside the dual variable, which starts at 1; here the dual
+variable is their product and starts at `alpha`. Their threshold t at weight w is a `target_gap` of
+t / w - log 30: the default, 1 - log 30 = -2.4, is their AntMaze setting (w = 5, t = 5), and w = 1,
+t = 5 is 1.6. JaxCQL and Cal-QL steer the gap itself: their g is g - log 30 here, -2.6 for 0.8.
+Values that do not depend on the action have a gap of log 2 for each action dimension: a target
+above that turns the penalty off from the first step.
+
+From the authors' code: two layers of 256, not three (`hidden_sizes`); they step the temperature
+first, at the policy's step size of 1e-4; the likelihood of their cloning steps (`bc_steps`, 40,000
+there) clamps the policy's means to 9; the policy's last layer starts at 1e-3 of the scale; the dual
+variable is clamped in the loss, not in its parameter.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@
 
 Each update takes the critic step, then the policy step against the new critics, then the
 temperature step with the same action sample, then moves the critic targets.
+
+From the authors' code: widths have a floor of -5, as in offline codes, not -20; the temperature has
+a floor and a ceiling, since on a log it runs away in either direction; biases start at 0.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@
 One `update` is one period of that delay: `policy_delay` critic steps on consecutive mini-batches,
 then one policy step on the last of them. Nothing is behind a condition, so a vmapped update pays
 for no branch that it does not take; and since the targets stand still during the period, their
-values for all its mini-batches come from one forward pass.
+values for all its mini-batches come from one forward pass. From the authors' code: biases start at
+0, not uniform like the kernels, as everywhere here.
 """
 
 from __future__ import annotations

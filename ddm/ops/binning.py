@@ -105,7 +105,7 @@ def fit_edges(
 
     Raises:
       InputError: discrete actions, fewer than 2 bins, an unknown binning, a percentile outside
-        [0, 50), or actions outside [-1, 1].
+        [0, 50), actions that are not rows, or that are outside [-1, 1] or not finite.
     """
     actions = np.asarray(actions)
     if binning not in _FITS:
@@ -116,7 +116,11 @@ def fit_edges(
         raise InputError(f"binning: num_bins is {num_bins}, expected at least 2")
     if not 0.0 <= percentile < 50.0:
         raise InputError(f"binning: percentile is {percentile:g}, expected 0 or more, and below 50")
+    if actions.ndim != 2 or not len(actions):
+        raise InputError(f"binning: actions have shape {actions.shape}, expected (N, A)")
     actions = actions.astype(np.float64)
+    if not np.isfinite(actions).all():
+        raise InputError("binning: some actions are NaN or infinite")
     if (largest := np.abs(actions).max()) > LIMIT + 1e-6:
         raise InputError(f"binning: actions reach {largest:g}, expected them in [-1, 1]")
     return np.stack([_FITS[binning](column, num_bins, percentile) for column in actions.T])

@@ -25,8 +25,11 @@ called `critic` in the state, as they estimate the value of pi for the reward le
 (alpha times the ratio)^(1 / (p - 1)). The temperature tau learns as SAC's does here.
 
 One `update` is `policy_delay` critic steps on consecutive mini-batches, then a step of the policy,
-the temperature and the targets, as in the authors' code. It needs a discount below 1 (their form
-for the average reward is not here), and the first observations of episodes in every batch.
+the temperature and the targets, as in the authors' code. The policy is SAC's here: its log std is
+clipped to its range, where theirs is squashed by a tanh, and its layers start uniform, where theirs
+start orthogonal; the penalty that keeps features orthogonal is theirs. It needs a discount below 1
+(their form for the average reward is not here), and the first observations of episodes in every
+batch.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ The order is that of CORL's code: critics, then the policy with the new critics,
   the other: rlkit has 2 for locomotion and 0.5 for hands, CORL 1/3 and 0.1.
 
 The metrics ``weight`` and ``effective_share`` show which case one is in. Here the mean of the
-policy passes through a tanh, as in IQL; CORL's does not. CORL standardises observations
+policy passes through a tanh, as in IQL; CORL's does not, and its `log_std_min` is -20: one policy
+serves all weighted regressions here. CORL standardises observations
 (`--normalize_observations=standardize`). Discrete actions (`num_actions`) have exact expectations
 under the policy, in the target and in the advantage.
 """

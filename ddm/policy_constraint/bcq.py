@@ -14,7 +14,9 @@ one proposal on top it is cloning.
 
 The order is that of the authors' code (sfujim/BCQ): model, critics with the new model, then xi with
 the new model and critics, then the targets of critics and xi. The proposals at s and s' come from
-one pass through the decoder. Without noise, `act` draws its proposals from a fixed key.
+one pass through the decoder. Without noise, `act` draws its proposals from a fixed key. From the
+authors' code: biases start at 0, not uniform like the kernels, and the latent's width has a lower
+ceiling (`log_var_max`).
 """
 
 from __future__ import annotations

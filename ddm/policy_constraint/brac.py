@@ -25,8 +25,9 @@ values that have learned them forget slowly. Where the behaviour policy has not 
 
 Other differences: one loss draws the actions of D and of Q, where the authors draw anew for the
 step of alpha; the further steps of a dual critic see the same rows with new actions of the policy,
-not new rows; widths are clipped, not squashed, to their range; the behaviour policy's likelihood
-has no entropy term. `act` is the authors' "max-Q" policy; without noise, its draws are fixed.
+not new rows; widths are clipped, not squashed, to their range; all networks have layers of 256,
+where the authors' policies have 200 and their critics 300; the behaviour policy's likelihood has no
+entropy term. `act` is the authors' "max-Q" policy; without noise, its draws are fixed.
 """
 
 from __future__ import annotations

@@ -12,8 +12,11 @@ policy with the new critics, then the targets of both.
 Where this leaves acme's code and the paper: the critics regress means, where the paper's have a
 distribution over returns; targets are moving averages, where acme copies both networks every 100
 steps; the policy sees the critics after their step, in acme before it. Both have one critic, as
-here; `num_critics=2` takes the minimum of two. The policy acts by its mode: the paper's other way,
-a softmax over the values of its samples, is not here.
+here; `num_critics=2` takes the minimum of two. acme's policy is a tanh of a Gaussian with a width
+for each state; here it is a Gaussian about a tanh mean with one width a dimension, as in all
+weighted regressions, whose density is finite at the bounds of actions. It acts by its mode, acme by
+that of the target policy. The paper's other way to act, a softmax over the values of samples, is
+not here.
 
 Discrete actions (`num_actions`) have the exact mean under the policy, or the maximum over all
 actions. No logged action is better than that one, which leaves "binary" nothing to clone: the

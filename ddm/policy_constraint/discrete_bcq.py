@@ -12,8 +12,9 @@ favourite is out of reach from tau = 0.1 on, whatever its value.
 
 From the authors' code (sfujim/BCQ), vector observations: actions at the threshold are allowed, so
 that tau = 1 leaves one; the logits of beta are plain, where their first release sends them through
-a relu; critic and clone have networks and step sizes of their own. Their Atari settings copy the
-target (`target_period=8000`) and have step sizes of 6.25e-5.
+a relu; critic and clone have networks and step sizes of their own; biases start at 0. Their Atari
+settings copy the target (`target_period=8000`), explore (`exploration=0.001`) and have step sizes
+of 6.25e-5, with an epsilon of 1.5e-4 in Adam, which is 1e-8 here as theirs is on vectors.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Config(discrete.Config):
     # tau: smallest allowed share of the likeliest action's probability
     threshold: float = leaf(0.3, "[0, 1]")
     # share of uniform actions in a non-deterministic `act`
-    exploration: float = leaf(0.001, "[0, 1]")
+    exploration: float = leaf(0.0, "[0, 1]")
 
 
 class State(struct.PyTreeNode):

@@ -17,6 +17,7 @@ from typing import Any
 
 from absl import flags
 
+from ddm.configuration import describe_range
 from ddm.errors import InputError
 from ddm.runner.options import Options
 from ddm.types import Algorithm
@@ -103,6 +104,8 @@ def flag_fields(cls: type) -> list[FlagField]:
         spec = _flag_type(_annotation(cls, field)) if field.init else None
         if spec is not None:
             text = comments.get(field.name, field.name.replace("_", " "))
+            if allowed := describe_range(field):
+                text = f"{text} ({allowed})"
             result.append(FlagField(field.name, *spec, _default(field), text))
     return result
 

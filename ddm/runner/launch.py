@@ -12,15 +12,17 @@ from absl import app, flags, logging
 from ddm.errors import DdmError, InputError, MissingDependencyError
 from ddm.runner.lanes import join_processes
 from ddm.runner.options import Options
+from ddm.types import Discrete
 
 
 def launch(main: Callable[[Sequence[str]], Any]) -> None:
     """Parses the flags and runs `main`; does not return.
 
-    An error that the user can mend is printed as one sentence, and the exit code is 1.
+    An error that the user can mend is printed as one sentence, and the exit code is 1; it is 3
+    where some lanes of a run diverged and the others ended well.
     """
 
-    def guarded(arguments: Sequence[str]) -> None:
+    def guarded(arguments: Sequence[str]) -> int:
         # absl prints the notes of every library, unless it is told otherwise.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
@@ -30,7 +32,7 @@ def launch(main: Callable[[Sequence[str]], Any]) -> None:
             values = flags.FLAGS
             if "num_processes" in values:
                 join_processes(values.coordinator_address, values.num_processes, values.process_id)
-            main(arguments)
+            return getattr(main(arguments), "exit_code", 0)
         except DdmError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
@@ -65,6 +67,29 @@ def load_dataset(options: Options) -> Any:
         rewards=options.reward_transform,
         reward_scale=options.reward_scale,
     )
+
+
+def fit_actions(config: Any, dataset: Any) -> Any:
+    """The configuration with the number of discrete actions: the one given, or the log's.
+
+    Args:
+      config: of a method for discrete actions, or for both kinds.
+      dataset: its log; one with real actions changes nothing.
+
+    Raises:
+      InputError: `num_actions` is given and the log has more.
+    """
+    space = dataset.info.action_space
+    if not isinstance(space, Discrete):
+        return config
+    if not config.num_actions:
+        return config.replace(num_actions=space.n)
+    if config.num_actions < space.n:
+        raise InputError(
+            f"num_actions is {config.num_actions}, and {dataset.info.name} has {space.n} actions: "
+            "expected at least as many"
+        )
+    return config
 
 
 def find_environment(options: Options, dataset: Any) -> Any:

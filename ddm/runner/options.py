@@ -21,8 +21,9 @@ class Options:
     # Steps after which an evaluation episode of a gymnasium environment is truncated; 0: the
     # environment's own limit.
     max_episode_steps: int = 0
-    # Named transform of observations: "none" or "standardize".
-    normalize_observations: str = "none"
+    # Named transform of observations: "none", "standardize", or "auto": standardize real vectors,
+    # leave images and vectors of zeros and ones.
+    normalize_observations: str = "auto"
     # Move logged actions that lie outside their box onto its edge, as many environments do, instead
     # of refusing them.
     clip_actions: bool = False
@@ -52,6 +53,8 @@ class Options:
     log_every: int = 1_000
     # Gradient steps between two evaluations; 0: only at the end.
     eval_every: int = 5_000
+    # Also evaluate the policies before they are trained, at step 0.
+    eval_at_start: bool = True
     # Episodes of each lane in one evaluation.
     eval_episodes: int = 10
     # Evaluate the mode of the policy; otherwise its samples.
@@ -95,6 +98,20 @@ class Options:
         for name, least in _AT_LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        for name, most in _AT_MOST.items():
+            if getattr(self, name) > most:
+                raise InputError(f"{name} is {getattr(self, name)}, expected at most {most}")
+        if self.seed + self.seeds - 1 > _AT_MOST["seed"]:
+            raise InputError(
+                f"seed is {self.seed} and seeds is {self.seeds}, expected a last seed of at most "
+                f"{_AT_MOST['seed']}"
+            )
+        if not 0 < self.reward_scale < float("inf"):
+            raise InputError(f"reward_scale is {self.reward_scale}, expected a number above 0")
+        if self.on_evaluation_error not in ("stop", "continue"):
+            raise InputError(
+                f"on_evaluation_error is '{self.on_evaluation_error}', expected stop or continue"
+            )
         if self.lanes not in ("auto", "vmap", "sequential"):
             raise InputError(f"lanes is '{self.lanes}', expected auto, vmap or sequential")
         if self.process_id >= self.num_processes:
@@ -110,12 +127,19 @@ _AT_LEAST = {
     "checkpoint_every": 0, "keep": 1, "max_episode_steps": 0, "eval_environments": 0,
 }  # fmt: skip
 
+# A step is counted in an int32; a seed has 32 bits, and more would be cut off without a word.
+_AT_MOST = {
+    "num_updates": 2**31 - 1, "log_every": 2**31 - 1, "eval_every": 2**31 - 1,
+    "checkpoint_every": 2**31 - 1, "seed": 2**32 - 1, "eval_seed": 2**32 - 1,
+}  # fmt: skip
+
 # Options that describe how a run is watched, stored or spread, not what it computes: they may
 # differ between a run and its continuation. So may `num_updates`, which may grow.
 RUN_ONLY = frozenset(
     {
         "num_updates", "log_every", "eval_every", "lanes", "devices", "coordinator_address",
         "num_processes", "process_id", "run_dir", "resume", "checkpoint_every", "keep",
-        "tensorboard", "plots", "progress",
+        "tensorboard", "plots", "progress", "eval_environments", "on_evaluation_error",
+        "eval_at_start",
     }
 )  # fmt: skip

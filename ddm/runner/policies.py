@@ -19,7 +19,12 @@ from ddm.types import Algorithm, Batch
 
 
 def load_policy(
-    run_dir: str | Path, algorithm: Algorithm, *, lane: int | None = 0, step: int | None = None
+    run_dir: str | Path,
+    algorithm: Algorithm,
+    *,
+    lane: int | None = 0,
+    step: int | None = None,
+    config: Any = None,
 ) -> Policy:
     """The trained policy of a run, without its dataset.
 
@@ -28,16 +33,19 @@ def load_policy(
       algorithm: the algorithm module that was trained.
       lane: which lane, seeds varying fastest; None for all, with a leading axis.
       step: of the checkpoint; None for the newest.
+      config: the configuration that was trained, before the sweep. Needed where a field holds
+        what a file cannot, such as a function; otherwise it is read from the folder.
 
     Returns:
-      The policy; its fields of `Config` that cannot be given by flags have their defaults.
+      The policy, in the environment's units.
 
     Raises:
-      InputError: the folder holds no such checkpoint or lane, or another algorithm.
+      InputError: the folder holds no such checkpoint or lane, or another algorithm, or its
+        configuration held a function and `config` is not given.
     """
-    run_dir = Path(run_dir)
+    run_dir = Path(run_dir).expanduser()
     record = read_json(run_dir / records.CONFIG)
-    configs, lanes = _saved_lanes(run_dir, record, algorithm)
+    configs, lanes = _saved_lanes(run_dir, record, algorithm, config)
     if lane is not None and not 0 <= lane < len(lanes):
         raise InputError(f"{run_dir} has lanes 0 to {len(lanes) - 1}, not {lane}")
     store = Store(run_dir)
@@ -62,22 +70,38 @@ def load_policy(
     configs, statistics = jax.device_put((configs, tree["normalization"]))
     if lane is not None:
         configs, state = jax.tree.map(lambda x: x[lane], (configs, state))
-    return Policy(algorithm=algorithm, config=configs, state=state, normalization=statistics)
+    shape = record["dataset"].get("observation_shape")
+    return Policy(
+        algorithm=algorithm,
+        config=configs,
+        state=state,
+        normalization=statistics,
+        action_space=records.policy_space(
+            records.read_space(record["dataset"].get("action_space")), configs
+        ),
+        observation_shape=None if shape is None else tuple(shape),
+    )
 
 
 def _saved_lanes(
-    run_dir: Path, record: dict[str, Any], algorithm: Algorithm
+    run_dir: Path, record: dict[str, Any], algorithm: Algorithm, config: Any
 ) -> tuple[Any, list[sweep.Lane]]:
     name = algorithm_name(algorithm)
     if record["algorithm"] != name:
         raise InputError(f"{run_dir} is a run of {record['algorithm']}, not of {name}")
-    values = {
-        field.name: tuple(value) if isinstance(value, list) else value
-        for field in flag_fields(algorithm.Config)
-        for value in [record["config"].get(field.name, field.default)]
-    }
+    if config is None:
+        if lost := record.get("without_flag"):
+            raise InputError(
+                f"{run_dir} was run with a {lost[0]} of its own, which a file cannot hold: give "
+                "load_policy(..., config=...) the configuration that was trained"
+            )
+        values = {
+            field.name: tuple(value) if isinstance(value, list) else value
+            for field in flag_fields(algorithm.Config)
+            for value in [record["config"].get(field.name, field.default)]
+        }
+        config = algorithm.Config(**values)
     options = record["options"]
-    config = algorithm.Config(**values)
     return sweep.expand(config, options["sweep"], options["seeds"], options["seed"])
 
 

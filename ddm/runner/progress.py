@@ -8,6 +8,7 @@ import time
 from typing import TextIO
 
 _BAR_WIDTH = 24
+_PLAIN_SECONDS = 30.0  # between two plain lines, unless there is a score to show
 
 
 class Progress:
@@ -30,7 +31,7 @@ class Progress:
         self._total, self._step = total, first
         self._score = ""
         self._rate: float | None = None  # gradient steps per second, smoothed
-        self._time = time.perf_counter()
+        self._time = self._shown = time.perf_counter()
 
     def update(self, step: int) -> None:
         """Reports that gradient step `step` is done."""
@@ -38,6 +39,8 @@ class Progress:
         rate = (step - self._step) / max(now - self._time, 1e-9)
         self._rate = rate if self._rate is None else 0.7 * self._rate + 0.3 * rate
         self._step, self._time = step, now
+        if self._style == "plain" and now - self._shown >= _PLAIN_SECONDS:
+            self._line(f"step {step} of {self._total}{self._left(', ')}")
         self._draw()
 
     def score(self, step: int, text: str) -> None:
@@ -81,5 +84,6 @@ class Progress:
         return f"{before}{self._rate:.0f} updates/s, {left} left"
 
     def _line(self, text: str) -> None:
+        self._shown = self._time
         self._stream.write(text + "\n")
         self._stream.flush()

@@ -7,6 +7,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import jax
 import numpy as np
 from absl import flags
 
+import ddm
+from ddm import data
 from ddm.errors import InputError
 from ddm.runner.files import full_disk_named, read_json, write_json
-from ddm.runner.flags import algorithm_name
+from ddm.runner.flags import algorithm_name, flag_fields
 from ddm.runner.options import RUN_ONLY, Options
+from ddm.types import Box, Discrete, Space
 
 CONFIG = "config.json"
 METRICS = "metrics.csv"
@@ -36,17 +40,119 @@ def describe_run(
     record = {
         "algorithm": algorithm_name(algorithm),
         "config": {f.name: getattr(config, f.name) for f in dataclasses.fields(config)},
+        "without_flag": _fields_without_flag(config),
         "options": dataclasses.asdict(options),
         "script_flags": script_flags(config),
-        "dataset": {
-            "name": dataset.info.name,
-            "transitions": dataset.num_transitions,
-            "episodes": dataset.num_episodes,
-        },
+        "dataset": _describe_dataset(dataset),
         "environment": None if environment is None else _environment_name(environment, named),
+        "environment_spec": _environment_spec(environment),
+        "schedule_length": schedule_length(options),
+        "command": [sys.executable, *sys.argv],
+        "host": platform.node(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
+        "commit": _commit(),
     }
     return json.loads(json.dumps(record, default=_plain))
+
+
+def resolve_schedules(algorithm: Any, config: Any, options: Options) -> tuple[Any, list[str]]:
+    """The configuration whose schedules end with the run, where nothing else is set.
+
+    Returns:
+      What `algorithm.resolve` makes of the configuration, if it has one, and a sentence where a
+      run that became longer keeps the schedule it began with.
+    """
+    resolve = getattr(algorithm, "resolve", None)
+    if resolve is None:
+        return config, []
+    length = schedule_length(options)
+    resolved = resolve(config, length)
+    if length == options.num_updates or resolved == config:
+        return resolved, []
+    return resolved, [f"schedules end at gradient step {length}, as the run began with them"]
+
+
+def schedule_length(options: Options) -> int:
+    """Gradient steps that the run was first asked for; a run that became longer keeps them."""
+    path = Path(options.run_dir).expanduser() / CONFIG
+    if options.resume and options.run_dir and path.is_file():
+        return int(read_json(path).get("schedule_length", options.num_updates))
+    return options.num_updates
+
+
+def _describe_dataset(dataset: Any) -> dict[str, Any]:
+    """What the data are, and what was done to them before the algorithm saw them."""
+    info, maps = dataset.info, dataset.normalization
+    return {
+        "name": info.name,
+        "transitions": dataset.num_transitions,
+        "episodes": dataset.num_episodes,
+        "digest": data.digest(dataset),
+        "action_space": space_record(info.action_space),
+        "observation_shape": info.observation_space.shape,
+        "reward_scale": maps.reward_scale,
+        "reward_shift": maps.reward_shift,
+        "standardized": maps.observation_mean is not None and bool(np.any(maps.observation_mean)),
+        "moved_actions": info.moved_actions,
+        "has_rewards": info.has_rewards,
+        "notes": info.notes,
+    }
+
+
+def space_record(space: Space) -> dict[str, Any]:
+    """A space as values that JSON can hold."""
+    return {"type": type(space).__name__, **dataclasses.asdict(space)}
+
+
+def read_space(record: dict[str, Any] | None) -> Space | None:
+    """The inverse of `space_record`; None for runs that were recorded without their space."""
+    if record is None:
+        return None
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record.items()
+        if name != "type"
+    }
+    return Discrete(**fields) if record["type"] == "Discrete" else Box(**fields)
+
+
+def policy_space(space: Space | None, config: Any) -> Space | None:
+    """The actions of a trained policy: the log's, or as many as `num_actions` asks for."""
+    num_actions = getattr(config, "num_actions", 0)
+    if isinstance(space, Discrete) and num_actions:
+        return dataclasses.replace(space, n=int(np.max(num_actions)))
+    return space
+
+
+def _fields_without_flag(config: Any) -> list[str]:
+    """Fields of a configuration that differ from their default and that no flag can give."""
+    flagged = {field.name for field in flag_fields(type(config))}
+    default = type(config)()
+    return [
+        f.name
+        for f in dataclasses.fields(config)
+        if f.name not in flagged and getattr(config, f.name) is not getattr(default, f.name)
+    ]
+
+
+def _environment_spec(environment: Any) -> Any:
+    """Keyword arguments, wrappers and step limit of a gymnasium environment, where known."""
+    specification = getattr(environment, "specification", None)
+    return None if specification is None else json.loads(specification.to_json())
+
+
+def _commit() -> str | None:
+    """The commit of ddm's own checkout; None where it is installed otherwise."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def _environment_name(environment: Any, named: str | None) -> str:
@@ -65,7 +171,7 @@ def script_flags(config: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on, where installed."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "ddm": ddm.__version__}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -87,7 +193,7 @@ def prepare_run_dir(record: dict[str, Any], options: Options, *, write: bool) ->
     """
     if options.resume and not options.run_dir:
         raise InputError("--resume needs --run_dir, the folder of the run to go on with")
-    folder = Path(options.run_dir or _new_name(record))
+    folder = Path(options.run_dir or _new_name(record)).expanduser()
     if not write:
         return folder
     if options.resume and not folder.is_dir():
@@ -121,20 +227,33 @@ def check_same_run(saved: dict[str, Any], asked: dict[str, Any], folder: Path) -
         if not isinstance(now, dict):
             before, now = {section: before}, {section: now}
         for name in now:
-            if section == "options" and name in RUN_ONLY | {"dataset"}:
-                continue  # the dataset is compared by its own record, wherever it lies
-            old = (before or {}).get(name)
-            if old != now[name]:
-                what = f"dataset {name}" if section == "dataset" else name
-                raise InputError(
-                    f"{folder} was run with {what}={old}, not {now[name]}; "
-                    "resume it as it was, or start a new run"
-                )
+            old, new = (before or {}).get(name), now[name]
+            if old == new or _may_differ(section, name, old, new, before or {}):
+                continue
+            what = f"dataset {name}" if section == "dataset" else name
+            raise InputError(
+                f"{folder} was run with {what}={old}, not {new}; "
+                "resume it as it was, or start a new run"
+            )
     before, now = saved["options"]["num_updates"], asked["options"]["num_updates"]
     if now < before:
         raise InputError(
             f"{folder} was run with num_updates={before}; it can become longer, not {now}"
         )
+
+
+_IDENTITY = ("transitions", "episodes", "digest")  # of a dataset, wherever it lies
+
+
+def _may_differ(section: str, name: str, old: Any, new: Any, saved: dict[str, Any]) -> bool:
+    """Whether a run may go on although this value is another one."""
+    if section == "options":
+        if name == "environment":  # a run may go on without its score, and get it back
+            return "none" in (old, new)
+        return name in RUN_ONLY | {"dataset"}
+    if section == "dataset":
+        return name not in _IDENTITY or name not in saved  # recorded by an older version
+    return False
 
 
 def _new_name(record: dict[str, Any]) -> Path:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ddm.runner.sweep import Lane
 
 RETURN = "evaluation/return"
 NORMALIZED = "evaluation/normalized_score"
+SUCCESS = "evaluation/success_rate"
 
 
 class Clock:
@@ -65,12 +66,13 @@ def score_metrics(
     """
     metrics = {
         RETURN: result.returns.mean(axis=1),
+        "evaluation/return_std": result.returns.std(axis=1),  # over the episodes
         "evaluation/length": result.lengths.mean(axis=1),
     }
     if references is not None:
         metrics[NORMALIZED] = np.asarray(data.normalized_score(metrics[RETURN], references))
     if result.successes is not None:
-        metrics["evaluation/success_rate"] = result.successes.mean(axis=1)
+        metrics[SUCCESS] = result.successes.mean(axis=1)
     return metrics
 
 
@@ -79,52 +81,76 @@ def score_name(metrics: Mapping[str, Any]) -> str | None:
     return next((name for name in (NORMALIZED, RETURN) if name in metrics), None)
 
 
-def summarize_scores(history: History, lanes: Sequence[Lane]) -> dict[str, Any] | None:
+def summarize_scores(
+    history: History, lanes: Sequence[Lane], failed: Collection[int] = ()
+) -> dict[str, Any] | None:
     """Last and best score of every lane, and for each sweep point the seeds together.
 
     The headline is the last score; the best one is chosen by looking at the evaluation, and so
     says less about what a user would get. The mean over the evaluations of the run's second half
     stands beside them: where scores swing from one evaluation to the next, it is the steadier.
+    Where the environment reports success, its rate stands there too.
+
+    Args:
+      history: the metrics of the run.
+      lanes: its lanes.
+      failed: indices of lanes that diverged. They have no score, and count in no mean.
 
     Returns:
       None when there was no evaluation.
     """
     name = score_name(history)
-    if name is None:
+    if name is None or len(failed) == len(lanes):
         return None
     steps = sorted(history[name])
     curve = np.stack([history[name][step] for step in steps])  # (evaluations, L)
-    best = curve.argmax(axis=0)
-    second_half = curve[2 * np.array(steps) >= steps[-1]].mean(axis=0)
-    rows = [
-        {
-            **_label(lane),
-            "last": float(curve[-1, i]),
-            "best": float(curve[best[i], i]),
-            "best_step": steps[best[i]],
-            "second_half": float(second_half[i]),
-        }
-        for i, lane in enumerate(lanes)
-    ]
+    successes = history[SUCCESS][steps[-1]] if SUCCESS in history else None
+    second_half = curve[2 * np.array(steps) >= steps[-1]]
+    rows = []
+    for i, lane in enumerate(lanes):
+        if i in failed:
+            rows.append({**_label(lane), "failed": True})
+            continue
+        best = int(curve[:, i].argmax())
+        rows.append(
+            {
+                **_label(lane),
+                "last": float(curve[-1, i]),
+                "best": float(curve[best, i]),
+                "best_step": steps[best],
+                "second_half": float(second_half[:, i].mean()),
+                **({} if successes is None else {"success_rate": float(successes[i])}),
+            }
+        )
+    good = [i for i in range(len(lanes)) if i not in failed]
     return {
         "metric": name.partition("/")[2],
         "unit": "percent" if name == NORMALIZED else "raw return",
         "headline": "last",
         "last_step": steps[-1],
-        "points": [_summarize_point(point, lanes, curve[-1]) for point in _points(lanes)],
+        "points": [
+            _summarize_point(point, chosen, curve[-1], successes)
+            for point in _points(lanes)
+            if (chosen := [i for i in good if lanes[i].point == point])
+        ],
         "lanes": rows,
     }
 
 
-def _summarize_point(point: tuple, lanes: Sequence[Lane], scores: np.ndarray) -> dict[str, Any]:
-    chosen = scores[[lane.point == point for lane in lanes]]
+def _summarize_point(
+    point: tuple, chosen: list[int], scores: np.ndarray, successes: np.ndarray | None
+) -> dict[str, Any]:
+    """The lanes of one sweep point together: (L,) scores, and success rates where there are any."""
+    scores = scores[chosen]
+    success = {} if successes is None else {"success_rate": float(successes[chosen].mean())}
     return {
         **dict(point),
-        "seeds": len(chosen),
-        "mean": float(statistics.mean(chosen)),
-        "mean_interval": _interval(chosen, statistics.mean),
-        "iqm": float(statistics.interquartile_mean(chosen)),
-        "iqm_interval": _interval(chosen, statistics.interquartile_mean),
+        "seeds": len(scores),
+        "mean": float(statistics.mean(scores)),
+        "mean_interval": _interval(scores, statistics.mean),
+        "iqm": float(statistics.interquartile_mean(scores)),
+        "iqm_interval": _interval(scores, statistics.interquartile_mean),
+        **success,
     }
 
 
@@ -155,11 +181,34 @@ def describe_score(score: Mapping[str, Any] | None) -> list[str]:
         ends = point["mean_interval"]
         spread = f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else ""
         text = f"last {score['metric']} {point['mean']:.1f}{spread} ({point['seeds']} seed(s))"
+        if "success_rate" in point:
+            text += f", success rate {point['success_rate']:.0%}"
         lines.append(f"{label}: {text}" if label else text)
     return lines
 
 
-_POINT_STATISTICS = ("seeds", "mean", "mean_interval", "iqm", "iqm_interval")
+_POINT_STATISTICS = ("seeds", "mean", "mean_interval", "iqm", "iqm_interval", "success_rate")
+
+
+def describe_scores_now(metrics: Mapping[str, np.ndarray], lanes: Sequence[Lane]) -> str:
+    """One line for an evaluation under way: the score of every sweep point, a mean over its seeds.
+
+    Args:
+      metrics: of the evaluation, (L,) each; NaN for lanes that diverged.
+      lanes: the lanes.
+    """
+    name = score_name(metrics) or RETURN
+    parts = []
+    for point in _points(lanes):
+        values = metrics[name][[lane.point == point for lane in lanes]]
+        values = values[np.isfinite(values)]
+        label = " ".join(f"{key}={value:g}" for key, value in point)
+        text = f"{values.mean():.1f}" if len(values) else "failed"
+        parts.append(f"{label}: {text}" if label else text)
+    text = f"{name.partition('/')[2]} {', '.join(parts)}"
+    if SUCCESS in metrics:
+        text += f", success rate {np.nanmean(metrics[SUCCESS]):.0%}"
+    return text
 
 
 def device_record() -> dict[str, Any]:
@@ -200,12 +249,12 @@ def plot_curves(path: Path, history: History, lanes: Sequence[Lane], title: str)
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, name in zip(axes, names, strict=False):
         _plot_metric(axis, history[name], lanes)
         label = name.replace("evaluation/", "").replace("_", " ")
         axis.set_title(f"{label} (%)" if name == NORMALIZED else label, fontsize=10)
-    for axis in list(axes)[len(names) :]:
+    for axis in axes[len(names) :]:
         axis.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if labels and any(labels):
@@ -238,6 +287,9 @@ def _plot_metric(axis: Any, by_step: Mapping[int, np.ndarray], lanes: Sequence[L
     marker = "o" if len(steps) < 30 else None
     for i, point in enumerate(_points(lanes)):
         values = curve[:, [lane.point == point for lane in lanes]]
+        values = values[:, np.isfinite(values).all(axis=0)]  # without lanes that diverged
+        if not values.shape[1]:
+            continue
         label = " ".join(f"{key}={value:g}" for key, value in point)
         axis.plot(
             steps, values.mean(axis=1), color=f"C{i}", label=label, lw=1.6, marker=marker, ms=3

@@ -8,9 +8,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from ddm.configuration import broadcast
 from ddm.errors import InputError
 
 
@@ -48,9 +48,7 @@ def expand(
         for combination in itertools.product(*values.values())
     ]
     lanes = [Lane(seed + i, point) for point in points for i in range(seeds)]
-    stacked = jax.tree.map(
-        lambda leaf: np.repeat(np.asarray(leaf)[None], len(lanes), axis=0), config
-    )
+    stacked = broadcast(config, len(lanes))
     columns: dict[str, np.ndarray] = {}
     for name, dtype in sweepable(config).items():
         default = getattr(config, name)
@@ -89,6 +87,8 @@ def _parse(sweep: Sequence[str], config: Any) -> dict[str, list[float]]:
         if key in values:
             raise InputError(f"--sweep: {key} is given twice")
         values[key] = [_number(item, key, numeric[key]) for item in listed.split(",")]
+        if len(set(values[key])) < len(values[key]):
+            raise InputError(f"--sweep={text}: a value of {key} is given twice")
     return values
 
 

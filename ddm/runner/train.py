@@ -11,17 +11,20 @@ import jax
 import numpy as np
 
 from ddm import data, evaluation
-from ddm.errors import DivergenceError
+from ddm.errors import DivergenceError, EvaluationError
 from ddm.runner import checkpoints, records, report, sweep
+from ddm.runner.failures import Failures
 from ddm.runner.files import full_disk_named, write_json
 from ddm.runner.lanes import Layout, broadcast, largest, map_lanes, unwrap_keys, wrap_keys
-from ddm.runner.metrics import MetricsWriter, read_metrics
+from ddm.runner.metrics import MetricsWriter, read_metrics, require_tensorboard
 from ddm.runner.options import Options
 from ddm.runner.program import example_batch, init_lanes, make_interval
 from ddm.runner.progress import Progress
 from ddm.runner.schedule import make_schedule
 from ddm.runner.signals import StopSignals
 from ddm.types import Algorithm, diagnose
+
+FAILED_LANES = 3  # exit code of a run in which some lanes diverged, and the others ended well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Result:
     policy: evaluation.Policy  # config and state with one leading axis, this process's lanes
     summary: dict[str, Any]  # as in summary.json
     run_dir: Path
+
+    @property
+    def exit_code(self) -> int:
+        """Of the process: 0, or 3 where a lane diverged."""
+        return FAILED_LANES if self.summary["failed"] else 0
 
 
 def train(
@@ -42,6 +50,9 @@ def train(
 ) -> Result:
     """Trains one policy for every seed and sweep point, evaluates and saves them.
 
+    What cannot be evaluated is found before the first update, and a checkpoint is written before
+    each evaluation. A lane that diverges stays at its last finite state, and the others go on.
+
     Args:
       algorithm: the algorithm module.
       config: its configuration; `options.sweep` replaces numeric fields of it.
@@ -51,15 +62,19 @@ def train(
 
     Raises:
       InputError: an option does not fit, or a file of the run cannot be read or written.
-      DivergenceError: a metric became NaN or infinite.
+      DivergenceError: a metric of every lane became NaN or infinite.
+      EvaluationError: a simulator failed, and `options.on_evaluation_error` is "stop".
       SystemExit: the process was told to stop; a checkpoint is written before.
     """
     run = _Run(algorithm, config, dataset, environment, options)
     with full_disk_named(run.run_dir), StopSignals() as signals, run:
+        if run.begins_with_evaluation:
+            run.evaluate()
         while run.step < run.schedule.num_updates:
             run.advance()
             if run.schedule.evaluates_at(run.step):
                 run.diagnose()
+                run.save()  # before the simulators run: they fail more often than this does
                 run.evaluate()
             stop = largest(signals.received)
             if stop or run.schedule.saves_at(run.step):
@@ -75,26 +90,36 @@ class _Run:
 
     def __init__(self, algorithm, config, dataset, environment, options):
         self._algorithm, self._dataset, self._options = algorithm, dataset, options
+        if options.tensorboard:
+            require_tensorboard()
+        config, notices = records.resolve_schedules(algorithm, config, options)
         self._spec = algorithm.batch_spec(config)
-        self.schedule, notices = make_schedule(options, self._spec.minibatches)
+        self.schedule, fitted = make_schedule(options, self._spec.minibatches)
+        notices.extend([*dataset.info.notes, *fitted])
         self._configs, self._lanes = sweep.expand(
             config, options.sweep, options.seeds, options.seed
         )
         self._means: dict[str, np.ndarray] = {}  # of all lanes, over the last interval
         self._warnings: dict[str, list[str]] = {}  # lane -> sentences
+        self._failures = Failures(self._lanes)
+        self._failed_evaluations: dict[int, str] = {}  # step -> what the simulator said
         self._layout = Layout.create(len(self._lanes), options.devices)
         self._evaluator = self._make_evaluator(environment)
-        # What the algorithm refuses, it refuses here, before there is a folder.
+        # What the algorithm or the environment refuses is refused here, before there is a folder.
         data.check_episodes(dataset, self._spec)
         arrays = init_lanes(algorithm, self._configs, self._lanes, dataset, options.batch_size)
+        self._make_program()
+        self._place(arrays)
+        if self._evaluator is not None:
+            self._evaluator.check(self.policy())
         self._writes = jax.process_index() == 0
         self._record = records.describe_run(algorithm, config, dataset, environment, options)
         self.run_dir = records.prepare_run_dir(self._record, options, write=self._writes)
         self._store = checkpoints.Store(self.run_dir, options.keep)
-        self.step = 0
+        self.step, self._saved_step = 0, -1
         if options.resume:
             self.step, arrays = self._restored(arrays, notices)
-        self._place_arrays(arrays)
+            self._place(arrays)
         self._open_outputs(notices, environment)
 
     def _make_evaluator(self, environment):
@@ -105,16 +130,39 @@ class _Run:
             num_lanes=self._layout.num_local,
             num_episodes=self._options.eval_episodes,
             deterministic=self._options.deterministic_eval,
+            max_environments=self._options.eval_environments,
         )
 
-    def _place_arrays(self, arrays):
-        """Lays configurations, states, keys and the dataset out on the devices."""
-        self._state, self._sampling_keys = self._layout.place(arrays)
+    def _make_program(self):
+        """Compiles nothing yet; lays configurations and the dataset out on the devices."""
         self._config = self._layout.place(self._configs)
         self._shared_dataset = self._layout.replicate(self._dataset)
-        updates = self.schedule.log_every // self._spec.minibatches
-        interval = make_interval(self._algorithm, self._spec, self._options.batch_size, updates)
+        self._updates = self.schedule.log_every // self._spec.minibatches
+        interval = make_interval(
+            self._algorithm,
+            self._spec,
+            self._options.batch_size,
+            self._updates,
+            freeze=len(self._lanes) > 1,
+        )
         self._interval = map_lanes(interval, self._options.lanes, self._layout.devices)
+
+    def _place(self, arrays):
+        """Lays states and sampling keys out on the devices."""
+        self._state, self._sampling_keys = self._layout.place(arrays)
+
+    @property
+    def begins_with_evaluation(self) -> bool:
+        """Whether an evaluation of the present step is due: of untrained lanes, or after a stop.
+
+        A checkpoint is older than the evaluation of its step, so a run that goes on from it makes
+        that evaluation again.
+        """
+        if self._evaluator is None:
+            return False
+        return (
+            self._options.eval_at_start if not self.step else self.schedule.evaluates_at(self.step)
+        )
 
     def _open_outputs(self, notices, environment):
         options = self._options
@@ -126,6 +174,7 @@ class _Run:
                     path,
                     self._lanes,
                     resume_step=self.step if options.resume else None,
+                    evaluated_again=self.begins_with_evaluation,
                     tensorboard=options.tensorboard,
                 )
         style = options.progress if self._writes else "none"
@@ -149,6 +198,9 @@ class _Run:
             notices.append(f"{self.run_dir} has no checkpoint: starting from the beginning")
             return 0, fresh
         notices.extend([*(found[2] if found else ()), f"going on after gradient step {step}"])
+        if found:
+            header = self._store.header(step)
+            self._failures = Failures(self._lanes, header.get("failures"))
         arrays = (found[1]["state"], found[1]["sampling_keys"]) if found else like
         return step, wrap_keys(broadcast(arrays), fresh)
 
@@ -175,37 +227,35 @@ class _Run:
                 self._config, self._state, self._sampling_keys, self._shared_dataset
             )
             means, not_finite = self._layout.gather(metrics)
-        self._check_finite(not_finite)
+        minibatches = self._spec.minibatches
+        self._report_failures(
+            self._failures.add_updates(not_finite, self._updates, self.step, minibatches)
+        )
         self.step += self.schedule.log_every
         self.progress.update(self.step)
         self._means = means
         self._write(means)
 
-    def _check_finite(self, not_finite):
-        """Stops, before anything is saved, at the first update that gave NaN or infinity."""
-        minibatches = self._spec.minibatches
-        updates = self.schedule.log_every // minibatches
-        update, i, name = min(
-            (int(values[i]), i, name)
-            for name, values in not_finite.items()
-            for i in range(len(self._lanes))
-        )
-        if update < updates:
+    def _report_failures(self, new):
+        """Says which lanes diverged; stops, before anything is saved, if no lane is left."""
+        if len(self._failures) == len(self._lanes):
             saved = self._store.steps() if self._writes else []
             kept = (
                 f"the last checkpoint is of step {saved[0]}"
                 if saved
                 else "there is no checkpoint yet"
             )
-            raise DivergenceError(
-                f"{name} of {self._lanes[i]} is not finite at gradient step "
-                f"{self.step + (update + 1) * minibatches}; {kept}"
-            )
+            others = ", as the other lanes before" if len(self._lanes) > len(new) else ""
+            raise DivergenceError(f"{self._failures.sentence(new[0])}{others}; {kept}")
+        for lane in new:
+            self.progress.note(f"{self._failures.sentence(lane)}: the lane stops, the others go on")
 
     def diagnose(self):
         """Reports what the algorithm says is amiss with a lane, by its last metrics."""
         self._warnings = {}
         for i, lane in enumerate(self._lanes):
+            if i in self._failures:
+                continue
             config = jax.tree.map(lambda leaf, i=i: leaf[i].item(), self._configs)
             metrics = {name: float(values[i]) for name, values in self._means.items()}
             if found := diagnose(self._algorithm, config, metrics):
@@ -218,39 +268,65 @@ class _Run:
         """Evaluates the policies of all lanes; without an environment, does nothing."""
         if self._evaluator is None:
             return
-        result = self._evaluator(self.policy(), self._options.eval_seed + self.step)
+        try:
+            result = self._evaluator(self.policy(), self._options.eval_seed + self.step)
+        except EvaluationError as error:
+            self._report_failed_evaluation(error)
+            return
         metrics = report.score_metrics(result, self._dataset.info.reference_scores)
         metrics = self._layout.gather_host(metrics)
+        new = self._failures.add_scores(report.RETURN, metrics[report.RETURN], self.step)
+        if new:
+            self._report_failures(new)
         self._write(metrics)
-        name = report.score_name(metrics) or report.RETURN
-        self.progress.score(self.step, f"{name.partition('/')[2]} {np.mean(metrics[name]):.1f}")
+        shown = {name: values.astype(float) for name, values in metrics.items()}
+        for values in shown.values():
+            values[list(self._failures)] = np.nan
+        self.progress.score(self.step, report.describe_scores_now(shown, self._lanes))
+
+    def _report_failed_evaluation(self, error):
+        """Stops, with what was trained on the disk, or goes on, as the user chose."""
+        if self._options.on_evaluation_error == "stop":
+            kept = f"; the checkpoint of step {self.step} is written, --resume goes on from it"
+            raise EvaluationError(f"{error}{kept if self.step else ''}") from error
+        self._failed_evaluations[self.step] = str(error)
+        self.progress.note(f"the evaluation at gradient step {self.step} failed: {error}")
 
     def policy(self):
         """The policies of this process's lanes."""
+        info = self._dataset.info
         return evaluation.Policy(
             algorithm=self._algorithm,
             config=self._layout.local(self._config),
             state=self._layout.local(self._state),
             normalization=self._dataset.normalization,
+            action_space=records.policy_space(info.action_space, self._configs),
+            observation_shape=info.observation_space.shape,
         )
 
     def save(self):
-        """Writes a checkpoint of all lanes."""
+        """Writes a checkpoint of all lanes, unless there is one of this step."""
+        if self._saved_step == self.step:
+            return
+        self._saved_step = self.step
         arrays = self._layout.gather((self._state, self._sampling_keys))
         if self._writes:
             example = example_batch(self._dataset, self._spec)
             header = checkpoints.header(example, self._dataset.normalization)
+            header["failures"] = self._failures.record()
             self._store.save(self.step, self._saved_tree(arrays), header)
 
     def finish(self):
         """Writes the summary and the plots."""
         history = read_metrics(self.run_dir / records.METRICS, self._lanes) if self._writes else {}
-        score = report.summarize_scores(history, self._lanes)
+        score = report.summarize_scores(history, self._lanes, self._failures)
         summary = {
             **self._record,
             "gradient_steps": self.step,
             "score": score,
             "warnings": self._warnings,
+            "failed": self._failures.sentences(),
+            "failed_evaluations": self._failed_evaluations,
             **self._clock.figures(len(self._lanes)),
             **report.device_record(),
         }
@@ -259,10 +335,12 @@ class _Run:
             if self._options.plots:
                 title = f"{self._record['algorithm']}, {self._record['dataset']['name']}"
                 report.plot_curves(self.run_dir / records.PLOT, history, self._lanes, title)
-            for line in report.describe_score(score):
+            for line in [*report.describe_score(score), *self._failures.sentences().values()]:
                 self.progress.note(line)
+            if score is None:
+                self.progress.note(f"trained {self.step} gradient steps; there is no score")
         return Result(self.policy(), summary, self.run_dir)
 
     def _write(self, metrics):
         if self._metrics is not None:
-            self._metrics.write(self.step, metrics)
+            self._metrics.write(self.step, metrics, without=self._failures)

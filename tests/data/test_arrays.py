@@ -488,7 +488,7 @@ def test_rewards_may_be_absent(tmp_path):
             with pytest.raises(InputError, match=f"has no rewards, and batch field '{field}' ne"):
                 data.sample(dataset, jax.random.key(0), 2, spec)
         data.save_npz(dataset, tmp_path / "x.npz")
-        assert data.load(tmp_path / "x.npz").info == dataset.info
+        assert data.load(tmp_path / "x.npz", name=dataset.info.name).info == dataset.info
         back = data.to_episodes(dataset)
         assert "rewards" not in back[0]
         assert not data.from_episodes(back).info.has_rewards
@@ -519,7 +519,7 @@ def test_an_episode_may_store_its_successors():
         data.from_episodes([one])
 
 
-@pytest.mark.parametrize("name", ["done", "is_last"])
+@pytest.mark.parametrize("name", ["done", "is_last", "episode_ends", "action_low"])
 def test_unclear_names_in_episodes_are_refused(name):
     with pytest.raises(InputError, match=f"episodes: episode 0: .*{name} is"):
         data.from_episodes([episode(2, **{name: [0, 1]})])

@@ -83,3 +83,10 @@ def test_a_known_task_has_its_bounds_and_other_files_a_guess(tmp_path):
     assert known.info.environment_id == "Hopper-v4"
     assert not known.info.bounds_guessed
     assert data.load(write(tmp_path / "x.hdf5")).info.bounds_guessed
+
+
+def test_robomimic_is_named(tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["data/demo_0/actions"] = np.zeros((3, 1))
+    with pytest.raises(InputError, match=r"x.hdf5 has a group data of episodes, as robomimic"):
+        data.load(tmp_path / "x.hdf5")

@@ -9,6 +9,7 @@ import pytest
 
 from ddm import data
 from ddm.errors import InputError
+from ddm.runner import Options, load_dataset
 from ddm.types import BatchSpec
 
 
@@ -195,3 +196,18 @@ def test_a_stop_inside_survives_without_successors_and_through_files(tmp_path):
 def test_masks_that_repeat_the_terminations_add_nothing():
     dataset = data.load(log(masks=[1, 0, 1, 1, 1]))
     assert dataset.episode_starts.tolist() == STARTS
+
+
+def test_the_flags_of_the_data_reach_the_loader(tmp_path):
+    path = tmp_path / "x.npz"
+    arrays = {"observations": np.zeros((4, 1)), "actions": [[3.0], [-1.0], [0.5], [0.0]]}
+    np.savez(path, **arrays, rewards=np.ones(4), terminals=np.zeros(4))
+    flags = {"dataset": str(path), "action_low": (-2.0,), "action_high": (2.0,)}
+    flags |= {"clip_actions": True, "max_episode_steps": 4, "reward_scale": 0.5}
+    dataset = load_dataset(Options(**flags))
+    assert dataset.info.moved_actions == 1
+    assert dataset.recorded_lengths.tolist() == [4]
+    assert dataset.returns_to_go.tolist() == [2, 1.5, 1]
+    np.testing.assert_allclose(dataset.actions[:, 0], [1, -0.5, 0.25], atol=2e-5)
+    with pytest.raises(InputError, match="--action_low needs --action_high"):
+        load_dataset(Options(**(flags | {"action_high": ()})))

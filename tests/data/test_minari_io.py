@@ -143,6 +143,8 @@ def test_nothing_is_left_of_a_failed_write(monkeypatch):
 def test_bad_ids_and_bad_episodes_are_not_written():
     with pytest.raises(InputError, match="no Minari id"):
         data.write_minari("no version", episodes())
+    with pytest.raises(InputError, match="minari does not take the id x/tiny-v0"):
+        data.write_minari("x/tiny-v0", episodes(), action_space=([-2.0], [2.0]))
     with pytest.raises(InputError, match="outside the box"):
         data.write_minari(ID, episodes())
     assert not (minari_io.datasets_root() / ID).exists()
@@ -354,6 +356,8 @@ def test_keys_keep_the_order_of_the_environment():
     [
         gymnasium.spaces.MultiDiscrete([2, 3], start=[1, 0]),
         gymnasium.spaces.MultiBinary(2),
+        gymnasium.spaces.Box(0, 255, (3,), np.uint8),
+        gymnasium.spaces.Box(-1, 1, (3,), np.float64),
         gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2), gymnasium.spaces.Box(0, 1, (2,))]),
     ],
 )
@@ -365,7 +369,9 @@ def test_every_flat_space_is_written(space):
     given = {"observations": observations, "actions": [[0.0]], "rewards": [1.0]}
     data.write_minari(ID, [given], observation_space=space)
     expected = [gymnasium.spaces.flatten(space, row) for row in rows]
-    np.testing.assert_allclose(data.load(ID).observations, expected)
+    found = data.load(ID).observations
+    np.testing.assert_allclose(found, expected)
+    assert found.dtype == np.float32  # only images stay bytes
 
 
 def test_unsupported_spaces_are_named_with_their_place():
@@ -409,13 +415,6 @@ def test_files_of_no_known_kind_exist(tmp_path):
         data.load([1, 2])
 
 
-def test_robomimics_layout_is_recognised(tmp_path):
-    with h5py.File(tmp_path / "lift.hdf5", "w") as file:
-        file["data/demo_0/actions"] = np.zeros((2, 7))
-    with pytest.raises(InputError, match=r"lift.hdf5 .*robomimic .*from_episodes"):
-        data.load(tmp_path / "lift.hdf5")
-
-
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     write()
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -432,3 +431,55 @@ def test_arrays_are_called_as_they_are_told(tmp_path):
     arrays = {"observations": [[0.0]], "actions": [[0.0]], "rewards": [1.0], "terminations": [1]}
     assert data.load(arrays).info.name == "arrays"
     assert data.load(arrays, name="mine").info.name == "mine"
+
+
+# --- What files of Minari cannot say by themselves ---
+
+
+def test_a_log_without_rewards_stays_one():
+    given = [{k: v for k, v in episode.items() if k != "rewards"} for episode in episodes()]
+    data.write_minari(ID, given, action_space=([-2.0], [2.0]))
+    for name in (ID, "test/again-v0"):
+        log = data.load(name)
+        assert not log.info.has_rewards
+        assert_equal(log, data.from_episodes(given, action_space=([-2.0], [2.0])))
+        data.write_minari("test/again-v0", log, overwrite=True)
+
+
+def test_bootstraps_that_stop_inside_an_episode_come_back():
+    given = [
+        {**episode, "masks": np.arange(len(episode["rewards"])) != 1} for episode in episodes()
+    ]
+    for episode in given:
+        del episode["terminations"]
+    data.write_minari(ID, given, action_space=([-2.0], [2.0]))
+    for name in (ID, "test/again-v0"):
+        log = data.load(name)
+        assert log.terminations.tolist() == [False, True, False, False, False, True]
+        assert log.episode_lengths.tolist() == [3, 1, 2]
+        data.write_minari("test/again-v0", log, overwrite=True)
+
+
+def test_doubles_that_float32_cannot_tell_apart_are_named():
+    given = episodes()
+    for episode in given:
+        episode["observations"][:, 1] = 1.7e9 + np.arange(len(episode["observations"]))
+    space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    options = {"action_space": ([-2.0], [2.0]), "observation_space": space}
+    data.write_minari(ID, given, **options)
+    assert any("observations in dimension 1 lose" in note for note in data.load(ID).info.notes)
+    data.write_minari("test/again-v0", episodes(), overwrite=True, **options)
+    with h5py.File(minari_io.datasets_root() / "test/again-v0/data/main_data.hdf5", "r+") as file:
+        file["episode_0/rewards"][0] = 1e300
+    with pytest.raises(InputError, match="rewards of episode 0, step 0 is beyond the range"):
+        data.load("test/again-v0")
+
+
+def test_a_set_that_does_not_fit_is_refused_before_it_is_read(monkeypatch):
+    from ddm.data import memory
+
+    write()
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 100)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**40)
+    with pytest.raises(InputError, match=r"main_data.hdf5 holds arrays of .* and the host has"):
+        data.load(ID)

@@ -176,3 +176,15 @@ def test_normalization_is_a_pytree_of_arrays():
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(normalization))
     doubled = jax.tree.map(lambda x: 2 * x, normalization)
     np.testing.assert_allclose(doubled.observation_mean, [4, 10])
+
+
+def test_auto_standardises_real_vectors_and_leaves_states_and_images():
+    real, states = np.linspace(-5.0, 5.0, 12).reshape(6, 2), np.eye(6)
+    images = np.zeros((6, 4, 4, 3), np.uint8)
+    flags = {"rewards": np.ones(5), "actions": np.zeros((5, 1))}
+    for rows, is_standardised in ((real, True), (states, False), (images, False)):
+        log = data.from_episodes([{"observations": rows, **flags}], action_space=(-1.0, 1.0))
+        chosen = data.normalize(log, observations="auto")
+        plain = data.normalize(log, observations="standardize") if is_standardised else log
+        np.testing.assert_array_equal(chosen.observations, plain.observations)
+        assert any("standardised" in note for note in chosen.info.notes) == is_standardised

@@ -114,7 +114,7 @@ def test_others_may_read_what_is_saved_and_the_home_folder_is_known(tmp_path, mo
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "x.npz").stat().st_mode) == 0o640
-    assert data.load("~/x.npz").info == dataset().info
+    assert data.load("~/x.npz", name="arrays").info == dataset().info
 
 
 def test_plain_arrays_may_name_their_environment(tmp_path):

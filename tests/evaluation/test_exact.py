@@ -13,7 +13,7 @@ from ddm.data import identity_normalization
 from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.imitation import bc
-from ddm.types import Batch
+from ddm.types import Batch, Discrete
 
 CONFIG = bc.Config(head="tabular", num_actions=2)
 # On the line -1, 0, 1, 2 with start 0: how likely each position goes right.
@@ -110,3 +110,12 @@ def test_what_is_no_table_is_refused_by_name():
         evaluation.policy_table(three, features, 2, deterministic=False, lanes=True)
     with pytest.raises(InputError, match="Constant: the probabilities of 2 actions miss"):
         evaluation.policy_table(three, features, 2, lanes=True)
+
+
+def test_a_table_of_another_number_of_actions_is_refused():
+    policy = ONE.replace(action_space=Discrete(2))
+    np.testing.assert_array_equal(
+        evaluation.policy_table(policy, jnp.eye(4), 2), evaluation.policy_table(ONE, jnp.eye(4), 2)
+    )
+    with pytest.raises(InputError, match=r"the table: it has 3 actions, .* has 2 actions"):
+        evaluation.policy_table(policy, jnp.eye(4), 3)

@@ -179,7 +179,7 @@ def _walk(start, wait):
 @pytest.fixture(scope="module")
 def walks():
     episodes = [_walk(start, wait) for start in range(3, 9) for wait in WAIT]
-    return data.from_episodes(episodes, name="pauses")
+    return data.from_episodes(episodes, action_space=(-1.0, 1.0), name="pauses")
 
 
 def _windows(dataset, algorithm, config):

@@ -129,6 +129,9 @@ def test_soft_targets_are_a_gaussian_over_the_centres():
         (np.zeros((4, 1)), (8, "spline"), "spline is unknown; choose one of"),
         (np.zeros((4, 1)), (8, "uniform", 50.0), "percentile is 50, expected 0 or more"),
         (np.full((4, 1), 1.5), (8,), r"actions reach 1.5, expected them in \[-1, 1\]"),
+        (np.array([[0.5], [np.nan]]), (8,), "some actions are NaN or infinite"),
+        (np.zeros(4), (8,), r"actions have shape \(4,\), expected \(N, A\)"),
+        (np.zeros((0, 1)), (8,), r"actions have shape \(0, 1\)"),
     ],
 )
 def test_what_cannot_be_binned_is_refused(actions, arguments, message):

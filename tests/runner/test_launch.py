@@ -70,6 +70,7 @@ def test_a_run_prints_its_own_lines_only(call, tmp_path):
     assert result.stderr.splitlines() == [
         f"linear_regression: 2 lanes, {tmp_path / 'run'}",
         "no environment: this run has no score",
+        "trained 4 gradient steps; there is no score",
     ]
 
 

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import logging
 
+import chex
 import jax
 import linear_regression
 import numpy as np
 import pytest
 import tiny
 
-from ddm.errors import DivergenceError, InputError
+import ddm
+from ddm.errors import DivergenceError, EvaluationError, InputError
+from ddm.runner import train
+from ddm.types import Box
 
 
 def read_rows(folder):
@@ -47,10 +52,10 @@ def test_a_lane_equals_a_run_of_its_own(run, swept, tmp_path):
     config = linear_regression.Config(learning_rate=0.5)
     alone = run(tmp_path, config=config, environment=tiny.Target(), seed=4)
     np.testing.assert_array_equal(alone.policy.state.weights[0], result.policy.state.weights[3])
-    for metric in ("loss", "evaluation/return"):
+    for metric, steps in (("loss", [4, 8, 12]), ("evaluation/return", [0, 4, 8, 12])):
         expected = values(tmp_path, metric, seed=4)
         assert values(folder, metric, seed=4, learning_rate=0.5) == expected
-        assert [step for step, _ in expected] == [4, 8, 12]
+        assert [step for step, _ in expected] == steps
 
 
 def test_metrics_are_means_over_the_interval(dataset, run, tmp_path):
@@ -151,14 +156,137 @@ def test_what_the_algorithm_says_is_amiss_is_shown_and_kept(run, tmp_path, capsy
 
 def test_divergence_names_lane_metric_and_step(run, tmp_path):
     with pytest.raises(DivergenceError) as error:
-        run(tmp_path, sweep=("explode_at=-1,6",), seeds=2)
+        run(tmp_path, config=linear_regression.Config(explode_at=6))
     assert str(error.value) == (
-        "loss of seed 0 explode_at=6 is not finite at gradient step 7; "
-        "the last checkpoint is of step 4"
+        "loss of seed 0 is not finite at gradient step 7; the last checkpoint is of step 4"
     )
     assert (tmp_path / "checkpoints" / "4").is_dir()
     assert not (tmp_path / "checkpoints" / "8").exists()
     assert {int(row["step"]) for row in read_rows(tmp_path)} == {4}
+
+
+@pytest.mark.parametrize("lanes", ["vmap", "sequential"])
+def test_a_lane_that_diverges_does_not_end_the_others(run, tmp_path, lanes):
+    alone = run(tmp_path / "alone", environment=tiny.Target(), seeds=1, lanes=lanes)
+    both = run(
+        tmp_path / "both", environment=tiny.Target(), sweep=("explode_at=6,-1",), lanes=lanes
+    )
+    sentence = "loss of seed 0 explode_at=6 is not finite at gradient step 7"
+    assert both.summary["failed"] == {"seed 0 explode_at=6": sentence}
+    assert both.exit_code == 3
+    assert alone.exit_code == 0
+    # The good lane is the run of its own; the bad one stands where it was before its step 7.
+    np.testing.assert_allclose(
+        both.policy.state.weights[1], alone.policy.state.weights[0], rtol=1e-5
+    )
+    assert both.policy.state.step.tolist() == [6, 12]
+    assert np.isfinite(both.policy.state.weights).all()
+    bad, good = both.summary["score"]["lanes"]
+    assert bad == {"seed": 0, "explode_at": 6, "failed": True}
+    assert good["last"] == pytest.approx(alone.summary["score"]["lanes"][0]["last"], rel=1e-5)
+    steps = [int(row["step"]) for row in read_rows(tmp_path / "both") if row["explode_at"] == "6"]
+    assert max(steps) == 4
+    json.loads((tmp_path / "both" / "summary.json").read_text())
+
+
+def test_a_diverged_lane_stays_so_after_a_resume(run, tmp_path):
+    options = {"sweep": ("explode_at=6,-1",), "environment": tiny.Target()}
+    whole = run(tmp_path / "whole", **options)
+    run(tmp_path / "parts", num_updates=8, **options)
+    parts = run(tmp_path / "parts", resume=True, **options)
+    assert parts.summary["failed"] == whole.summary["failed"]
+    chex.assert_trees_all_equal(parts.policy.state.weights, whole.policy.state.weights)
+    assert read_rows(tmp_path / "parts") == read_rows(tmp_path / "whole")
+
+
+def test_what_cannot_be_evaluated_is_found_before_the_first_update(run, tmp_path):
+    class Wide(tiny.Target):
+        def action_space(self, params):
+            return Box((1,), (-2.0,), (2.0,))
+
+    with pytest.raises(InputError, match=r"-2, 2.*-1, 1|-1, 1.*-2, 2"):
+        run(tmp_path / "run", environment=Wide())
+    assert not (tmp_path / "run").exists()
+
+
+class _Failing:
+    """An evaluator that fails at the evaluations of these seeds."""
+
+    def __init__(self, inner, seeds):
+        self._inner, self._seeds = inner, seeds
+        self.check, self.close = inner.check, inner.close
+
+    def __call__(self, policy, seed):
+        if seed in self._seeds:
+            raise EvaluationError("Target failed in step 3: no more memory")
+        return self._inner(policy, seed)
+
+
+def test_a_failed_evaluation_loses_nothing(run, tmp_path, monkeypatch):
+    from ddm import evaluation
+
+    make = evaluation.make_evaluator
+    options = {"environment": tiny.Target()}
+    run(tmp_path / "whole", **options)
+    broken = lambda *args, **more: _Failing(make(*args, **more), {1008})  # noqa: E731
+    monkeypatch.setattr(evaluation, "make_evaluator", broken)
+    with pytest.raises(EvaluationError, match="checkpoint of step 8 is written, --resume goes on"):
+        run(tmp_path / "stop", **options)
+    going_on = run(tmp_path / "on", on_evaluation_error="continue", **options)
+    assert going_on.summary["failed_evaluations"] == {8: "Target failed in step 3: no more memory"}
+    assert going_on.summary["gradient_steps"] == 12
+    monkeypatch.setattr(evaluation, "make_evaluator", make)
+    run(tmp_path / "stop", resume=True, **options)
+    assert read_rows(tmp_path / "stop") == read_rows(tmp_path / "whole")
+
+
+def test_a_run_may_go_on_without_its_environment(dataset, run, tmp_path):
+    run(tmp_path, environment=tiny.Target(), num_updates=8)
+    options = tiny.make_options(tmp_path, resume=True, environment="none")
+    config = linear_regression.Config()
+    result = train(linear_regression, config, dataset, None, options)
+    assert result.summary["gradient_steps"] == 12
+    assert result.summary["score"]["last_step"] == 8
+
+
+def test_other_arrays_of_the_same_name_and_size_are_not_gone_on_with(run, dataset, tmp_path):
+    run(tmp_path)
+    other = dataclasses.replace(dataset, rewards=dataset.rewards + 1)
+    with pytest.raises(InputError, match="was run with dataset digest="):
+        train(
+            linear_regression, linear_regression.Config(), other, None,
+            tiny.make_options(tmp_path, resume=True),
+        )  # fmt: skip
+
+
+def test_an_update_that_is_replaced_is_the_one_that_runs(run, tmp_path, monkeypatch):
+    before = run(tmp_path / "before")
+    update = linear_regression.update
+
+    def stands_still(config, state, batch):
+        after, metrics = update(config, state, batch)
+        return after.replace(weights=state.weights), metrics
+
+    monkeypatch.setattr(linear_regression, "update", stands_still)
+    after = run(tmp_path / "after")
+    assert np.abs(after.policy.state.weights - before.policy.state.weights).max() > 0.1
+
+
+def test_the_record_says_what_was_done_to_the_data(run, tmp_path):
+    summary = run(tmp_path, environment=tiny.Target()).summary
+    assert summary["dataset"]["action_space"]["type"] == "Box"
+    assert summary["dataset"]["moved_actions"] == 0
+    assert len(summary["dataset"]["digest"]) == 64
+    assert summary["versions"]["ddm"] == ddm.__version__
+    assert {"command", "host", "started", "commit"} <= set(summary)
+
+
+def test_untrained_policies_are_evaluated_and_episodes_have_a_spread(run, tmp_path):
+    run(tmp_path / "with", environment=tiny.Target())
+    rows = {(int(row["step"]), row["metric"]) for row in read_rows(tmp_path / "with")}
+    assert {(0, "evaluation/return"), (0, "evaluation/return_std")} <= rows
+    run(tmp_path / "without", environment=tiny.Target(), eval_at_start=False)
+    assert min(int(row["step"]) for row in read_rows(tmp_path / "without")) == 4
 
 
 def test_a_folder_with_a_run_is_not_overwritten(run, swept):

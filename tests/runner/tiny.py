@@ -34,7 +34,9 @@ def make_dataset() -> data.Dataset:
                 "truncations": np.arange(8) == 7,
             }
         )
-    return data.from_episodes(episodes, name="tiny", reference_scores=(0.0, 10.0))
+    return data.from_episodes(
+        episodes, action_space=(-np.ones(1), np.ones(1)), name="tiny", reference_scores=(0.0, 10.0)
+    )
 
 
 def make_options(folder, **options) -> Options:

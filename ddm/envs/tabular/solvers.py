@@ -11,9 +11,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
+from jax.core import Tracer
 
 from ddm.envs.tabular.mdp import MDP, check_policy
+from ddm.errors import InputError
 from ddm.ops.improvement import Improvement, greedy
 
 
@@ -51,7 +54,9 @@ def value_iteration(
         arguments bound by `jax.tree_util.Partial`, which keeps them traceable. The default gives
         the optimal policy, `soft_greedy` the maximum-entropy one, the others the fixed points of
         constrained learners.
-      tolerance: stop once no value changes by more; never less than four ulps of the largest value.
+      tolerance: largest error of a value that is left, by the contraction's bound: the last change
+        times discount / (1 - discount). At a discount of one there is no bound, and it is the last
+        change itself. No change below four ulps of the largest value is waited for.
       max_iterations: stop here in any case; `residual` tells.
       known: (S, A) bool, pairs whose action value is ever backed up; None for all.
       unknown_value: what a learner believes of the others: its initialisation.
@@ -76,10 +81,14 @@ def _value_iteration(mdp, improve, tolerance, max_iterations, known, unknown_val
     def values_of(action_values):
         return jnp.where(mdp.terminal, 0.0, improve(action_values).values)
 
+    # |V_k - V*| <= discount / (1 - discount) |V_k - V_{k-1}|: every improvement is a non-expansion.
+    left = jnp.where(mdp.discount < 1.0, 1.0 - mdp.discount, mdp.discount)
+
     def unfinished(carry):
         values, iterations, residual = carry
         smallest = 4 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
-        return (residual > jnp.maximum(tolerance, smallest)) & (iterations < max_iterations)
+        wrong = (mdp.discount * residual > tolerance * left) & (residual > smallest)
+        return (wrong | (iterations == 0)) & (iterations < max_iterations)
 
     def iterate(carry):
         values, iterations, _ = carry
@@ -102,13 +111,25 @@ def _value_iteration(mdp, improve, tolerance, max_iterations, known, unknown_val
     )
 
 
-@functools.partial(jax.jit, static_argnames="max_iterations")
 def policy_iteration(mdp: MDP, *, max_iterations: int = 1_000) -> Solution:
     """Alternates exact evaluation and greedy improvement until no action is better.
 
     An action replaces the policy's only where it is better by more than rounding, so that ties
-    cannot cycle. A discount of one needs a first policy (always action 0) that ends.
+    cannot cycle. The first policy moves towards the terminal states wherever it can: at a discount
+    of one only policies that end have values, and the solution is the best of them.
+
+    Raises:
+      InputError: the discount is one, and there are states that cannot end, or a policy that earns
+        more the longer it goes on. Under `jit` and `vmap`, such values are not finite instead.
     """
+    solution = _policy_iteration(mdp, max_iterations)
+    if not isinstance(solution.values, Tracer):
+        _check_solved(mdp, solution)
+    return solution
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _policy_iteration(mdp, max_iterations):
     states = jnp.arange(mdp.num_states)
 
     def unfinished(carry):
@@ -124,8 +145,7 @@ def policy_iteration(mdp: MDP, *, max_iterations: int = 1_000) -> Solution:
         better = action_values[states, best] > action_values[states, actions] + margin
         return jnp.where(better, best, actions), values, iterations + 1, jnp.any(better)
 
-    first = jnp.zeros(mdp.num_states, jnp.argmax(mdp.initial).dtype)
-    start = first, jnp.zeros_like(mdp.initial), jnp.int32(0), jnp.asarray(True)
+    start = _ending_policy(mdp)[0], jnp.zeros_like(mdp.initial), jnp.int32(0), jnp.asarray(True)
     actions, values, iterations, _ = jax.lax.while_loop(unfinished, iterate, start)
     action_values = backup(mdp, values)
     return Solution(
@@ -137,17 +157,31 @@ def policy_iteration(mdp: MDP, *, max_iterations: int = 1_000) -> Solution:
     )
 
 
+def _check_solved(mdp: MDP, solution: Solution) -> None:
+    """Refuses values of policies that never end, at a discount of one."""
+    if np.isfinite(np.asarray(solution.values)).all():
+        return
+    endless = np.flatnonzero(~np.asarray(_ending_policy(mdp, solution.policy > 0)[1]))
+    if endless.size:
+        raise InputError(
+            f"policy_iteration: at a discount of {float(mdp.discount):g} there are no finite "
+            f"values, because state {endless[0]} cannot end or earns more the longer it does not: "
+            "take a discount below one, or mark the states where the process ends as terminal"
+        )
+
+
 @jax.jit
 def evaluate_policy(mdp: MDP, policy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Values (S,) and action values (S, A) of a policy, by one linear solve.
 
-    At a discount of one every state must end sooner or later; else the values are not finite.
+    At a discount of one every state must end sooner or later; else all values are NaN.
     """
     policy = check_policy(mdp, policy)
     rewards = jnp.sum(policy * mdp.expected_rewards(), axis=-1)
     rewards = jnp.where(mdp.terminal, 0.0, rewards)
     identity = jnp.eye(mdp.num_states, dtype=rewards.dtype)
     values = jnp.linalg.solve(identity - mdp.discount * _live_chain(mdp, policy), rewards)
+    values = _where_it_ends(mdp, policy, mdp.discount, values)
     return values, backup(mdp, values)
 
 
@@ -183,7 +217,8 @@ def expected_visits(
       mdp: the process.
       policy: (S, A).
       discount: None for the process's own; 1 counts visits.
-      horizon: steps that are counted; None for all.
+      horizon: steps that are counted; None for all. At a discount of one every state must end
+        then, as in :func:`evaluate_policy`.
     """
     policy = check_policy(mdp, policy)
     discount = mdp.discount if discount is None else discount
@@ -192,6 +227,7 @@ def expected_visits(
     if horizon is None:
         identity = jnp.eye(mdp.num_states, dtype=chain.dtype)
         states = jnp.linalg.solve(identity - chain, start)
+        states = _where_it_ends(mdp, policy, discount, states)
     else:
 
         def step(distribution, _):
@@ -242,3 +278,40 @@ def _live_chain(mdp: MDP, policy: jax.Array) -> jax.Array:
     """(S, S) transitions between states that are not terminal."""
     dead = mdp.terminal
     return jnp.where(dead[:, None] | dead[None, :], 0.0, mdp.chain(policy))
+
+
+def _where_it_ends(
+    mdp: MDP, policy: jax.Array, discount: jax.Array | float, solved: jax.Array
+) -> jax.Array:
+    """What a linear system gave; NaN where it has no solution, which it does not always say."""
+    mdp, policy = jax.lax.stop_gradient((mdp, policy))
+    solvable = jax.lax.cond(
+        jnp.asarray(discount) < 1.0,
+        lambda: jnp.asarray(True),
+        lambda: jnp.all(_ending_policy(mdp, policy > 0.0)[1]),
+    )
+    return jnp.where(solvable, solved, jnp.nan)
+
+
+def _ending_policy(mdp: MDP, allowed: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """Actions (S,) that bring each state nearer to a terminal one, and where there is a way (S,).
+
+    Where every state has one, these actions end with probability one, and so does a policy that
+    takes all of the allowed actions.
+
+    Args:
+      mdp: the process.
+      allowed: (S, A) bool, the actions that may be taken; None for all.
+    """
+
+    def extend(carry):
+        found, ends, _ = carry
+        chances = mdp.expected_next(ends.astype(mdp.initial.dtype))
+        chances = chances if allowed is None else jnp.where(allowed, chances, 0.0)
+        new = ~ends & (chances.max(axis=-1) > 0.0)
+        found = jnp.where(new, jnp.argmax(chances, axis=-1).astype(found.dtype), found)
+        return found, ends | new, jnp.any(new)
+
+    first = jnp.zeros(mdp.num_states, jnp.argmax(mdp.initial).dtype)
+    start = first, mdp.terminal, jnp.asarray(True)
+    return jax.lax.while_loop(lambda carry: carry[-1], extend, start)[:2]

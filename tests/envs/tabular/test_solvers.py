@@ -9,6 +9,7 @@ import pytest
 from jax.tree_util import Partial
 
 from ddm.envs import tabular
+from ddm.errors import InputError
 from ddm.ops import improvement
 
 # The lecture's table: DiscountGrid, noise 0.5, discount 0.99; walls are NaN.
@@ -175,3 +176,65 @@ def test_the_gradient_of_the_return_is_the_policy_gradient(float64):
     values, action_values = tabular.evaluate_policy(mdp, policy)
     theorem = tabular.expected_visits(mdp, policy) * (action_values - values[:, None])
     np.testing.assert_allclose(found, theorem, atol=1e-10)
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.5, 0.99, 0.999])
+def test_the_tolerance_bounds_the_error_of_values(discount, float64):
+    # One state for ever, one reward a step: 1 / (1 - discount).
+    mdp = tabular.make_mdp([[[1.0]]], [[1.0]], 0, discount)
+    for tolerance in (1.0, 1e-3, 1e-8):
+        solution = tabular.value_iteration(mdp, tolerance=tolerance)
+        error = abs(float(solution.values[0]) - 1 / (1 - discount))
+        assert error <= tolerance * (1 + 1e-6) + 1e-10
+        # And not one step more than the bound asks for.
+        assert solution.iterations <= 1 or error / discount > tolerance * (1 - 1e-3) - 1e-10
+
+
+def _corridor(step_reward, discount=1.0, loop_reward=None):
+    """States 0, 1, 2 and an end; action 0 stays where it is, action 1 goes on."""
+    transitions = np.zeros((4, 2, 4))
+    transitions[range(4), 0, range(4)] = 1.0
+    transitions[range(4), 1, [1, 2, 3, 3]] = 1.0
+    rewards = np.full((4, 2), float(step_reward))
+    if loop_reward is not None:
+        rewards[:, 0] = loop_reward
+    return tabular.make_mdp(transitions, rewards, 0, discount, [False, False, False, True])
+
+
+def test_policy_iteration_solves_what_ends_at_a_discount_of_one(float64):
+    solution = tabular.policy_iteration(_corridor(-1.0))
+    np.testing.assert_allclose(solution.values, [-3.0, -2.0, -1.0, 0.0])
+    np.testing.assert_array_equal(solution.policy[:3, 1], 1.0)
+    assert solution.residual == 0.0
+    noisy = tabular.discount_grid(0.5, 1.0)
+    np.testing.assert_allclose(
+        tabular.policy_iteration(noisy).values, tabular.value_iteration(noisy).values, atol=1e-6
+    )
+
+
+def test_policy_iteration_refuses_what_has_no_value_at_a_discount_of_one():
+    with pytest.raises(
+        InputError, match=r"discount of 1 .* because state 0 cannot end or earns more"
+    ):
+        tabular.policy_iteration(_corridor(-1.0, loop_reward=1.0))
+    endless = tabular.make_mdp([[[1.0]]], [[1.0]], 0, 1.0)
+    with pytest.raises(InputError, match="take a discount below one"):
+        tabular.policy_iteration(endless)
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), endless)
+    assert np.isnan(jax.vmap(tabular.policy_iteration)(many).values).all()
+    np.testing.assert_allclose(
+        tabular.policy_iteration(endless.replace(discount=jnp.asarray(0.5))).values, [2.0]
+    )
+
+
+def test_values_of_a_policy_that_does_not_end_are_not_made_up():
+    # Thirds do not sum to one in binary, so that the system is only nearly singular.
+    transitions = np.zeros((4, 1, 4))
+    transitions[:3, 0, :3] = 1 / 3
+    transitions[3, 0, 3] = 1.0
+    mdp = tabular.make_mdp(transitions, np.ones((4, 1)), 0, 1.0, [False, False, False, True])
+    policy = jnp.ones((4, 1))
+    assert np.isnan(tabular.evaluate_policy(mdp, policy)[0]).all()
+    assert np.isnan(tabular.expected_return(mdp, policy))
+    assert np.isnan(tabular.expected_visits(mdp, policy)).all()
+    assert tabular.expected_return(mdp, policy, horizon=5) == pytest.approx(5.0)
