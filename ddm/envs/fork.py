@@ -83,21 +83,24 @@ class Fork(base.Environment):
     def log_prob(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
         """Log-density (...,) of the demonstrator's actions (..., A)."""
         noise = self.default_params.noise
-        centers = self.centers(observations)
-        centers = jnp.broadcast_to(centers, (*actions.shape[:-1], *centers.shape[-2:]))
-        offsets = (actions[..., None, :] - centers) / noise
+        offsets = self._offsets(observations, actions) / noise
         normalizer = self.num_dimensions * jnp.log(noise * jnp.sqrt(2 * jnp.pi))
         each = -0.5 * jnp.sum(jnp.square(offsets), axis=-1) - normalizer
         return jax.nn.logsumexp(each, axis=-1) - jnp.log(self.num_branches)
 
+    def _offsets(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        """From the centres at observations (..., 1) to actions (..., A): (..., K, A)."""
+        actions, centers = jnp.broadcast_arrays(actions[..., None, :], self.centers(observations))
+        return actions - centers
+
     def is_valid(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
         """(...,) bool: the action lies near a branch."""
-        distances = jnp.linalg.norm(actions[..., None, :] - self.centers(observations), axis=-1)
+        distances = jnp.linalg.norm(self._offsets(observations, actions), axis=-1)
         return jnp.min(distances, axis=-1) < self.default_params.tolerance
 
     def nearest_branch(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
         """(...,) int32 index of the branch whose centre is nearest."""
-        distances = jnp.linalg.norm(actions[..., None, :] - self.centers(observations), axis=-1)
+        distances = jnp.linalg.norm(self._offsets(observations, actions), axis=-1)
         return jnp.argmin(distances, axis=-1).astype(jnp.int32)
 
     def reset(self, key: PRNGKey, params: EnvParams) -> tuple[jax.Array, EnvState]:

@@ -78,7 +78,7 @@ class Attention(Network):
         values = insert(values, self.value(token), index, axis=-2)
         query = self.query(token) / (self.width // self.num_heads) ** 0.5
         scores = jnp.sum(query[..., None, :] * keys, axis=-1)
-        seen = jnp.arange(keys.shape[-2]) <= index
+        seen = jnp.arange(keys.shape[-2], dtype=jnp.int32) <= index
         weights = jax.nn.softmax(scores, where=seen)
         mixed = jnp.sum(weights[..., None] * values, axis=-2)
         return self.out(mixed), keys, values
