@@ -3,7 +3,7 @@
     python experiments/autoregressive.py --dataset=D4RL/pointmaze/umaze-v2 --num_bins=32
 
 Bins are fitted to the logged actions: `--binning=uniform` (equal, on their range), `quantile`,
-`mu_law`, or `box` (equal, from --action_low to --action_high). Writes metrics, checkpoints,
+`mu_law`, or `box` (equal, from --bin_low to --bin_high). Writes metrics, checkpoints,
 learning curves and a summary to a folder under `runs`.
 """
 

@@ -75,11 +75,11 @@ class Config(Configuration):
     # sampling keeps the likeliest bins with this probability; 1: all bins
     top_p: float = leaf(1.0, "[0, 1]")
     # first edge of the bins, in the action box [-1, 1]
-    action_low: float = leaf(-1.0, "[-1, 1)", at_most="action_high")
-    action_high: float = leaf(1.0, "(-1, 1]")  # last edge of the bins, in the action box [-1, 1]
+    bin_low: float = leaf(-1.0, "[-1, 1)", at_most="bin_high")
+    bin_high: float = leaf(1.0, "(-1, 1]")  # last edge of the bins, in the action box [-1, 1]
     num_bins: int = static(64, "[2, inf)")  # of each action dimension; RT-1 has 256
     # The bins' edges where they are not equal, num_bins + 1 numbers for each action dimension, one
-    # dimension after the other; empty: equal bins from action_low to action_high.
+    # dimension after the other; empty: equal bins from bin_low to bin_high.
     edges: tuple[float, ...] = static((), "[-1, 1]")
     decoder: str = static("transformer")  # transformer, lstm, mlp or factorised
     targets: str = static("one_hot")  # one_hot; soft: a hill over the bins nearby
@@ -287,12 +287,12 @@ def check_config(config: Config) -> None:
     _lookup(DECODERS, config, "decoder")
     _lookup(TARGETS, config, "targets")
     _lookup(DECODINGS, config, "decode")
-    low, high = config.action_low, config.action_high
+    low, high = config.bin_low, config.bin_high
     known = all(isinstance(each, int | float) for each in (low, high))
     if known and low == high:
         raise InputError(
-            f"autoregressive: bins from action_low={low:g} to action_high={high:g}, expected "
-            "action_low < action_high"
+            f"autoregressive: bins from bin_low={low:g} to bin_high={high:g}, expected "
+            "bin_low < bin_high"
         )
 
 
@@ -318,9 +318,7 @@ def _edges(config: Config, action_size: int) -> jax.Array:
     """(A, K + 1)."""
     if config.edges:
         return jnp.asarray(config.edges, jnp.float32).reshape(action_size, config.num_bins + 1)
-    return binning.uniform_edges(
-        config.action_low, config.action_high, action_size, config.num_bins
-    )
+    return binning.uniform_edges(config.bin_low, config.bin_high, action_size, config.num_bins)
 
 
 def _network(config: Config, action_size: int) -> decoding.AutoregressivePolicy:

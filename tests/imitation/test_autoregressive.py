@@ -200,7 +200,7 @@ def test_log_prob_is_that_of_numpy_in_double_precision():
 
 
 def test_the_density_integrates_to_one_over_actions_inside_and_outside_the_bins():
-    config = SMALL.replace(action_low=-0.5, action_high=0.3, label_smoothing=0.2, temperature=0.5)
+    config = SMALL.replace(bin_low=-0.5, bin_high=0.3, label_smoothing=0.2, temperature=0.5)
     places = (np.arange(200) + 0.5) / 100.0 - 1.0
     grid = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 1, 2).astype(np.float32)
     batch = Batch(
@@ -321,9 +321,9 @@ def test_the_prefix_is_hidden_as_often_as_asked():
             {"execute_steps": 3, "chunk_size": 2},
             "execute_steps is 3, expected at most chunk_size=2",
         ),
-        ({"action_low": -2.0}, r"action_low is -2.0, expected a value in \[-1, 1\)"),
-        ({"action_high": 1.5}, "action_high is 1.5, expected a value in"),
-        ({"action_low": 0.5, "action_high": 0.5}, "expected action_low < action_high"),
+        ({"bin_low": -2.0}, r"bin_low is -2.0, expected a value in \[-1, 1\)"),
+        ({"bin_high": 1.5}, "bin_high is 1.5, expected a value in"),
+        ({"bin_low": 0.5, "bin_high": 0.5}, "expected bin_low < bin_high"),
         ({"temperature": 0.0}, r"temperature is 0.0, expected a value in \(0, inf\)"),
         ({"edges": (-1.0, 1.0)}, r"edges has 2 numbers, expected 18: num_bins \+ 1 = 9 for each"),
         (
