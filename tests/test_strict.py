@@ -1,4 +1,4 @@
-"""Training is in float32 whatever the flags of the user's program; most functions are traced, not run.
+"""Training is in float32 whatever the flags of the user's program; most functions are only traced.
 
 All flags are set at once, which is the strictest of their combinations: 64-bit types are the
 default, and neither types nor ranks are promoted without a word.
@@ -118,7 +118,8 @@ def test_logs_batches_and_scores_are_in_float32(strict):
         spec = BatchSpec(fields=tuple(sorted(fields - {left_out})), window=window)
         batch = jax.eval_shape(lambda spec=spec: data.sample(dataset, key, 4, spec))
         assert not _wide(batch)
-    config, example = contract.small_config(bc), data.sample(dataset, key, 1, bc.batch_spec(None))
+    config = contract.small_config(bc)
+    example = data.sample(dataset, key, 1, bc.batch_spec(config))
     policy = Policy(bc, config, bc.init(config, key, example), dataset.normalization)
     action, _ = policy(np.zeros(2), key)  # float64
     assert action.dtype == jnp.float32
