@@ -1,4 +1,4 @@
-"""Training is in float32 whatever the flags of the user's program; functions are traced, not run.
+"""Training is in float32 whatever the flags of the user's program; most functions are only traced.
 
 All flags are set at once, which is the strictest of their combinations: 64-bit types are the
 default, and neither types nor ranks are promoted without a word.
@@ -6,10 +6,12 @@ default, and neither types nor ranks are promoted without a word.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import chex
 import contract
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +19,12 @@ import pytest
 from conftest import strict_flags
 
 from ddm import data, envs
+from ddm.envs.point_mass import behavior_policy
+from ddm.evaluation import Policy, evaluate
 from ddm.imitation import bc
 from ddm.runner import Options, load_policy, sweep, train
 from ddm.runner.lanes import unwrap_keys
-from ddm.types import Discrete, initial_policy_state
+from ddm.types import Batch, BatchSpec, Discrete, initial_policy_state
 
 NARROW = ("float32", "int32", "uint32", "uint8", "bool")
 CASES = [
@@ -86,6 +90,43 @@ def test_numbers_of_numpy_and_arrays_of_64_bits_do_not_widen_a_configuration(str
     assert rates.dtype == jnp.float64
     assert config.replace(learning_rate=rates).learning_rate.dtype == jnp.float32
     assert config.replace(learning_rate=np.asarray(rates)).learning_rate.dtype == jnp.float32
+
+
+class FourSteps(gymnasium.Env):
+    """An environment of 64-bit numbers, as MuJoCo's are."""
+
+    observation_space = action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 4
+        return np.zeros(2), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(2), 1.0, self.left == 0, False, {}
+
+
+def test_logs_batches_and_scores_are_in_float32(strict):
+    environment = envs.PointMass(num_dimensions=2)
+    expert = behavior_policy("expert", environment.default_params)
+    episodes = envs.collect(environment, expert, jax.random.key(0), num_episodes=2)
+    dataset = data.normalize(data.from_episodes(episodes, name="log"), "standardize", "minus_one")
+    assert not _wide(dataset)
+    fields = {field.name for field in dataclasses.fields(Batch)}
+    key = jax.random.key(0)
+    for left_out, window in (("mask", None), ("initial_observations", 3)):
+        spec = BatchSpec(fields=tuple(sorted(fields - {left_out})), window=window)
+        batch = jax.eval_shape(lambda spec=spec: data.sample(dataset, key, 4, spec))
+        assert not _wide(batch)
+    config = contract.small_config(bc)
+    example = data.sample(dataset, key, 1, bc.batch_spec(config))
+    policy = Policy(bc, config, bc.init(config, key, example), dataset.normalization)
+    action, _ = policy(np.zeros(2), key)  # float64
+    assert action.dtype == jnp.float32
+    hosted = evaluate(policy, FourSteps, seed=0, num_episodes=3, lanes=False)
+    np.testing.assert_array_equal(hosted.returns, [[4.0, 4.0, 4.0]])
+    pure = evaluate(policy, environment, seed=0, num_episodes=3, lanes=False)
+    assert np.isfinite(pure.returns).all()
 
 
 def _train(folder, **options):
