@@ -155,14 +155,18 @@ def best_mode(alpha):
     return np.tanh(optimize.minimize(loss, [0.1, -0.5], method="Nelder-Mead").x[0])
 
 
-def test_the_policy_lies_between_the_data_and_the_best_action_as_alpha_says(data):
-    alphas = (0.05, 2.0, 20.0)
-    configs = [PAPER.replace(alpha=alpha, actor_learning_rate=3e-3) for alpha in alphas]
-    lanes = probes.train_lanes(algae_dice, configs, [data] * 3, steps=1000)
+def test_the_policy_lies_between_the_data_and_the_best_action_as_alpha_says():
+    # The last policy of a saddle point swings around it; the mean over four logs is steadier.
+    alphas, logs = (0.05, 2.0, 20.0), range(4)
+    configs = [PAPER.replace(alpha=alpha) for alpha in alphas for _ in logs]
+    spec = algae_dice.batch_spec(PAPER)
+    data = [probes.two_steps(spec, rows=2000, seed=seed) for _ in alphas for seed in logs]
+    lanes = probes.train_lanes(algae_dice, configs, data, steps=1000)
     modes = [
         probes.mode(algae_dice, config, state, 1.0)
         for config, (state, _) in zip(configs, lanes, strict=True)
     ]
+    modes = np.reshape(modes, (len(alphas), len(logs))).mean(axis=1)
     expected = [best_mode(alpha) for alpha in alphas]
     assert expected[0] > expected[1] + 0.05 > expected[2] + 0.3
     np.testing.assert_allclose(modes, expected, atol=0.1)
