@@ -53,6 +53,7 @@ def measure(algorithm, dataset: data.Dataset, count: int) -> dict[str, float]:
         state, keys = layout.place(
             init_lanes(algorithm, configs, lanes, dataset, _BATCH_SIZE.value)
         )
+        state = (state, layout.place(np.ones(count, bool)))
         config = layout.place(configs)
         states[mode], _ = jax.block_until_ready(programs[mode](config, state, keys, shared))
     for _ in range(_TURNS.value):

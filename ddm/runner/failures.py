@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ddm.runner.program import STATE
 from ddm.runner.sweep import Lane
 
 
@@ -34,15 +35,16 @@ class Failures:
         Returns:
           The lanes that are new, the one that failed first at the head.
         """
+        # Of what fails in one update, a metric says more than the state.
         found = sorted(
-            (int(index), i, name)
+            (int(index), i, name == STATE, name)
             for name, indices in not_finite.items()
             for i, index in enumerate(indices)
             if index < updates and i not in self._found
         )
-        for index, i, name in found:
+        for index, i, _, name in found:
             self._found.setdefault(i, (name, step + (index + 1) * minibatches))
-        return list(dict.fromkeys(i for _, i, _ in found))
+        return list(dict.fromkeys(i for _, i, *_ in found))
 
     def add_scores(self, name: str, scores: np.ndarray, step: int) -> list[int]:
         """Notes the lanes whose score, (L,), is not finite; returns those that are new."""
@@ -62,6 +64,11 @@ class Failures:
     def sentences(self) -> dict[str, str]:
         """For the summary: lane -> what happened."""
         return {str(self._lanes[i]): self.sentence(i) for i in sorted(self._found)}
+
+    @property
+    def alive(self) -> np.ndarray:
+        """(L,) bool: which lanes have not failed."""
+        return ~np.isin(np.arange(len(self._lanes)), list(self._found))
 
     def __contains__(self, lane: object) -> bool:
         return lane in self._found

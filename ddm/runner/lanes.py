@@ -232,3 +232,11 @@ def broadcast(tree: PyTree) -> PyTree:
     return jax.tree.map(
         lambda x, y: np.frombuffer(np.asarray(x).tobytes(), y.dtype).reshape(y.shape), raw, tree
     )
+
+
+def broadcast_text(text: str) -> str:
+    """Process 0's text, on every process."""
+    raw = np.frombuffer(text.encode(), np.uint8)
+    padded = np.zeros(largest(len(raw)), np.uint8)
+    padded[: len(raw)] = raw
+    return bytes(broadcast(padded)).rstrip(b"\0").decode()

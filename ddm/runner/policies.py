@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ddm.errors import InputError
 from ddm.evaluation import Policy
 from ddm.runner import records, sweep
 from ddm.runner.checkpoints import Store
+from ddm.runner.failures import Failures
 from ddm.runner.files import read_json
 from ddm.runner.flags import algorithm_name, flag_fields
 from ddm.runner.lanes import unwrap_keys, wrap_keys
@@ -40,8 +42,8 @@ def load_policy(
       The policy, in the environment's units.
 
     Raises:
-      InputError: the folder holds no such checkpoint or lane, or another algorithm, or its
-        configuration held a function and `config` is not given.
+      InputError: the folder holds no such checkpoint or lane, or another algorithm; its
+        configuration held a function and `config` is not given, or is another one.
     """
     run_dir = Path(run_dir).expanduser()
     record = read_json(run_dir / records.CONFIG)
@@ -56,6 +58,7 @@ def load_policy(
             raise InputError(f"{run_dir} has no checkpoint{wanted}")
         step = steps[0] if step is None else step
         info = store.header(step)
+        _warn_of_failures(run_dir, Failures(lanes, info.get("failures")), lane)
         batch, statistics = (
             _abstract(Batch, info["batch"]),
             _abstract(Normalization, info["normalization"]),
@@ -83,6 +86,15 @@ def load_policy(
     )
 
 
+def _warn_of_failures(run_dir: Path, failures: Failures, lane: int | None) -> None:
+    for i in failures:
+        if lane in (None, i):
+            warnings.warn(
+                f"{run_dir}: {failures.sentence(i)}; its policy is the last one before that",
+                stacklevel=3,
+            )
+
+
 def _saved_lanes(
     run_dir: Path, record: dict[str, Any], algorithm: Algorithm, config: Any
 ) -> tuple[Any, list[sweep.Lane]]:
@@ -90,19 +102,39 @@ def _saved_lanes(
     if record["algorithm"] != name:
         raise InputError(f"{run_dir} is a run of {record['algorithm']}, not of {name}")
     if config is None:
-        if lost := record.get("without_flag"):
-            raise InputError(
-                f"{run_dir} was run with a {lost[0]} of its own, which a file cannot hold: give "
-                "load_policy(..., config=...) the configuration that was trained"
-            )
-        values = {
-            field.name: tuple(value) if isinstance(value, list) else value
-            for field in flag_fields(algorithm.Config)
-            for value in [record["config"].get(field.name, field.default)]
-        }
-        config = algorithm.Config(**values)
+        config = _saved_config(run_dir, record, algorithm)
+    else:
+        config = records.resolve(algorithm, config, record.get("schedule_length"))
+        _check_config(run_dir, record, config)
     options = record["options"]
     return sweep.expand(config, options["sweep"], options["seeds"], options["seed"])
+
+
+def _saved_config(run_dir: Path, record: dict[str, Any], algorithm: Algorithm) -> Any:
+    """The configuration, from its record."""
+    if lost := record.get("not_in_file"):
+        raise InputError(
+            f"{run_dir} was run with a {lost[0]} of its own, which a file cannot hold: give "
+            "load_policy(..., config=...) the configuration that was trained"
+        )
+    values = {}
+    for field in flag_fields(algorithm.Config):
+        value = record["config"].get(field.name, field.default)
+        if isinstance(value, list):
+            value = tuple(map(field.kind, value))
+        elif field.kind is float and isinstance(value, str):
+            value = float(value)  # "inf"
+        values[field.name] = value
+    return algorithm.Config(**values)
+
+
+def _check_config(run_dir: Path, record: dict[str, Any], config: Any) -> None:
+    """Refuses a configuration that is not the one that was trained, as far as the file knows."""
+    unknown = record.get("not_in_file", ())
+    for name, given in records.describe_config(config).items():
+        trained = record["config"].get(name, given)
+        if given != trained and name not in unknown:
+            raise InputError(f"{run_dir} was run with {name}={trained}, not {given}")
 
 
 def _abstract(cls: type, shapes: dict[str, Any]) -> Any:

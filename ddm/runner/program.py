@@ -25,7 +25,13 @@ from ddm.types import (
     program_key,
 )
 
-Interval = Callable[[Any, PyTree, PRNGKey, data.Dataset], tuple[PyTree, tuple[Metrics, Metrics]]]
+# (config, (state, alive), sampling_key, dataset) of one lane -> ((state, alive), (means, firsts))
+Interval = Callable[
+    [Any, tuple[PyTree, jax.Array], PRNGKey, data.Dataset],
+    tuple[tuple[PyTree, jax.Array], tuple[Metrics, Metrics]],
+]
+
+STATE = "state"  # stands beside the metrics where the state itself is not finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +53,17 @@ def make_interval(
     """The program of one lane between two rows of metrics.
 
     It returns the state after `updates` updates, and for each metric its mean over them and the
-    index of the first update where it is not finite (`updates` if there is none).
+    index of the first update where it is not finite (`updates` if there is none). The state
+    itself, where it spoils before a metric shows it, stands among them as `STATE`.
 
     Args:
       algorithm: the algorithm module.
       spec: of its batch.
       batch_size: rows per gradient step.
       updates: how many.
-      freeze: keep the state from before the first update with a metric that is not finite. The
-        lane then stays where it is, also in later intervals: its state holds the step and the
-        key, so that the same update is tried again and fails again. For several lanes, of which
-        one must not end the others; a single lane is spared the selection.
+      freeze: a lane that is not alive, and one that diverges from its first bad update on, keeps
+        the state that it has. For several lanes, of which one must not end the others; a single
+        lane is spared the selection, and its state is looked at after the last update only.
     """
     return _make_interval(Program.of(algorithm), spec, batch_size, updates, freeze)
 
@@ -66,33 +72,43 @@ def make_interval(
 def _make_interval(
     program: Program, spec: BatchSpec, batch_size: int, updates: int, freeze: bool
 ) -> Interval:
-    def run_interval(config, state, sampling_key, dataset):
+    def run_interval(config, carried, sampling_key, dataset):
         def step(carry, _):
             state, alive = carry
             # By the step's number, so that the batches do not depend on how a run is cut up.
             key = jax.random.fold_in(sampling_key, state.step)
             batch = data.sample(dataset, key, batch_size, spec)
             after, metrics = program.algorithm.update(config, state, batch)
+            wrong = {name: ~jnp.isfinite(value) for name, value in metrics.items()}
             if freeze:
-                alive &= _all_finite(metrics)
+                wrong[STATE] = _spoils(state, after)
+                alive &= ~jnp.any(jnp.stack(list(wrong.values())))
                 after = jax.tree.map(functools.partial(jnp.where, alive), after, state)
-            return (after, alive), metrics
+            return (after, alive), (metrics, wrong)
 
-        (state, _), metrics = jax.lax.scan(step, (state, jnp.array(True)), length=updates)
+        after, (metrics, wrong) = jax.lax.scan(step, carried, length=updates)
+        if not freeze:
+            last = jnp.arange(updates) == updates - 1
+            wrong[STATE] = last & _spoils(carried[0], after[0])
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
-        return state, (means, jax.tree.map(_first_not_finite, metrics))
+        return after, (means, jax.tree.map(_first, wrong))
 
     return run_interval
 
 
-def _all_finite(metrics: Metrics) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
+def _spoils(before: PyTree, after: PyTree) -> jax.Array:
+    """Whether a number of the state was finite before and is not afterwards."""
+    changes = [
+        jnp.any(jnp.isfinite(x) & ~jnp.isfinite(y))
+        for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+        if jnp.issubdtype(y.dtype, jnp.floating)
+    ]
+    return jnp.any(jnp.stack(changes)) if changes else jnp.array(False)
 
 
-def _first_not_finite(values: jax.Array) -> jax.Array:
-    wrong = ~jnp.isfinite(values)
+def _first(wrong: jax.Array) -> jax.Array:
     first = jnp.argmax(wrong).astype(jnp.int32)
-    return jnp.where(jnp.any(wrong), first, values.shape[0])
+    return jnp.where(jnp.any(wrong), first, wrong.shape[0])
 
 
 def init_lanes(

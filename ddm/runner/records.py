@@ -19,7 +19,7 @@ from absl import flags
 import ddm
 from ddm import data
 from ddm.errors import InputError
-from ddm.runner.files import full_disk_named, read_json, write_json
+from ddm.runner.files import full_disk_named, json_values, read_json, write_json
 from ddm.runner.flags import algorithm_name, flag_fields
 from ddm.runner.options import RUN_ONLY, Options
 from ddm.types import Box, Discrete, Space
@@ -39,8 +39,8 @@ def describe_run(
     named = options.environment or dataset.info.environment_id
     record = {
         "algorithm": algorithm_name(algorithm),
-        "config": {f.name: getattr(config, f.name) for f in dataclasses.fields(config)},
-        "without_flag": _fields_without_flag(config),
+        "config": describe_config(config),
+        "not_in_file": _fields_not_in_file(config),
         "options": dataclasses.asdict(options),
         "script_flags": script_flags(config),
         "dataset": _describe_dataset(dataset),
@@ -53,24 +53,36 @@ def describe_run(
         "versions": versions(),
         "commit": _commit(),
     }
-    return json.loads(json.dumps(record, default=_plain))
+    return _as_json(record)
+
+
+def describe_config(config: Any) -> dict[str, Any]:
+    """The fields of a configuration as a record has them."""
+    return _as_json({f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
+
+
+def _as_json(value: Any) -> Any:
+    return json_values(json.loads(json.dumps(value, default=_plain)))
 
 
 def resolve_schedules(algorithm: Any, config: Any, options: Options) -> tuple[Any, list[str]]:
     """The configuration whose schedules end with the run, where nothing else is set.
 
     Returns:
-      What `algorithm.resolve` makes of the configuration, if it has one, and a sentence where a
-      run that became longer keeps the schedule it began with.
+      The configuration, and a sentence where a run that became longer keeps the schedule that it
+      began with.
     """
-    resolve = getattr(algorithm, "resolve", None)
-    if resolve is None:
-        return config, []
     length = schedule_length(options)
-    resolved = resolve(config, length)
+    resolved = resolve(algorithm, config, length)
     if length == options.num_updates or resolved == config:
         return resolved, []
     return resolved, [f"schedules end at gradient step {length}, as the run began with them"]
+
+
+def resolve(algorithm: Any, config: Any, num_updates: int | None) -> Any:
+    """What `algorithm.resolve` makes of a configuration, if it has one and the length is known."""
+    function = getattr(algorithm, "resolve", None)
+    return config if function is None or num_updates is None else function(config, num_updates)
 
 
 def schedule_length(options: Options) -> int:
@@ -94,7 +106,9 @@ def _describe_dataset(dataset: Any) -> dict[str, Any]:
         "reward_scale": maps.reward_scale,
         "reward_shift": maps.reward_shift,
         "standardized": maps.observation_mean is not None and bool(np.any(maps.observation_mean)),
+        "clipped_actions": info.clipped_actions,
         "moved_actions": info.moved_actions,
+        "dropped_transitions": info.dropped_transitions,
         "has_rewards": info.has_rewards,
         "notes": info.notes,
     }
@@ -125,15 +139,24 @@ def policy_space(space: Space | None, config: Any) -> Space | None:
     return space
 
 
-def _fields_without_flag(config: Any) -> list[str]:
-    """Fields of a configuration that differ from their default and that no flag can give."""
+def _fields_not_in_file(config: Any) -> list[str]:
+    """Fields with a value that a file cannot hold: a function, or neither a default nor a flag."""
     flagged = {field.name for field in flag_fields(type(config))}
-    default = type(config)()
     return [
         f.name
         for f in dataclasses.fields(config)
-        if f.name not in flagged and getattr(config, f.name) is not getattr(default, f.name)
+        for value in [getattr(config, f.name)]
+        if (callable(value) or f.name not in flagged) and not _is_default(f, value)
     ]
+
+
+def _is_default(field: dataclasses.Field, value: Any) -> bool:
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    else:
+        default = field.default
+    same_kind = type(value) is type(default)
+    return value is default or (same_kind and bool(np.all(value == default)))
 
 
 def _environment_spec(environment: Any) -> Any:
@@ -180,13 +203,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def prepare_run_dir(record: dict[str, Any], options: Options, *, write: bool) -> Path:
+def prepare_run_dir(
+    record: dict[str, Any], options: Options, *, write: bool
+) -> tuple[Path, list[str]]:
     """Makes the folder of a run and writes its configuration, or checks it against the one there.
 
     Args:
-      record: from `describe_run`.
+      record: from `describe_run`. Of a run that goes on, the circumstances of its start become
+        those of the first start, and the present ones stand under "resumed".
       options: of the run.
       write: False in processes that share the lanes with the one that writes.
+
+    Returns:
+      The folder, and a sentence for the user where the run goes on with or without a score.
 
     Raises:
       InputError: the folder holds another run, or `--resume` names none.
@@ -195,23 +224,26 @@ def prepare_run_dir(record: dict[str, Any], options: Options, *, write: bool) ->
         raise InputError("--resume needs --run_dir, the folder of the run to go on with")
     folder = Path(options.run_dir or _new_name(record)).expanduser()
     if not write:
-        return folder
+        return folder, []
     if options.resume and not folder.is_dir():
         raise InputError(f"--run_dir={folder} does not exist, so there is nothing to resume")
-    path = folder / CONFIG
+    path, notices = folder / CONFIG, []
     if path.exists():
         if not options.resume:
             raise InputError(
                 f"--run_dir={folder} already holds a run: add --resume, or name another folder"
             )
-        check_same_run(read_json(path), record, folder)
+        saved = read_json(path)
+        check_same_run(saved, record, folder)
+        notices = _compare_scores(saved, record)
+        _keep_first_start(saved, record)
     with full_disk_named(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:
             raise InputError(f"--run_dir={folder} is a file, expected a folder") from error
         write_json(path, record)
-    return folder
+    return folder, notices
 
 
 def check_same_run(saved: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:
@@ -222,13 +254,15 @@ def check_same_run(saved: dict[str, Any], asked: dict[str, Any], folder: Path) -
     Raises:
       InputError: names the first difference and both values.
     """
-    for section in ("algorithm", "config", "dataset", "options"):
+    unscored = None in (saved.get("environment"), asked["environment"])
+    # The data come last: an option that changes them is the better name for what differs.
+    for section in ("algorithm", "config", "options", "environment", "dataset"):
         before, now = saved.get(section), asked[section]
         if not isinstance(now, dict):
             before, now = {section: before}, {section: now}
         for name in now:
             old, new = (before or {}).get(name), now[name]
-            if old == new or _may_differ(section, name, old, new, before or {}):
+            if old == new or _may_differ(section, name, before or {}, unscored):
                 continue
             what = f"dataset {name}" if section == "dataset" else name
             raise InputError(
@@ -243,17 +277,42 @@ def check_same_run(saved: dict[str, Any], asked: dict[str, Any], folder: Path) -
 
 
 _IDENTITY = ("transitions", "episodes", "digest")  # of a dataset, wherever it lies
+_OF_THE_SCORE = ("environment", "environment_kwargs", "max_episode_steps")
+_CIRCUMSTANCES = ("command", "host", "started", "versions", "commit")
 
 
-def _may_differ(section: str, name: str, old: Any, new: Any, saved: dict[str, Any]) -> bool:
-    """Whether a run may go on although this value is another one."""
+def _may_differ(section: str, name: str, saved: dict[str, Any], unscored: bool) -> bool:
+    """Whether a run may go on although this value is another one.
+
+    Args:
+      section: of the record.
+      name: in the section.
+      saved: the section of the run that goes on.
+      unscored: there was no environment, or there is none now: a score may come and go.
+    """
+    if section == "environment" or (section == "options" and name in _OF_THE_SCORE):
+        return unscored
     if section == "options":
-        if name == "environment":  # a run may go on without its score, and get it back
-            return "none" in (old, new)
         return name in RUN_ONLY | {"dataset"}
     if section == "dataset":
         return name not in _IDENTITY or name not in saved  # recorded by an older version
     return False
+
+
+def _compare_scores(saved: dict[str, Any], record: dict[str, Any]) -> list[str]:
+    """Says so where a run loses its score, or gets one."""
+    before, now = saved.get("environment"), record["environment"]
+    if before and not now:
+        return [f"this run was scored in {before} so far: its scores end here"]
+    if now and not before:
+        return [f"this run had no environment so far: its scores begin here, in {now}"]
+    return []
+
+
+def _keep_first_start(saved: dict[str, Any], record: dict[str, Any]) -> None:
+    now = {name: record[name] for name in _CIRCUMSTANCES}
+    record.update({name: saved.get(name) for name in _CIRCUMSTANCES})
+    record["resumed"] = [*saved.get("resumed", ()), now]
 
 
 def _new_name(record: dict[str, Any]) -> Path:

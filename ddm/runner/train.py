@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,16 @@ from ddm import data, evaluation
 from ddm.errors import DivergenceError, EvaluationError
 from ddm.runner import checkpoints, records, report, sweep
 from ddm.runner.failures import Failures
-from ddm.runner.files import full_disk_named, write_json
-from ddm.runner.lanes import Layout, broadcast, largest, map_lanes, unwrap_keys, wrap_keys
+from ddm.runner.files import full_disk_named, json_values, write_json
+from ddm.runner.lanes import (
+    Layout,
+    broadcast,
+    broadcast_text,
+    largest,
+    map_lanes,
+    unwrap_keys,
+    wrap_keys,
+)
 from ddm.runner.metrics import MetricsWriter, read_metrics, require_tensorboard
 from ddm.runner.options import Options
 from ddm.runner.program import example_batch, init_lanes, make_interval
@@ -102,7 +111,7 @@ class _Run:
         self._means: dict[str, np.ndarray] = {}  # of all lanes, over the last interval
         self._warnings: dict[str, list[str]] = {}  # lane -> sentences
         self._failures = Failures(self._lanes)
-        self._failed_evaluations: dict[int, str] = {}  # step -> what the simulator said
+        self._failed_evaluations: dict[str, str] = {}  # step -> what the simulator said
         self._layout = Layout.create(len(self._lanes), options.devices)
         self._evaluator = self._make_evaluator(environment)
         # What the algorithm or the environment refuses is refused here, before there is a folder.
@@ -114,7 +123,8 @@ class _Run:
             self._evaluator.check(self.policy())
         self._writes = jax.process_index() == 0
         self._record = records.describe_run(algorithm, config, dataset, environment, options)
-        self.run_dir = records.prepare_run_dir(self._record, options, write=self._writes)
+        self.run_dir, changes = records.prepare_run_dir(self._record, options, write=self._writes)
+        notices.extend(changes)
         self._store = checkpoints.Store(self.run_dir, options.keep)
         self.step, self._saved_step = 0, -1
         if options.resume:
@@ -198,11 +208,17 @@ class _Run:
             notices.append(f"{self.run_dir} has no checkpoint: starting from the beginning")
             return 0, fresh
         notices.extend([*(found[2] if found else ()), f"going on after gradient step {step}"])
-        if found:
-            header = self._store.header(step)
-            self._failures = Failures(self._lanes, header.get("failures"))
+        self._recall_failures(self._store.header(step) if found else {})
         arrays = (found[1]["state"], found[1]["sampling_keys"]) if found else like
         return step, wrap_keys(broadcast(arrays), fresh)
+
+    def _recall_failures(self, header):
+        """What had failed when the checkpoint was written, on every process."""
+        names = ("failures", "failed_evaluations")
+        text = json.dumps({name: header.get(name, {}) for name in names})
+        found = json.loads(broadcast_text(text if self._writes else ""))
+        self._failures = Failures(self._lanes, found["failures"])
+        self._failed_evaluations = found["failed_evaluations"]
 
     def _saved_tree(self, arrays):
         state, sampling_keys = arrays
@@ -223,8 +239,9 @@ class _Run:
     def advance(self):
         """Runs one interval of updates, checks its metrics and writes them."""
         with self._clock.interval(self.schedule.log_every):
-            self._state, metrics = self._interval(
-                self._config, self._state, self._sampling_keys, self._shared_dataset
+            carried = self._state, self._layout.place(self._failures.alive)
+            (self._state, _), metrics = self._interval(
+                self._config, carried, self._sampling_keys, self._shared_dataset
             )
             means, not_finite = self._layout.gather(metrics)
         minibatches = self._spec.minibatches
@@ -238,7 +255,7 @@ class _Run:
 
     def _report_failures(self, new):
         """Says which lanes diverged; stops, before anything is saved, if no lane is left."""
-        if len(self._failures) == len(self._lanes):
+        if new and len(self._failures) == len(self._lanes):
             saved = self._store.steps() if self._writes else []
             kept = (
                 f"the last checkpoint is of step {saved[0]}"
@@ -268,10 +285,14 @@ class _Run:
         """Evaluates the policies of all lanes; without an environment, does nothing."""
         if self._evaluator is None:
             return
+        result, error = None, None
         try:
             result = self._evaluator(self.policy(), self._options.eval_seed + self.step)
-        except EvaluationError as error:
-            self._report_failed_evaluation(error)
+        except EvaluationError as raised:
+            error = raised
+        failed = largest(int(error is not None))  # in one process: no other has all scores either
+        if result is None or failed:
+            self._report_failed_evaluation(error or EvaluationError("another process failed"))
             return
         metrics = report.score_metrics(result, self._dataset.info.reference_scores)
         metrics = self._layout.gather_host(metrics)
@@ -289,7 +310,7 @@ class _Run:
         if self._options.on_evaluation_error == "stop":
             kept = f"; the checkpoint of step {self.step} is written, --resume goes on from it"
             raise EvaluationError(f"{error}{kept if self.step else ''}") from error
-        self._failed_evaluations[self.step] = str(error)
+        self._failed_evaluations[str(self.step)] = str(error)
         self.progress.note(f"the evaluation at gradient step {self.step} failed: {error}")
 
     def policy(self):
@@ -314,13 +335,14 @@ class _Run:
             example = example_batch(self._dataset, self._spec)
             header = checkpoints.header(example, self._dataset.normalization)
             header["failures"] = self._failures.record()
+            header["failed_evaluations"] = self._failed_evaluations
             self._store.save(self.step, self._saved_tree(arrays), header)
 
     def finish(self):
         """Writes the summary and the plots."""
         history = read_metrics(self.run_dir / records.METRICS, self._lanes) if self._writes else {}
         score = report.summarize_scores(history, self._lanes, self._failures)
-        summary = {
+        measured = {
             **self._record,
             "gradient_steps": self.step,
             "score": score,
@@ -330,6 +352,7 @@ class _Run:
             **self._clock.figures(len(self._lanes)),
             **report.device_record(),
         }
+        summary = json_values(measured)
         if self._writes:
             write_json(self.run_dir / records.SUMMARY, summary)
             if self._options.plots:

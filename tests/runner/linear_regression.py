@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ddm.types import Batch, BatchSpec
+from ddm.types import Batch, BatchSpec, find_choice
+
+LOSSES = {"square": jnp.square, "absolute": jnp.abs}
 
 
 @struct.dataclass
@@ -18,6 +21,12 @@ class Config:
     learning_rate: float = 0.1  # step size
     noise: float = 0.01  # standard deviation that is added to the weights
     explode_at: int = -1  # update from which the loss is NaN; -1: never
+    spoil_at: int = -1  # update after which the weights are NaN, which no metric shows; -1: never
+    largest: float = float("inf")  # of the weights
+    loss: Literal["square", "absolute"] | Callable = struct.field(
+        pytree_node=False, default="square"
+    )  # of an error
+    scale: Callable = struct.field(pytree_node=False, default=jnp.asarray)  # of an observation
     minibatches: int = struct.field(pytree_node=False, default=1)  # gradient steps of an update
 
 
@@ -47,13 +56,16 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, dict[str,
     key, noise_key = jax.random.split(state.key)
 
     def loss_fn(weights):
-        return jnp.mean(jnp.square(batch.observations @ weights - batch.actions))
+        errors = config.scale(batch.observations) @ weights - batch.actions
+        return jnp.mean(find_choice(config.loss, LOSSES, "loss", "linear_regression")(errors))
 
     loss, gradient = jax.value_and_grad(loss_fn)(state.weights)
     weights = state.weights - config.learning_rate * gradient
     weights += config.noise * jax.random.normal(noise_key, weights.shape)
     loss = jnp.where(state.step == config.explode_at, jnp.nan, loss)
+    weights = jnp.clip(weights, -config.largest, config.largest)
     metrics = {"loss": loss, "weight_norm": jnp.linalg.norm(weights)}
+    weights = jnp.where(state.step == config.spoil_at, jnp.nan, weights)
     return State(weights, state.step + config.minibatches, key), metrics
 
 
@@ -67,7 +79,7 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, Any]:
     """The linear map."""
-    return jnp.clip(observation @ state.weights, -1.0, 1.0), policy_state
+    return jnp.clip(config.scale(observation) @ state.weights, -1.0, 1.0), policy_state
 
 
 def diagnose(config: Config, metrics: Any) -> list[str]:

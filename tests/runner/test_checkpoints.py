@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import linear_regression
 import numpy as np
 import pytest
@@ -18,6 +19,14 @@ from ddm.errors import InputError
 from ddm.runner import load_policy
 from ddm.runner.checkpoints import Store
 from ddm.runner.lanes import unwrap_keys
+
+
+def absolute(error):  # called like a loss that the algorithm knows, and another one
+    return 2.0 * jnp.abs(error)
+
+
+def halved(observation):
+    return 0.5 * observation
 
 
 def assert_same_state(first, second):
@@ -249,3 +258,23 @@ def test_the_policy_of_a_run_is_read_back_without_its_dataset(uninterrupted):
         load_policy(folder, linear_regression, step=5)
     with pytest.raises(InputError, match="is a run of linear_regression, not of json"):
         load_policy(folder, json)
+
+
+@pytest.mark.parametrize(("field", "function"), [("loss", absolute), ("scale", halved)])
+def test_functions_of_a_configuration_are_not_forgotten(run, tmp_path, field, function):
+    config = linear_regression.Config(**{field: function})
+    trained = run(tmp_path, config=config).policy
+    with pytest.raises(InputError, match=rf"run with a {field} of its own, .*config=\.\.\."):
+        load_policy(tmp_path, linear_regression)
+    with pytest.raises(InputError, match=r"was run with noise=0\.01, not 0\.5"):
+        load_policy(tmp_path, linear_regression, config=config.replace(noise=0.5))
+    policy = load_policy(tmp_path, linear_regression, config=config)
+    key = jax.random.key(0)
+    observation = np.asarray([0.3, -0.2], np.float32)
+    np.testing.assert_array_equal(policy(observation, key)[0], trained(observation, key)[0])
+
+
+def test_choices_and_functions_that_are_the_default_are_in_the_file(run, tmp_path):
+    config = linear_regression.Config(loss="absolute")
+    run(tmp_path, config=config)
+    assert load_policy(tmp_path, linear_regression).config.loss == "absolute"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -17,7 +18,8 @@ from ddm.runner.lanes import Layout, join_processes, map_lanes, unwrap_keys, wra
 
 HERE = str(Path(__file__).parent)
 
-# Trains eleven lanes; the arguments are the folder and options that differ from the tiny run.
+# Trains 22 lanes, half of which diverge; the arguments are the folder and options that differ from
+# the tiny run.
 TRAIN = """
 import sys, warnings
 import jax
@@ -25,7 +27,9 @@ import linear_regression, tiny
 from ddm.runner import train
 from ddm.runner.lanes import join_processes
 
-options = tiny.make_options(sys.argv[1], seeds=11, **eval(sys.argv[2]))
+options = tiny.make_options(
+    sys.argv[1], seeds=11, sweep=("explode_at=-1,6",), **eval(sys.argv[2])
+)
 join_processes(options.coordinator_address, options.num_processes, options.process_id)
 dataset = tiny.make_dataset()
 warnings.filterwarnings("error", category=DeprecationWarning, module="ddm")
@@ -63,7 +67,7 @@ def finish(*processes):
 def expected(run, tmp_path_factory):
     """The metrics of all lanes on one device, in one process."""
     folder = tmp_path_factory.mktemp("one")
-    run(folder, seeds=11, environment=tiny.Target())
+    run(folder, seeds=11, sweep=("explode_at=-1,6",), environment=tiny.Target())
     return read_values(folder)
 
 
@@ -75,7 +79,7 @@ def read_values(folder):
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
-    """Two thirds of the run on eight devices; eleven lanes leave places to be padded."""
+    """Two thirds of the run on eight devices; 22 lanes leave places to be padded."""
     folder = tmp_path_factory.mktemp("eight")
     outputs = finish(start(folder, fake_devices=8, num_updates=8))
     assert "devices: 8 8" in outputs[0]
@@ -96,6 +100,8 @@ def test_two_processes_go_on_as_one_would(eight, expected, tmp_path):
     outputs = finish(*(start(folder, fake_devices=2, process_id=i, **options) for i in range(2)))
     assert all("devices: 2 4" in output for output in outputs)
     assert read_values(folder) == pytest.approx(expected, rel=1e-6)
+    failed = json.loads((folder / "summary.json").read_text())["failed"]
+    assert set(failed) == {f"seed {seed} explode_at=6" for seed in range(11)}
 
 
 @pytest.mark.parametrize("mode", ["vmap", "sequential"])

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import logging
+import warnings
 
 import chex
 import jax
@@ -14,7 +15,7 @@ import tiny
 
 import ddm
 from ddm.errors import DivergenceError, EvaluationError, InputError
-from ddm.runner import train
+from ddm.runner import load_policy, train
 from ddm.types import Box
 
 
@@ -189,8 +190,57 @@ def test_a_lane_that_diverges_does_not_end_the_others(run, tmp_path, lanes):
     json.loads((tmp_path / "both" / "summary.json").read_text())
 
 
-def test_a_diverged_lane_stays_so_after_a_resume(run, tmp_path):
-    options = {"sweep": ("explode_at=6,-1",), "environment": tiny.Target()}
+def test_a_state_that_spoils_before_a_metric_shows_it_is_a_divergence(run, tmp_path):
+    # The second update leaves NaN behind its finite metrics.
+    message = "state of seed 0 is not finite at gradient step 4; there is no checkpoint yet"
+    with pytest.raises(DivergenceError, match=message):
+        run(tmp_path / "one", config=linear_regression.Config(spoil_at=3))
+    result = run(tmp_path / "two", sweep=("spoil_at=1,-1",))
+    sentence = "state of seed 0 spoil_at=1 is not finite at gradient step 2"
+    assert result.summary["failed"] == {"seed 0 spoil_at=1": sentence}
+    assert result.policy.state.step.tolist() == [1, 12]
+    assert np.isfinite(result.policy.state.weights).all()
+    with pytest.warns(UserWarning, match=f"{sentence}; its policy is the last one before that"):
+        load_policy(tmp_path / "two", linear_regression, lane=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_policy(tmp_path / "two", linear_regression, lane=1)
+
+
+class _Scores:
+    """An evaluator whose score of the first lane is not finite from gradient step 8 on."""
+
+    def __init__(self, inner):
+        self._inner = inner
+        self.check, self.close = inner.check, inner.close
+
+    def __call__(self, policy, seed):
+        result = self._inner(policy, seed)
+        if seed >= 1008:
+            result.returns[0] = np.nan
+        return result
+
+
+def test_a_score_that_is_not_finite_stops_its_lane(run, tmp_path, monkeypatch):
+    from ddm import evaluation
+
+    make = evaluation.make_evaluator
+    broken = lambda *args, **more: _Scores(make(*args, **more))  # noqa: E731
+    monkeypatch.setattr(evaluation, "make_evaluator", broken)
+    result = run(tmp_path / "two", seeds=2, environment=tiny.Target(), plots=True)
+    sentence = "evaluation/return of seed 0 is not finite at gradient step 8"
+    assert result.summary["failed"] == {"seed 0": sentence}
+    assert result.policy.state.step.tolist() == [8, 12]
+    assert values(tmp_path / "two", "evaluation/return", seed=0)[-1][0] == 4
+    text = (tmp_path / "two" / "summary.json").read_text()
+    json.loads(text, parse_constant=pytest.fail)
+    with pytest.raises(DivergenceError, match="is not finite at gradient step 8; the last check"):
+        run(tmp_path / "one", environment=tiny.Target())
+
+
+@pytest.mark.parametrize("metric", ["explode_at=6,-1", "spoil_at=5,-1"])
+def test_a_diverged_lane_stays_so_after_a_resume(run, tmp_path, metric):
+    options = {"sweep": (metric,), "environment": tiny.Target()}
     whole = run(tmp_path / "whole", **options)
     run(tmp_path / "parts", num_updates=8, **options)
     parts = run(tmp_path / "parts", resume=True, **options)
@@ -233,7 +283,9 @@ def test_a_failed_evaluation_loses_nothing(run, tmp_path, monkeypatch):
     with pytest.raises(EvaluationError, match="checkpoint of step 8 is written, --resume goes on"):
         run(tmp_path / "stop", **options)
     going_on = run(tmp_path / "on", on_evaluation_error="continue", **options)
-    assert going_on.summary["failed_evaluations"] == {8: "Target failed in step 3: no more memory"}
+    assert going_on.summary["failed_evaluations"] == {
+        "8": "Target failed in step 3: no more memory"
+    }
     assert going_on.summary["gradient_steps"] == 12
     monkeypatch.setattr(evaluation, "make_evaluator", make)
     run(tmp_path / "stop", resume=True, **options)
@@ -247,6 +299,40 @@ def test_a_run_may_go_on_without_its_environment(dataset, run, tmp_path):
     result = train(linear_regression, config, dataset, None, options)
     assert result.summary["gradient_steps"] == 12
     assert result.summary["score"]["last_step"] == 8
+
+
+def test_a_run_says_where_its_scores_end_and_begin(run, tmp_path, capsys):
+    run(tmp_path, num_updates=4)
+    options = {"num_updates": 8, "resume": True, "max_episode_steps": 3, "progress": "plain"}
+    run(tmp_path, environment=tiny.Target(), **options)
+    said = "this run had no environment so far: its scores begin here, in Target"
+    assert said in capsys.readouterr().err
+    assert min(step for step, _ in values(tmp_path, "evaluation/return")) == 4
+    run(tmp_path, resume=True, progress="plain")
+    assert "was scored in Target so far: its scores end here" in capsys.readouterr().err
+    run(tmp_path / "other", environment=tiny.Target(), num_updates=4)
+    with pytest.raises(InputError, match="was run with environment=Target, not Other"):
+        run(tmp_path / "other", environment=tiny.Target("Other"), resume=True)
+
+
+def test_a_run_that_goes_on_keeps_its_first_start(run, tmp_path):
+    first = run(tmp_path, num_updates=8).summary
+    again = run(tmp_path, resume=True).summary
+    assert "resumed" not in first
+    assert again["started"] == first["started"]
+    assert [set(start) for start in again["resumed"]] == [
+        {"command", "host", "started", "versions", "commit"}
+    ]
+    assert json.loads((tmp_path / "config.json").read_text())["resumed"] == again["resumed"]
+
+
+def test_infinite_hyper_parameters_leave_valid_json(run, tmp_path):
+    config = linear_regression.Config(noise=0.5, largest=float("inf"))
+    run(tmp_path, config=config)
+    for name in ("config.json", "summary.json"):
+        record = json.loads((tmp_path / name).read_text(), parse_constant=pytest.fail)
+        assert record["config"]["largest"] == "inf"
+    assert load_policy(tmp_path, linear_regression).config.largest == np.inf
 
 
 def test_other_arrays_of_the_same_name_and_size_are_not_gone_on_with(run, dataset, tmp_path):
@@ -302,7 +388,7 @@ def test_the_dataset_is_an_argument_of_the_program(dataset):
     configs, lanes = expand(linear_regression.Config())
     spec = linear_regression.batch_spec(configs)
     state, keys = init_lanes(linear_regression, configs, lanes, dataset, 8)
-    one = jax.tree.map(lambda x: x[0], (configs, state, keys))
+    config, state, key = jax.tree.map(lambda x: x[0], (configs, state, keys))
     interval = make_interval(linear_regression, spec, 8, 2)
-    program = jax.make_jaxpr(interval)(*one, dataset)
+    program = jax.make_jaxpr(interval)(config, (state, True), key, dataset)
     assert max((np.size(constant) for constant in program.consts), default=0) <= 1
