@@ -127,10 +127,12 @@ _AT_LEAST = {
     "checkpoint_every": 0, "keep": 1, "max_episode_steps": 0, "eval_environments": 0,
 }  # fmt: skip
 
-# A step is counted in an int32; a seed has 32 bits, and more would be cut off without a word.
+LARGEST = 2**31 - 1  # step that an int32 counts
+
+# A seed has 32 bits, and more would be cut off without a word.
 _AT_MOST = {
-    "num_updates": 2**31 - 1, "log_every": 2**31 - 1, "eval_every": 2**31 - 1,
-    "checkpoint_every": 2**31 - 1, "seed": 2**32 - 1, "eval_seed": 2**32 - 1,
+    "num_updates": LARGEST, "log_every": LARGEST, "eval_every": LARGEST,
+    "checkpoint_every": LARGEST, "seed": 2**32 - 1, "eval_seed": 2**32 - 1,
 }  # fmt: skip
 
 # Options that describe how a run is watched, stored or spread, not what it computes: they may

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from ddm.runner.options import Options
+from ddm.errors import InputError
+from ddm.runner.options import LARGEST, Options
 
 # Below this share of `log_every`, a common divisor of the intervals is no useful interval.
 _SMALLEST_SHARE = 0.05
@@ -46,6 +47,9 @@ def make_schedule(options: Options, minibatches: int = 1) -> tuple[Schedule, lis
 
     Returns:
       The schedule, and a sentence for each interval that is not the one asked for.
+
+    Raises:
+      InputError: the run would have more steps than are counted.
     """
     asked = {"num_updates": options.num_updates, "log_every": options.log_every}
     asked |= {"eval_every": options.eval_every, "checkpoint_every": options.checkpoint_every}
@@ -58,6 +62,11 @@ def make_schedule(options: Options, minibatches: int = 1) -> tuple[Schedule, lis
     else:
         unit = _round_up(fitted["log_every"], minibatches)
         fitted = {name: _round_up(value, unit) for name, value in fitted.items()}
+    if fitted["num_updates"] > LARGEST:
+        raise InputError(
+            f"num_updates is {asked['num_updates']}, which log_every={asked['log_every']} rounds "
+            f"up to {fitted['num_updates']}, expected at most {LARGEST}"
+        )
     notices = [
         f"{name} is {fitted[name]} instead of {asked[name]}, so that the intervals fit together"
         for name in asked

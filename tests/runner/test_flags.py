@@ -10,19 +10,18 @@ import pytest
 from absl import flags
 from flax import struct
 
+from ddm.configuration import Configuration, leaf, static
 from ddm.errors import InputError
 from ddm.runner import Options, define_flags, parse_flags
 from ddm.runner.flags import field_comments, flag_fields
 
 
-@struct.dataclass
-class Base:
+class Base(Configuration):
     """Fields that are inherited."""
 
-    discount: float = 0.99  # gamma, per step
+    discount: float = leaf(0.99, "[0, 1]")  # gamma, per step
 
 
-@struct.dataclass
 class Config(Base):
     """Every kind of field."""
 
@@ -36,6 +35,7 @@ class Config(Base):
     )  # of the policy
     layer_norm: bool = struct.field(pytree_node=False, default=False)
     dropout: float | None = None  # None: no dropout
+    pair: tuple[float, float] = static((0.0, 1.0), "[0, inf)")  # a range
     weight: Callable = struct.field(pytree_node=False, default=abs)  # no flag
 
 
@@ -83,6 +83,7 @@ def test_help_texts_are_the_comments_of_the_source():
         "layers": "hidden units",
         "head": "of the policy",
         "dropout": "None: no dropout",
+        "pair": "a range",
         "weight": "no flag",
     }
 
@@ -98,7 +99,7 @@ def test_the_help_of_the_experiment_shows_the_flags():
     values = flags.FlagValues()
     define_flags(algorithm, flag_values=values)
     text = values.module_help(__name__)
-    assert "--discount: [toy] gamma, per step" in text
+    assert "--discount: [toy] gamma, per step (in [0, 1])" in text
     assert "--[no]layer_norm: [toy] layer norm" in text
     assert "--seeds: Number of seeds" in text
     assert "(default: '256,256')" in text
@@ -124,8 +125,18 @@ def test_what_is_not_a_flag_or_a_value_is_refused(argument, message):
 def test_values_out_of_range_are_refused():
     with pytest.raises(InputError, match="seeds is 0, expected at least 1"):
         parse("--dataset=d", "--seeds=0")
+    with pytest.raises(InputError, match=r"discount is 1\.5, expected a value in \[0, 1\]"):
+        parse("--dataset=d", "--discount=1.5")
+    with pytest.raises(InputError, match=r"pair is \(-1\.0, 2\.0\), expected a value in"):
+        parse("--dataset=d", "--pair=-1,2")
     with pytest.raises(InputError, match="--dataset is missing"):
         parse()
+
+
+def test_tuples_may_be_empty_or_of_a_fixed_length():
+    options, config = parse("--dataset=d", "--layers=", "--pair=0.5,2", "--action_low=-1,-2")
+    assert (config.layers, config.pair) == ((), (0.5, 2.0))
+    assert (options.action_low, options.action_high) == ((-1.0, -2.0), ())
 
 
 def test_a_field_may_not_have_the_name_of_an_option():

@@ -20,9 +20,11 @@ HERE = str(Path(__file__).parent)
 
 SCRIPT = '''"""Trains the tiny algorithm."""
 import linear_regression, tiny
+from absl import flags
 from ddm import runner
 from ddm.errors import InputError
 
+flags.DEFINE_string("own", "", "Of this script.")
 runner.define_flags(linear_regression, num_updates=4, log_every=4, plots=False)
 
 def main(_):
@@ -59,6 +61,18 @@ def test_help_and_unknown_flags(call):
     result = call("--help")
     assert "--learning_rate: [linear_regression] step size" in result.stdout
     assert "--seeds: Number of seeds" in result.stdout
+    places = [
+        result.stdout.index(text)
+        for text in (
+            "Flags of the experiment:\n  --own: Of this script.",
+            "Hyper-parameters of linear_regression:",
+            "--learning_rate:",
+            "Options of the run:",
+            "--batch_size:",
+            "--seeds:",
+        )
+    ]
+    assert places == sorted(places)
     result = call("--learning_rat=1")
     assert result.returncode == 1
     assert "Unknown command line flag 'learning_rat'. Did you mean: learning_rate" in result.stderr

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from ddm.errors import InputError
 from ddm.runner import Options
 from ddm.runner.schedule import Schedule, make_schedule
 
@@ -38,6 +39,19 @@ def test_intervals_are_fitted_together(asked, fitted):
 def test_intervals_are_multiples_of_the_minibatches():
     result, _ = schedule(9, 3, 3, 9, minibatches=2)
     assert result == Schedule(12, 4, 4, 12)
+
+
+def test_steps_and_seeds_that_32_bits_do_not_hold_are_refused():
+    largest = 2**31 - 1
+    with pytest.raises(InputError, match="num_updates is 2147483648, expected at most 2147483647"):
+        Options(num_updates=largest + 1)
+    with pytest.raises(InputError, match="rounds up to 2147484000, expected at most 2147483647"):
+        schedule(largest, 1_000, 0, 0)
+    assert schedule(largest, largest, 0, 0)[0].num_updates == largest
+    assert Options(seed=2**32 - 2, seeds=2).seed == 2**32 - 2
+    for wrong in ({"seed": 2**32}, {"seed": 2**32 - 1, "seeds": 2}, {"eval_seed": 2**32}):
+        with pytest.raises(InputError, match=r"expected .*at most 4294967295"):
+            Options(**wrong)
 
 
 def test_what_is_due_when():

@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flax import struct
 
+from ddm.configuration import Configuration, leaf, static
 from ddm.errors import InputError
 from ddm.runner.sweep import Lane, expand
 
 
-@struct.dataclass
-class Config:
+class Config(Configuration):
     alpha: float = 1
-    steps: int = 10
-    width: int = struct.field(pytree_node=False, default=256)
+    steps: int = leaf(10, "[1, inf)")
+    width: int = static(256)
 
 
 def test_without_a_sweep_the_lanes_are_seeds():
@@ -46,6 +45,11 @@ def test_numbers_in_exponent_form():
         ("alpha=", "--sweep=alpha=: expected key=value,value,..."),
         ("alpha=1,high", "'high' is not a value of alpha, expected a number"),
         ("alpha=1,nan", "'nan' is not a value of alpha, expected a finite number"),
+        ("alpha=1,1e39", "'1e39' is not a value of alpha, expected a finite number of 32 bits"),
+        ("steps=1,3e9", "'3e9' is not a value of steps, expected a whole number of 32 bits"),
+        ("alpha=1,2,1.0", "--sweep=alpha=1,2,1.0: a value of alpha is given twice"),
+        ("alpha=0.1,0.10000000001", "a value of alpha is given twice"),  # in float32
+        ("alpha=1,2;steps=0,5", "test_sweep: steps is 0, expected a value in [1, inf)"),
         ("steps=1.5", "'1.5' is not a value of steps, expected a whole number"),
         ("alpha=1;alpha=2", "alpha is given twice"),
     ],

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import logging
+import types
 import warnings
 
 import chex
@@ -356,6 +357,26 @@ def test_an_update_that_is_replaced_is_the_one_that_runs(run, tmp_path, monkeypa
     monkeypatch.setattr(linear_regression, "update", stands_still)
     after = run(tmp_path / "after")
     assert np.abs(after.policy.state.weights - before.policy.state.weights).max() > 0.1
+
+
+def test_an_algorithm_may_be_an_instance_without_a_hash(dataset, run, tmp_path):
+    functions = {name: value for name, value in vars(linear_regression).items() if name[0] != "_"}
+    algorithm = types.SimpleNamespace(**functions)
+    options = tiny.make_options(tmp_path / "instance")
+    result = train(algorithm, linear_regression.Config(), dataset, tiny.Target(), options)
+    expected = run(tmp_path / "module", environment=tiny.Target())
+    np.testing.assert_array_equal(result.policy.state.weights, expected.policy.state.weights)
+    assert result.summary["algorithm"] == "SimpleNamespace"
+    assert load_policy(tmp_path / "instance", algorithm).state.step == 12
+
+
+def test_the_policy_of_one_seed_acts(run, tmp_path):
+    observation, key = np.asarray([0.3, -0.2], np.float32), jax.random.key(0)
+    policy = run(tmp_path).policy
+    action, _ = policy(observation, key)
+    np.testing.assert_array_equal(
+        action, load_policy(tmp_path, linear_regression)(observation, key)[0]
+    )
 
 
 def test_the_record_says_what_was_done_to_the_data(run, tmp_path):
