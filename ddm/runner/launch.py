@@ -10,6 +10,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from ddm.errors import DdmError, InputError, MissingDependencyError
+from ddm.runner.help import help_text
 from ddm.runner.lanes import join_processes
 from ddm.runner.options import Options
 from ddm.types import Discrete
@@ -40,6 +41,9 @@ def launch(main: Callable[[Sequence[str]], Any]) -> None:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
 
+    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
+        print(help_text())
+        sys.exit(0)
     app.run(guarded)
 
 

@@ -57,8 +57,11 @@ def test_an_error_of_the_user_is_one_sentence(call, tmp_path):
 
 def test_help_and_unknown_flags(call):
     result = call("--help")
-    assert "--learning_rate: [linear_regression] step size" in result.stdout
-    assert "--seeds: Number of seeds" in result.stdout
+    assert result.returncode == 0
+    algorithm, run = result.stdout.split("\nThe run:\n")
+    assert "The algorithm, linear_regression:\n  --learning_rate: step size" in algorithm
+    assert "--seeds: Number of seeds" in run
+    assert "--learning_rate" not in run
     result = call("--learning_rat=1")
     assert result.returncode == 1
     assert "Unknown command line flag 'learning_rat'. Did you mean: learning_rate" in result.stderr
