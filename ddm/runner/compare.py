@@ -22,8 +22,8 @@ def score_curve(run_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
       run_dir: folder of a run.
 
     Returns:
-      Gradient steps (K,) of the evaluations, and scores (K, L) of all lanes: normalised where
-      the run has reference scores, raw returns otherwise.
+      Gradient steps (K,) of the evaluations, and scores (K, L) of the lanes: normalised where
+      the run has reference scores, raw returns otherwise. Lanes that failed are left out.
 
     Raises:
       InputError: the folder holds no metrics, or no evaluation.
@@ -34,13 +34,15 @@ def score_curve(run_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for name in (NORMALIZED, RETURN):
-        by_step: dict[int, list[float]] = {}
+        by_lane: dict[tuple[str, ...], dict[int, float]] = {}
         for row in rows:
             if row["metric"] == name:
-                by_step.setdefault(int(row["step"]), []).append(float(row["value"]))
-        if by_step:
-            steps = sorted(by_step)
-            return np.array(steps), np.array([by_step[step] for step in steps])
+                lane = tuple(row[key] for key in row if key not in ("step", "metric", "value"))
+                by_lane.setdefault(lane, {})[int(row["step"])] = float(row["value"])
+        steps = sorted({step for curve in by_lane.values() for step in curve})
+        whole = [curve for curve in by_lane.values() if set(curve) == set(steps)]
+        if whole:
+            return np.array(steps), np.array([[curve[step] for curve in whole] for step in steps])
     raise InputError(f"{path} holds no evaluation; the run had no environment")
 
 

@@ -104,7 +104,7 @@ def summarize_scores(
         return None
     steps = sorted(history[name])
     curve = np.stack([history[name][step] for step in steps])  # (evaluations, L)
-    successes = history[SUCCESS][steps[-1]] if SUCCESS in history else None
+    successes = history.get(SUCCESS, {}).get(steps[-1])
     second_half = curve[2 * np.array(steps) >= steps[-1]]
     rows = []
     for i, lane in enumerate(lanes):
@@ -130,6 +130,7 @@ def summarize_scores(
         "last_step": steps[-1],
         "points": [
             _summarize_point(point, chosen, curve[-1], successes)
+            | {"failed": sum(lanes[i].point == point for i in failed)}
             for point in _points(lanes)
             if (chosen := [i for i in good if lanes[i].point == point])
         ],
@@ -180,32 +181,48 @@ def describe_score(score: Mapping[str, Any] | None) -> list[str]:
         label = " ".join(f"{key}={point[key]:g}" for key in keys)
         ends = point["mean_interval"]
         spread = f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else ""
-        text = f"last {score['metric']} {point['mean']:.1f}{spread} ({point['seeds']} seed(s))"
+        seeds = f"{point['seeds']} seed(s)"
+        if point["failed"]:
+            seeds += f" without {point['failed']} that failed"
+        text = f"last {score['metric']} {point['mean']:.1f}{spread} ({seeds})"
         if "success_rate" in point:
             text += f", success rate {point['success_rate']:.0%}"
         lines.append(f"{label}: {text}" if label else text)
     return lines
 
 
-_POINT_STATISTICS = ("seeds", "mean", "mean_interval", "iqm", "iqm_interval", "success_rate")
+_POINT_STATISTICS = (
+    "seeds", "failed", "mean", "mean_interval", "iqm", "iqm_interval", "success_rate",
+)  # fmt: skip
+
+
+_MAX_SHOWN = 4  # sweep points in a line of progress
 
 
 def describe_scores_now(metrics: Mapping[str, np.ndarray], lanes: Sequence[Lane]) -> str:
-    """One line for an evaluation under way: the score of every sweep point, a mean over its seeds.
+    """One line for an evaluation under way: the score of sweep points, each a mean over its seeds.
+
+    Of many points, the best ones are shown.
 
     Args:
       metrics: of the evaluation, (L,) each; NaN for lanes that diverged.
       lanes: the lanes.
     """
     name = score_name(metrics) or RETURN
-    parts = []
+    means: dict[str, float] = {}
     for point in _points(lanes):
         values = metrics[name][[lane.point == point for lane in lanes]]
         values = values[np.isfinite(values)]
         label = " ".join(f"{key}={value:g}" for key, value in point)
-        text = f"{values.mean():.1f}" if len(values) else "failed"
-        parts.append(f"{label}: {text}" if label else text)
-    text = f"{name.partition('/')[2]} {', '.join(parts)}"
+        means[label] = values.mean() if len(values) else -np.inf
+    shown = sorted(means, key=lambda label: -means[label]) if len(means) > _MAX_SHOWN else means
+    parts = [
+        (f"{label}: " if label else "")
+        + ("failed" if means[label] == -np.inf else f"{means[label]:.1f}")
+        for label in list(shown)[:_MAX_SHOWN]
+    ]
+    best = f"of {len(means)} points the best are " if len(means) > _MAX_SHOWN else ""
+    text = f"{name.partition('/')[2]} {best}{', '.join(parts)}"
     if SUCCESS in metrics:
         text += f", success rate {np.nanmean(metrics[SUCCESS]):.0%}"
     return text

@@ -3,7 +3,8 @@
     python experiments/tables/summary.py --runs=runs/bc-hopper,runs/iql-hopper --csv=table.csv
 
 The score is the last evaluation's, with a bootstrap interval over seeds; the best one of each run
-stands beside it, apart, and the mean over the evaluations of its second half. Each row holds the
+stands beside it, apart, and the mean over the evaluations of its second half. Seeds that diverged
+count in no mean; a sweep point of which nothing is left has no row. Each row holds the
 command, with the flags that are not defaults, and the versions that the run was made with, so
 that it can be repeated.
 """
@@ -53,15 +54,19 @@ def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
         raise InputError(f"{path} holds no score: the run had no environment")
     lanes = summary["score"]["lanes"]
     rows = []
-    for number, point in enumerate(summary["score"]["points"]):
-        own = lanes[number * point["seeds"] : (number + 1) * point["seeds"]]
+    for point in summary["score"]["points"]:
+        swept = {name: value for name, value in point.items() if not _is_statistic(name)}
+        of_point = [lane for lane in lanes if swept.items() <= lane.items()]
+        own = [lane for lane in of_point if not lane.get("failed")]
         low, high = point["mean_interval"] or (None, None)  # one seed has no interval
         rows.append(
             {
                 "dataset": summary["dataset"]["name"],
                 "algorithm": summary["algorithm"],
-                **{name: value for name, value in point.items() if not _is_statistic(name)},
-                "seeds": point["seeds"],
+                **swept,
+                "seeds": len(own),
+                "failed": len(of_point) - len(own),
+                "success_rate": point.get("success_rate"),
                 "updates": summary["gradient_steps"],
                 "episodes": summary["options"]["eval_episodes"],
                 "metric": summary["score"]["metric"],
@@ -81,10 +86,11 @@ def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def score_text(row: dict[str, Any]) -> str:
-    """The last score, with its interval where there are several seeds."""
-    if row["low"] is None:
-        return f"{row['last']:.1f}"
-    return f"{row['last']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+    """The last score, with its interval where there are several seeds, and how many failed."""
+    text = f"{row['last']:.1f}"
+    if row["low"] is not None:
+        text += f" [{row['low']:.1f}, {row['high']:.1f}]"
+    return f"{text} ({row['failed']} failed)" if row.get("failed") else text
 
 
 def command_of(summary: dict[str, Any]) -> list[str]:
@@ -129,7 +135,7 @@ def _mean_of(lanes: list[dict[str, Any]], name: str) -> float | None:
 
 
 def _is_statistic(name: str) -> bool:
-    return name == "seeds" or name.split("_")[0] in ("mean", "iqm")
+    return name in ("seeds", "failed", "success_rate") or name.split("_")[0] in ("mean", "iqm")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -43,7 +44,25 @@ def test_every_method_has_its_experiment(compare):
 def test_one_more_method_is_described_on_the_command_line(compare):
     methods = compare.chosen_methods(["bc"], ["soft iql = iql --expectile=0.6"])
     assert methods == {"bc": "bc", "soft iql": "iql --expectile=0.6"}
-    assert compare.folder_name("D4RL/door/human-v2", "soft iql") == "D4RL-door-human-v2-soft-iql"
+    name = compare.folder_name("D4RL/door/human-v2", "soft iql")
+    assert name.startswith("D4RL-door-human-v2-soft-iql-")
+
+
+def test_datasets_are_told_apart_by_path_and_content(compare, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [tmp_path / "x" / "m.npz", tmp_path / "x-m.npz"]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"same")
+    folders = {compare.folder_name(name, "bc") for name in ("x/m.npz", "x-m.npz")}
+    assert len(folders) == 2
+    assert compare.identity("x/m.npz", "bc") == compare.identity(str(paths[0]), "bc")
+    before = compare.folder_name("x/m.npz", "bc"), compare.folder_name("x", "bc")
+    paths[0].write_bytes(b"other")
+    after = compare.folder_name("x/m.npz", "bc"), compare.folder_name("x", "bc")
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+    assert compare.folder_name("a/b-c", "bc") != compare.folder_name("a-b/c", "bc")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +130,29 @@ def test_the_profile_holds_methods_that_ran_everywhere(compare, tmp_path, capsys
     assert lines[2].split()[-1] == "-"
 
 
+def test_datasets_of_one_name_are_two_columns(compare, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "m.npz").write_bytes(b"")
+    rows = {"x/m.npz": 1.0, "y/m.npz": 5.0}
+
+    def read_rows(folder):
+        dataset = next(name for name in rows if compare.folder_name(name, "bc") == folder.name)
+        return [_row("bc", "arrays", [rows[dataset], rows[dataset]])]
+
+    monkeypatch.setattr(compare.summary, "read_rows", read_rows)
+    monkeypatch.setattr(compare, "run", lambda *job: True)
+    for flag, value in (("datasets", list(rows)), ("methods", ["bc"]), ("out", str(tmp_path))):
+        monkeypatch.setattr(compare, f"_{flag.upper()}", types.SimpleNamespace(value=value))
+    for flag, value in (("METHOD", []), ("JOBS", 1), ("SEEDS", 2), ("FLAGS", "")):
+        monkeypatch.setattr(compare, f"_{flag}", types.SimpleNamespace(value=value))
+    compare.main([])
+    header, line = capsys.readouterr().out.splitlines()[2:4]
+    assert header.split() == ["x/m.npz", "y/m.npz"]
+    assert " ".join(line.split()) == "bc 1.0 [1.0, 1.0] best 1.0 5.0 [5.0, 5.0] best 5.0"
+
+
 @pytest.mark.slow
 def test_two_methods_on_a_log(tmp_path):
     environment = envs.make("PointMass-8-v0")
@@ -140,4 +182,4 @@ def test_two_methods_on_a_log(tmp_path):
     failing = _run(*arguments, "--method=broken=bc --head=nothing")
     assert failing.returncode != 0
     assert "1 of 3 runs failed" in failing.stderr
-    assert "log.npz-broken.log" in failing.stderr
+    assert "log.npz-broken-" in failing.stderr

@@ -69,6 +69,30 @@ def test_one_seed_has_a_score_without_an_interval(tmp_path):
     assert (row["last"], row["low"], row["high"]) == ("10.5", "", "")
 
 
+def test_seeds_that_failed_count_in_no_mean(tmp_path):
+    good = {"best": 20.0, "best_step": 1, "second_half": 9.0}
+    lanes = [
+        {"seed": 0, "alpha": 1.0, "failed": True},
+        {"seed": 1, "alpha": 1.0, "last": 10.0, **good},
+        {"seed": 0, "alpha": 5.0, "last": 30.0, **good},
+        {"seed": 1, "alpha": 5.0, "last": 40.0, **good},
+    ]
+    points = [
+        {"alpha": 1.0, "seeds": 1, "failed": 1, "mean": 10.0, "mean_interval": None},
+        {"alpha": 5.0, "seeds": 2, "failed": 0, "mean": 35.0, "mean_interval": (30.0, 40.0)},
+    ]
+    _write_run(tmp_path / "run", points=points, lanes=lanes)
+    done = _run(f"--runs={tmp_path / 'run'}", f"--csv={tmp_path / 'table.csv'}")
+    assert done.returncode == 0, done.stderr
+    assert "10.0 (1 failed)" in done.stdout
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["alpha"], row["seeds"], row["failed"]) for row in rows] == [
+        ("1.0", "1", "1"), ("5.0", "2", "0"),
+    ]  # fmt: skip
+    assert [row["last_of_each_seed"] for row in rows] == ["10.0", "30.0 40.0"]
+
+
 def test_folders_without_a_result_are_refused_in_one_sentence(tmp_path):
     for arguments, message in (
         ((), "--runs is missing"),

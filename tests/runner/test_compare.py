@@ -29,6 +29,12 @@ def test_normalised_scores_are_preferred(run_dir):
     assert score_curve(run_dir)[1] == 50.0
 
 
+def test_lanes_that_failed_are_left_out(run_dir):
+    with (run_dir / "metrics.csv").open("a") as file:
+        file.write("10,2,evaluation/return,100.0\n")  # and no row of step 20
+    np.testing.assert_array_equal(score_curve(run_dir)[1], [[1.0, 3.0], [5.0, 7.0]])
+
+
 def test_comparison_is_a_picture(run_dir):
     plot_comparison(run_dir / "curves.png", {"a": run_dir, "b": run_dir}, "title", "return")
     assert (run_dir / "curves.png").read_bytes().startswith(b"\x89PNG")
