@@ -107,7 +107,7 @@ def broadcast(config: Any, num_lanes: int) -> Any:
 def describe_range(field: dataclasses.Field) -> str:
     """What `--help` says of the values of a field; empty where every value is allowed."""
     allowed, other = field.metadata.get("allowed"), field.metadata.get("at_most")
-    parts = [f"in {allowed}"] if allowed else []
+    parts = [f"in {allowed}"] if allowed and allowed != "(-inf, inf)" else []
     return ", ".join([*parts, *([f"at most {other}"] if other else [])])
 
 

@@ -123,7 +123,8 @@ def test_actions_of_the_other_kind_are_refused_in_one_sentence(name, wrong, requ
 def test_help_shows_hyper_parameters_with_their_meaning(tmp_path):
     done = _run(ROOT / "experiments" / "iql.py", "--help", folder=tmp_path)
     text = " ".join((done.stdout + done.stderr).split())
-    assert "--expectile: [iql] 0.5 evaluates the behaviour policy" in text
+    assert "--expectile: 0.5 evaluates the behaviour policy" in text
+    assert "(in (0, 1)) (default: 0.7)" in text
     assert "--seeds: Number of seeds" in text
 
 

@@ -61,37 +61,6 @@ def define_flags(
             _define(dataclasses.replace(field, default=default, help=text), flag_values)
         except flags.DuplicateFlagError as error:
             raise InputError(f"the flag --{field.name} of {name} is already defined") from error
-        group = _OPTIONS if field.name in options else f"{_HYPER_PARAMETERS}{name}"
-        flag_values.register_key_flag_for_module(group, flag_values[field.name])
-
-
-# Headings of `--help`. For absl they are modules whose key flags are shown.
-_OWN = "Flags of the experiment"
-_HYPER_PARAMETERS = "Hyper-parameters of "
-_OPTIONS = "Options of the run"
-
-
-def help_text(module: str, *, flag_values: flags.FlagValues = flags.FLAGS) -> str | None:
-    """What `--help` shows of the flags: an experiment's own, hyper-parameters, and options, apart.
-
-    Args:
-      module: that defined the flags, as absl calls it; `sys.argv[0]` for the main program.
-      flag_values: where they are defined.
-
-    Returns:
-      None where `define_flags` was not called.
-    """
-    groups = flag_values.key_flags_by_module_dict()
-    of_algorithms = [name for name in groups if name.startswith(_HYPER_PARAMETERS)]
-    if not of_algorithms:
-        return None
-    headings = [*of_algorithms, _OPTIONS]
-    derived = {flag.name for heading in headings for flag in groups[heading]}
-    for flag in flag_values.get_key_flags_for_module(module):
-        if flag.name not in derived:
-            flag_values.register_key_flag_for_module(_OWN, flag)
-    texts = [flag_values.module_help(heading).strip("\n") for heading in (_OWN, *headings)]
-    return "\n\n".join(text for text in texts if text)
 
 
 def parse_flags(

@@ -10,7 +10,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from ddm.errors import DdmError, InputError, MissingDependencyError
-from ddm.runner.flags import help_text
+from ddm.runner.help import help_text
 from ddm.runner.lanes import join_processes
 from ddm.runner.options import Options
 from ddm.types import Discrete
@@ -41,17 +41,10 @@ def launch(main: Callable[[Sequence[str]], Any]) -> None:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
 
-    _show_help()
-    app.run(guarded)
-
-
-def _show_help() -> None:
-    """Prints the flags in groups and ends, for `--help`; absl mixes them in one list."""
-    text = help_text(sys.argv[0])
-    if text is not None and {"--help", "-help", "--helpshort", "-?"} & set(sys.argv[1:]):
-        print(f"{sys.modules['__main__'].__doc__ or ''}\n{text}\n")
-        print("Try --helpfull to get a list of all flags.")
+    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
+        print(help_text())
         sys.exit(0)
+    app.run(guarded)
 
 
 def load_dataset(options: Options) -> Any:
