@@ -251,7 +251,7 @@ def make_batch(algorithm: Any, config: Any, rows: int = 8, seed: int = 0) -> Any
         shape = leading + (image or (8, 8, 1))
         observations = random.integers(256, size=shape, dtype=np.uint8)
     elif spec.one_hot_observations:
-        states = random.integers(OBSERVATION_SIZE, size=(2, *leading))
+        states = random.integers(2, size=(2, *leading))  # few, so that counts differ
         observations, next_observations = np.eye(OBSERVATION_SIZE, dtype=np.float32)[states]
     else:
         observations = normal(OBSERVATION_SIZE)

@@ -33,16 +33,16 @@ def cond_if_any(
 
     @choose.def_vmap
     def batched(axis_size: int, in_batched: Any, predicates: jax.Array, operands: Any) -> Any:
-        mapped, axes = (
-            in_batched[0],
-            jax.tree.map(lambda is_mapped: 0 if is_mapped else None, in_batched[1]),
-        )
-        if not mapped:
+        # Axes by leaf: a tree of them would be a Config whose hyper-parameters are axes.
+        structure = jax.tree.structure(operands)
+        axes = [0 if is_mapped else None for is_mapped in jax.tree.leaves(in_batched[1])]
+        if not in_batched[0]:
             predicates = jnp.broadcast_to(predicates, (axis_size,))
 
         def rows(function: Callable[..., Any]) -> Callable[..., Any]:
-            apply = lambda args: function(*args)  # noqa: E731
-            return jax.vmap(apply, in_axes=(axes,), axis_size=axis_size)
+            apply = lambda *leaves: function(*jax.tree.unflatten(structure, leaves))  # noqa: E731
+            mapped = jax.vmap(apply, in_axes=axes, axis_size=axis_size)
+            return lambda operands: mapped(*jax.tree.leaves(operands))
 
         def some(predicates: jax.Array, operands: Any) -> Any:
             return jax.tree.map(
