@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from ddm import runner
 from ddm.imitation import bc
-from ddm.types import Discrete
 
 runner.define_flags(bc)
 
@@ -18,9 +17,7 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(bc)
     dataset = runner.load_dataset(options)
-    if isinstance(dataset.info.action_space, Discrete):
-        head = "categorical" if config.head == bc.Config().head else config.head
-        config = runner.fit_actions(config.replace(head=head), dataset)
+    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
     return runner.train(bc, config, dataset, environment, options)
 

@@ -10,8 +10,7 @@ Writes metrics, checkpoints, learning curves and a summary to a folder under `ru
 from __future__ import annotations
 
 from ddm import runner
-from ddm.imitation import bc, history_bc
-from ddm.types import Discrete
+from ddm.imitation import history_bc
 
 runner.define_flags(history_bc)
 
@@ -20,9 +19,7 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(history_bc)
     dataset = runner.load_dataset(options)
-    if isinstance(dataset.info.action_space, Discrete):
-        head = "categorical" if config.head == bc.Config().head else config.head
-        config = runner.fit_actions(config.replace(head=head), dataset)
+    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
     return runner.train(history_bc, config, dataset, environment, options)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from ddm import runner
 from ddm.imitation import reverse_kl
-from ddm.types import Discrete
 
 runner.define_flags(reverse_kl)
 
@@ -20,9 +19,7 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(reverse_kl)
     dataset = runner.load_dataset(options)
-    if isinstance(dataset.info.action_space, Discrete):
-        head = "categorical" if config.head == reverse_kl.Config().head else config.head
-        config = runner.fit_actions(config.replace(head=head), dataset)
+    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
     return runner.train(reverse_kl, config, dataset, environment, options)
 

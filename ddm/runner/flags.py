@@ -171,7 +171,7 @@ def _flag_type(annotation: Any) -> tuple[type, bool, tuple[str, ...]] | None:
         return number if number in kinds else next(iter(kinds), None)
     if origin is typing.Literal and all(isinstance(choice, str) for choice in arguments):
         return str, False, arguments
-    if origin is tuple and arguments[0] in (int, float, str):
+    if origin is tuple and arguments and arguments[0] in (int, float, str):
         alike = all(argument in (arguments[0], Ellipsis) for argument in arguments)
         return (arguments[0], True, ()) if alike else None
     return (annotation, False, ()) if annotation in (bool, int, float, str) else None

@@ -76,6 +76,8 @@ def load_dataset(options: Options) -> Any:
 def fit_actions(config: Any, dataset: Any) -> Any:
     """The configuration with the number of discrete actions: the one given, or the log's.
 
+    A policy class for real vectors that is the default becomes a categorical one.
+
     Args:
       config: of a method for discrete actions, or for both kinds.
       dataset: its log; one with real actions changes nothing.
@@ -86,6 +88,9 @@ def fit_actions(config: Any, dataset: Any) -> Any:
     space = dataset.info.action_space
     if not isinstance(space, Discrete):
         return config
+    head = getattr(config, "head", None)
+    if head is not None and head == type(config)().head:
+        config = config.replace(head="categorical")
     if not config.num_actions:
         return config.replace(num_actions=space.n)
     if config.num_actions < space.n:

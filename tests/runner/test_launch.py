@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import tiny
 from ddm import data
 from ddm.data import DatasetInfo
 from ddm.errors import InputError, MissingDependencyError
-from ddm.runner import find_environment, load_dataset
+from ddm.imitation import bc
+from ddm.policy_constraint import iql
+from ddm.runner import find_environment, fit_actions, load_dataset
 from ddm.types import Box, Discrete
 
 HERE = str(Path(__file__).parent)
@@ -186,6 +189,24 @@ def test_environment_kwargs_are_a_json_object(tmp_path, text):
     options = tiny.make_options(tmp_path, environment_kwargs=text)
     with pytest.raises(InputError, match="--environment_kwargs="):
         find_environment(options, frozen_lake())
+
+
+@pytest.mark.parametrize("algorithm", [bc, iql])
+def test_the_number_of_actions_is_the_one_given_or_the_logs(algorithm):
+    log = types.SimpleNamespace(info=named(None).info)  # two actions
+    assert fit_actions(algorithm.Config(), log).num_actions == 2
+    assert fit_actions(algorithm.Config(num_actions=5), log).num_actions == 5
+    with pytest.raises(InputError, match="num_actions is 1, and log has 2 actions"):
+        fit_actions(algorithm.Config(num_actions=1), log)
+    box = dataclasses.replace(log.info, action_space=Box((1,), (-1.0,), (1.0,)))
+    config = algorithm.Config()
+    assert fit_actions(config, types.SimpleNamespace(info=box)) is config
+
+
+def test_the_default_policy_class_follows_the_kind_of_actions():
+    log = types.SimpleNamespace(info=named(None).info)
+    assert fit_actions(bc.Config(), log).head == "categorical"
+    assert fit_actions(bc.Config(head="tabular"), log).head == "tabular"
 
 
 def test_bounds_of_actions_come_in_pairs(tmp_path):

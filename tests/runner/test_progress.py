@@ -22,6 +22,16 @@ def test_without_a_terminal_there_is_a_line_for_each_score(monkeypatch):
     assert stream.getvalue() == "step 100: return 7.0, 50 updates/s, 0:00:18 left\n"
 
 
+def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch):
+    clock = iter([0.0, 10.0, 20.0, 31.0, 41.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    stream = io.StringIO()
+    bar = Progress(1_000, stream=stream)
+    for step in (100, 200, 310, 410):
+        bar.update(step)
+    assert stream.getvalue() == "step 310 of 1000, 10 updates/s, 0:01:09 left\n"
+
+
 def test_on_a_terminal_one_line_is_redrawn(monkeypatch):
     clock = iter([0.0, 1.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import logging
+import sys
 import types
 import warnings
 
@@ -15,7 +16,7 @@ import pytest
 import tiny
 
 import ddm
-from ddm.errors import DivergenceError, EvaluationError, InputError
+from ddm.errors import DivergenceError, EvaluationError, InputError, MissingDependencyError
 from ddm.runner import load_policy, train
 from ddm.types import Box
 
@@ -377,6 +378,44 @@ def test_the_policy_of_one_seed_acts(run, tmp_path):
     np.testing.assert_array_equal(
         action, load_policy(tmp_path, linear_regression)(observation, key)[0]
     )
+
+
+def test_schedules_end_with_the_run_that_they_began_with(dataset, tmp_path, capsys):
+    def resolve(config, num_updates):
+        return config.replace(noise=1.0 / num_updates) if config.noise == 0.0 else config
+
+    algorithm = types.SimpleNamespace(**vars(linear_regression), resolve=resolve)
+    config = linear_regression.Config(noise=0.0)
+
+    def run(**options):
+        options = tiny.make_options(tmp_path, progress="plain", **options)
+        return train(algorithm, config, dataset, None, options)
+
+    assert run(num_updates=8).policy.config.noise == np.float32(1 / 8)
+    assert "schedules end" not in capsys.readouterr().err
+    longer = run(resume=True)
+    assert longer.summary["config"]["noise"] == 1 / 8
+    assert longer.policy.config.noise == np.float32(1 / 8)
+    assert "schedules end at gradient step 8, as the run began with" in capsys.readouterr().err
+    assert load_policy(tmp_path, algorithm).config.noise == np.float32(1 / 8)
+    assert load_policy(tmp_path, algorithm, config=config).config.noise == np.float32(1 / 8)
+
+
+def test_a_log_without_rewards_is_imitated_and_scored(dataset, tmp_path, capsys):
+    info = dataclasses.replace(dataset.info, has_rewards=False, notes=("the log has no rewards",))
+    options = tiny.make_options(tmp_path, progress="plain")
+    log = dataclasses.replace(dataset, info=info)
+    result = train(linear_regression, linear_regression.Config(), log, tiny.Target(), options)
+    assert result.summary["score"]["metric"] == "normalized_score"
+    assert result.summary["dataset"]["notes"] == ["the log has no rewards"]
+    assert capsys.readouterr().err.count("the log has no rewards\n") == 1
+
+
+def test_without_its_package_tensorboard_leaves_no_folder(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(MissingDependencyError, match="--tensorboard needs tensorboardX"):
+        run(tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_record_says_what_was_done_to_the_data(run, tmp_path):
