@@ -22,9 +22,6 @@ def test_lanes_that_failed_count_in_no_mean_and_are_named():
     score = report.summarize_scores(HISTORY, LANES, failed=[0])
     found = [(point["seeds"], point["failed"], point["mean"]) for point in score["points"]]
     assert found == [(1, 1, 20), (2, 0, 35)]
-        (1, 1, 20),
-        (2, 0, 35),
-    ]
     assert score["points"][0]["mean_interval"] is None
     assert score["lanes"][0] == {"seed": 0, "alpha": 1.0, "failed": True}
     assert json.loads(json.dumps(score, allow_nan=False)) == score
