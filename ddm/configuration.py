@@ -10,6 +10,8 @@ log_std_max: float = static(2.0)
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from typing import Any
 
 import jax
@@ -77,6 +79,8 @@ def _narrow(config: Any) -> None:
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if isinstance(value, (int, float, str, tuple)) and not isinstance(value, np.number):
+            continue  # nearly all; to ask jax what an array is takes far longer
         if isinstance(value, np.number):
             object.__setattr__(config, field.name, value.item())
         elif _is_wide(value):
@@ -117,6 +121,7 @@ def _metadata(allowed: str, at_most: str) -> dict[str, str]:
     return {"allowed": allowed, "at_most": at_most}
 
 
+@functools.cache  # a Config is built again at each `jax.tree.map` over it
 def _parse(interval: str) -> tuple[float, float]:
     if interval[0] not in "[(" or interval[-1] not in ")]":
         raise ValueError(f"{interval!r} is not an interval such as '[0, 1)'")
@@ -125,29 +130,37 @@ def _parse(interval: str) -> tuple[float, float]:
 
 
 def _inside(value: Any, interval: str) -> bool:
-    numbers = _numbers(value)
     low, high = _parse(interval)
-    above = numbers >= low if interval[0] == "[" else numbers > low
-    below = numbers <= high if interval[-1] == "]" else numbers < high
-    return bool(np.all(above & below))
+    above = operator.ge if interval[0] == "[" else operator.gt
+    below = operator.le if interval[-1] == "]" else operator.lt
+    return all(above(number, low) and below(number, high) for number in _extremes(value))
 
 
 def _ordered(value: Any, other: Any) -> bool:
-    first, second = _numbers(value), _numbers(other)
-    return not first.size or not second.size or bool(np.all(first <= second))
+    if isinstance(value, (int, float)) and isinstance(other, (int, float)):
+        return value <= other or isinstance(value, bool)
+    if not _extremes(value) or not _extremes(other):
+        return True
+    return bool(np.all(np.less_equal(value, other)))
 
 
-def _numbers(value: Any) -> np.ndarray:
-    """The numbers in a value; none in what is not a number, such as None or a traced array.
+def _extremes(value: Any) -> tuple:
+    """The numbers that decide for all in a value; none in what is not known to be numbers.
 
-    A truth value is none: jax makes trees of them that say which leaves are batched.
+    Of an array these are the smallest and the largest, which are NaN where any is. Truth values
+    are no numbers: jax builds a Config of them to say which leaves are mapped. This runs at each
+    `jax.tree.map` over a Config, so Python's numbers are not made arrays.
     """
     if isinstance(value, bool):
-        return np.zeros(0)
-    known = (int, float, np.number, np.ndarray)
-    if isinstance(value, (tuple, list)) and all(isinstance(x, known) for x in value):
-        return np.asarray(value, np.float64)
-    return np.asarray(value if isinstance(value, known) else [], np.float64)
+        return ()
+    if isinstance(value, (int, float)):
+        return (value,)
+    if isinstance(value, (tuple, list)):
+        known = all(isinstance(x, (int, float, np.number)) and x is not True for x in value)
+        return tuple(value) if known else ()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and value.size:
+        return value.min(), value.max()
+    return ()
 
 
 def _owner(config: Any) -> str:

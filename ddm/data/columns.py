@@ -8,7 +8,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from ddm.data.actions import prepare_actions
+from ddm.data.actions import PreparedActions, prepare_actions
 from ddm.data.dataset import Dataset, DatasetInfo
 from ddm.data.memory import check_fits, reading
 from ddm.data.normalization import Normalization, identity_normalization
@@ -77,27 +77,9 @@ def build(columns: Columns) -> Dataset:
     observations = columns.observations
     if not is_image(columns.observation_space) and observations.dtype == np.uint8:
         observations = observations.astype(np.float32)  # a vector of small numbers, no picture
-    names = ("observations", "actions", "rewards")
-    coarse = coarse_notes({name: getattr(columns, name) for name in names})
-    info = DatasetInfo(
-        name=columns.source,
-        observation_space=flat_space(columns.observation_space),
-        action_space=actions.space,
-        environment_id=columns.environment_id,
-        environment_spec=columns.environment_spec,
-        environment_source=columns.environment_source,
-        reference_scores=columns.reference_scores,
-        reference_source=columns.reference_source,
-        clipped_actions=actions.clipped,
-        dropped_transitions=columns.dropped_transitions,
-        data_cuts=columns.data_cuts + int((truncations != columns.truncations).sum()),
-        moved_actions=actions.moved,
-        bounds_guessed=actions.guessed,
-        has_rewards=columns.has_rewards,
-        notes=(*columns.notes, *actions.notes, *coarse),
-    )
+    cuts = int((truncations != columns.truncations).sum())
     return to_device(
-        info,
+        _describe(columns, actions, cuts),
         identity_normalization(
             observations.shape[1:],
             byte_observations=observations.dtype == np.uint8,
@@ -115,6 +97,28 @@ def build(columns: Columns) -> Dataset:
         recorded_lengths=columns.lengths
         if columns.recorded_lengths is None
         else columns.recorded_lengths,
+    )
+
+
+def _describe(columns: Columns, actions: PreparedActions, cuts: int) -> DatasetInfo:
+    """What is known of the dataset; `cuts` episodes ended without a flag."""
+    numbers = {name: getattr(columns, name) for name in ("observations", "actions", "rewards")}
+    return DatasetInfo(
+        name=columns.source,
+        observation_space=flat_space(columns.observation_space),
+        action_space=actions.space,
+        environment_id=columns.environment_id,
+        environment_spec=columns.environment_spec,
+        environment_source=columns.environment_source,
+        reference_scores=columns.reference_scores,
+        reference_source=columns.reference_source,
+        clipped_actions=actions.clipped,
+        dropped_transitions=columns.dropped_transitions,
+        data_cuts=columns.data_cuts + cuts,
+        moved_actions=actions.moved,
+        bounds_guessed=actions.guessed,
+        has_rewards=columns.has_rewards,
+        notes=(*columns.notes, *actions.notes, *coarse_notes(numbers)),
     )
 
 

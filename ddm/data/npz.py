@@ -21,9 +21,9 @@ from ddm.data.dataset import Dataset, DatasetInfo
 from ddm.data.fields import EXTRAS, SETTINGS, find_fields
 from ddm.data.memory import check_declared, reading
 from ddm.data.normalization import Normalization
-from ddm.data.spaces import parse_space
+from ddm.data.spaces import from_record, parse_space, to_record
 from ddm.errors import InputError
-from ddm.types import Box, Discrete, Space
+from ddm.types import Box, Discrete
 
 FORMAT = "ddm-dataset"
 VERSION = 2
@@ -56,7 +56,7 @@ def save_npz(dataset: Dataset, path: str | os.PathLike) -> None:
     path = Path(path).expanduser()
     info = dataclasses.asdict(dataset.info)
     for field in ("observation_space", "action_space"):
-        info[field]["type"] = type(getattr(dataset.info, field)).__name__
+        info[field] = to_record(getattr(dataset.info, field))
     header = json.dumps({"format": FORMAT, "version": VERSION, "info": info})
     arrays: dict[str, Any] = {name: np.asarray(getattr(dataset, name)) for name in ARRAYS}
     arrays[HEADER] = np.array(header)
@@ -182,15 +182,8 @@ def _read_header(arrays: Mapping[str, np.ndarray], path: Path) -> tuple[DatasetI
         )
     info = header["info"]
     for field in ("observation_space", "action_space"):
-        info[field] = _read_space(info[field])
+        info[field] = from_record(info[field])
     if info["reference_scores"] is not None:
         info["reference_scores"] = tuple(info["reference_scores"])
     info["notes"] = tuple(info.get("notes", ()))
     return DatasetInfo(**info), version
-
-
-def _read_space(fields: dict[str, Any]) -> Space:
-    if fields.pop("type") == "Discrete":
-        return Discrete(**fields)
-    vectors = {name: tuple(fields[name]) for name in ("shape", "low", "high")}
-    return Box(**vectors, dtype=fields["dtype"])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ddm.errors import InputError
-from ddm.types import Box, Discrete
+from ddm.types import Box, Discrete, Space
 
 Tree = Mapping[str, Any]
 
@@ -259,3 +259,18 @@ def unbounded_box(shape: tuple[int, ...], dtype: np.dtype) -> Tree:
         low, high, name = -np.inf, np.inf, "float32"
     bounds = {"low": np.full(shape, low), "high": np.full(shape, high)}
     return {"type": "Box", "dtype": name, "shape": shape, **bounds}
+
+
+def to_record(space: Space) -> dict[str, Any]:
+    """A space of a dataset as values that JSON can hold."""
+    return {"type": type(space).__name__, **dataclasses.asdict(space)}
+
+
+def from_record(record: Mapping[str, Any]) -> Space:
+    """The inverse of :func:`to_record`."""
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record.items()
+        if name != "type"
+    }
+    return Discrete(**fields) if record["type"] == "Discrete" else Box(**fields)

@@ -145,7 +145,7 @@ class Pool:
             episodes need not end.
           EvaluationError: the factory fails.
         """
-        free, start, first = _free_bytes(), _resident_bytes(), None
+        free, start, first = memory.free_host_bytes(), _resident_bytes(), None
         try:
             for row in range(self._rows):
                 count = len(self.simulators)
@@ -266,10 +266,6 @@ def _check_ends(environment: gymnasium.Env, name: str) -> None:
         f"{name} has no step limit, so an episode may never end: give one "
         f"(--max_episode_steps, or gymnasium.make('{name}', max_episode_steps=...))"
     )
-
-
-def _free_bytes() -> int | None:
-    return memory.free_host_bytes()
 
 
 def _resident_bytes() -> int | None:

@@ -50,9 +50,8 @@ class Config(Configuration):
     # its floor; where the policy cannot be less random it falls without end
     temperature_min: float = leaf(1e-6, "(0, inf)", at_most="initial_temperature")
     temperature_max: float = leaf(1e4, "(0, inf)")  # its ceiling; offline it can rise without end
-    target_entropy: float = leaf(
-        -1.0, "(-inf, inf)"
-    )  # entropy the temperature steers to, in nats per action dimension
+    # entropy the temperature steers to, in nats per action dimension
+    target_entropy: float = leaf(-1.0, "(-inf, inf)")
     discount: float = leaf(0.99, "[0, 1]")  # gamma
     target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the critic targets
     # floor of the policy's log std; authors -20, offline codes -5

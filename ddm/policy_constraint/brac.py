@@ -91,9 +91,8 @@ class Config(Configuration):
     divergence_learning_rate: float = leaf(1e-3, "[0, inf)")
     # weight of the divergence; with `adaptive`, where it starts, at most `alpha_max`
     alpha: float = leaf(1.0, "[0, inf)")
-    target_divergence: float = leaf(
-        0.5, "(-inf, inf)"
-    )  # that `adaptive` steers to, nats for KL; authors 0: alpha rises
+    # that `adaptive` steers to, nats for KL; authors 0: alpha rises
+    target_divergence: float = leaf(0.5, "(-inf, inf)")
     # Adam's step size of alpha; authors 1e-5, too slow to matter
     alpha_learning_rate: float = leaf(1e-3, "[0, inf)")
     alpha_max: float = leaf(500.0, "(0, inf)")  # ceiling of an adaptive alpha
@@ -115,9 +114,8 @@ class Config(Configuration):
     max_slope: float = leaf(1.0, "[0, inf)")
     # floor of the log standard deviation of policy and behaviour
     log_std_min: float = leaf(-5.0, at_most="log_std_max")
-    log_std_max: float = leaf(
-        2.0, "(-inf, inf)"
-    )  # ceiling of the log standard deviation of policy and behaviour
+    # ceiling of the log standard deviation of policy and behaviour
+    log_std_max: float = leaf(2.0, "(-inf, inf)")
     value_penalty: bool = static(True)  # BRAC-v: the divergence is in the critic's target too
     divergence: str | DivergenceFn = static("kl")  # kl, mmd, kl_dual or wasserstein; or a function
     adaptive: bool = static(False)  # steer alpha so that the divergence is at its target

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from ddm.data import Normalization
+from ddm.data.spaces import from_record
 from ddm.errors import InputError
 from ddm.evaluation import Policy
 from ddm.runner import records, sweep
@@ -73,15 +74,13 @@ def load_policy(
     configs, statistics = jax.device_put((configs, tree["normalization"]))
     if lane is not None:
         configs, state = jax.tree.map(lambda x: x[lane], (configs, state))
-    shape = record["dataset"].get("observation_shape")
+    space, shape = (record["dataset"].get(name) for name in ("action_space", "observation_shape"))
     return Policy(
         algorithm=algorithm,
         config=configs,
         state=state,
         normalization=statistics,
-        action_space=records.policy_space(
-            records.read_space(record["dataset"].get("action_space")), configs
-        ),
+        action_space=None if space is None else records.policy_space(from_record(space), configs),
         observation_shape=None if shape is None else tuple(shape),
     )
 

@@ -18,11 +18,12 @@ from absl import flags
 
 import ddm
 from ddm import data
+from ddm.data.spaces import to_record
 from ddm.errors import InputError
 from ddm.runner.files import full_disk_named, json_values, read_json, write_json
 from ddm.runner.flags import algorithm_name, flag_fields
 from ddm.runner.options import RUN_ONLY, Options
-from ddm.types import Box, Discrete, Space
+from ddm.types import Discrete, Space
 
 CONFIG = "config.json"
 METRICS = "metrics.csv"
@@ -101,7 +102,7 @@ def _describe_dataset(dataset: Any) -> dict[str, Any]:
         "transitions": dataset.num_transitions,
         "episodes": dataset.num_episodes,
         "digest": data.digest(dataset),
-        "action_space": space_record(info.action_space),
+        "action_space": to_record(info.action_space),
         "observation_shape": info.observation_space.shape,
         "reward_scale": maps.reward_scale,
         "reward_shift": maps.reward_shift,
@@ -114,24 +115,7 @@ def _describe_dataset(dataset: Any) -> dict[str, Any]:
     }
 
 
-def space_record(space: Space) -> dict[str, Any]:
-    """A space as values that JSON can hold."""
-    return {"type": type(space).__name__, **dataclasses.asdict(space)}
-
-
-def read_space(record: dict[str, Any] | None) -> Space | None:
-    """The inverse of `space_record`; None for runs that were recorded without their space."""
-    if record is None:
-        return None
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in record.items()
-        if name != "type"
-    }
-    return Discrete(**fields) if record["type"] == "Discrete" else Box(**fields)
-
-
-def policy_space(space: Space | None, config: Any) -> Space | None:
+def policy_space(space: Space, config: Any) -> Space:
     """The actions of a trained policy: the log's, or as many as `num_actions` asks for."""
     num_actions = getattr(config, "num_actions", 0)
     if isinstance(space, Discrete) and num_actions:
@@ -162,7 +146,12 @@ def _is_default(field: dataclasses.Field, value: Any) -> bool:
 def _environment_spec(environment: Any) -> Any:
     """Keyword arguments, wrappers and step limit of a gymnasium environment, where known."""
     specification = getattr(environment, "specification", None)
-    return None if specification is None else json.loads(specification.to_json())
+    if specification is None:
+        return None
+    try:
+        return json.loads(specification.to_json())
+    except (TypeError, ValueError):  # registered with a class, or with arguments that are objects
+        return specification.pprint(disable_print=True)
 
 
 def _commit() -> str | None:
@@ -254,6 +243,7 @@ def check_same_run(saved: dict[str, Any], asked: dict[str, Any], folder: Path) -
     Raises:
       InputError: names the first difference and both values.
     """
+    defaults = _as_json(dataclasses.asdict(Options()))
     unscored = None in (saved.get("environment"), asked["environment"])
     # The data come last: an option that changes them is the better name for what differs.
     for section in ("algorithm", "config", "options", "environment", "dataset"):
@@ -261,7 +251,9 @@ def check_same_run(saved: dict[str, Any], asked: dict[str, Any], folder: Path) -
         if not isinstance(now, dict):
             before, now = {section: before}, {section: now}
         for name in now:
-            old, new = (before or {}).get(name), now[name]
+            # An option that an older version did not have was at what is its default now.
+            default = defaults.get(name) if section == "options" else None
+            old, new = (before or {}).get(name, default), now[name]
             if old == new or _may_differ(section, name, before or {}, unscored):
                 continue
             what = f"dataset {name}" if section == "dataset" else name

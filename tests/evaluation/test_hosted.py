@@ -277,7 +277,7 @@ def test_an_environment_without_a_step_limit_is_refused(monkeypatch):
 def test_as_many_environments_as_half_of_the_free_memory_holds(monkeypatch):
     # Each takes 100 MB where 1 GB is free.
     Countdown.opened = 0
-    monkeypatch.setattr(simulators, "_free_bytes", lambda: 10**9)
+    monkeypatch.setattr(simulators.memory, "free_host_bytes", lambda: 10**9)
     monkeypatch.setattr(simulators, "_resident_bytes", lambda: 10**9 + 10**8 * Countdown.opened)
     for lanes, expected in ((1, 5), (2, 4), (8, 8)):
         Countdown.opened = 0

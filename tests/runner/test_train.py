@@ -452,3 +452,33 @@ def test_the_dataset_is_an_argument_of_the_program(dataset):
     interval = make_interval(linear_regression, spec, 8, 2)
     program = jax.make_jaxpr(interval)(config, (state, True), key, dataset)
     assert max((np.size(constant) for constant in program.consts), default=0) <= 1
+
+
+def test_a_run_of_a_version_without_some_option_goes_on(run, tmp_path):
+    run(tmp_path, num_updates=8)
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    del record["options"]["reward_scale"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"was run with reward_scale=1.0, not 2.0"):
+        run(tmp_path, resume=True, reward_scale=2.0)
+    assert run(tmp_path, resume=True).summary["gradient_steps"] == 12
+
+
+def test_an_environment_that_is_registered_by_its_class_is_recorded(dataset):
+    import gymnasium
+
+    from ddm.envs.gym import GymnasiumFace
+    from ddm.evaluation import make_environment
+    from ddm.runner.records import describe_run
+
+    gymnasium.register("ByClass-v0", GymnasiumFace, kwargs={"environment": tiny.Target()})
+    try:
+        environment = make_environment("ByClass-v0")
+        options = tiny.make_options("unused")
+        record = describe_run(
+            linear_regression, linear_regression.Config(), dataset, environment, options
+        )
+    finally:
+        del gymnasium.registry["ByClass-v0"]
+    assert "ByClass-v0" in record["environment_spec"]
