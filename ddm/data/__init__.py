@@ -3,6 +3,7 @@
 from ddm.data.arrays import from_arrays as from_arrays
 from ddm.data.arrays import from_episodes as from_episodes
 from ddm.data.arrays import to_episodes as to_episodes
+from ddm.data.buffer import Buffer as Buffer
 from ddm.data.dataset import Dataset as Dataset
 from ddm.data.dataset import DatasetInfo as DatasetInfo
 from ddm.data.describe import Description as Description
@@ -20,4 +21,9 @@ from ddm.data.npz import save_npz as save_npz
 from ddm.data.references import normalized_score as normalized_score
 from ddm.data.references import reference_scores as reference_scores
 from ddm.data.sample import check_episodes as check_episodes
-from ddm.data.sample import sample as sample
+from ddm.data.sources import Mixture as Mixture
+from ddm.data.sources import check_sources as check_sources
+from ddm.data.sources import is_named as is_named
+from ddm.data.sources import mix as mix
+from ddm.data.sources import num_minibatches as num_minibatches
+from ddm.data.sources import sample as sample

@@ -15,7 +15,7 @@ from ddm.types import Batch, BatchSpec, PRNGKey, check_action_range, check_one_h
 _KNOWN_FIELDS = tuple(field.name for field in dataclasses.fields(Batch))
 
 
-def sample(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> Batch:
+def sample_log(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec) -> Batch:
     """Draws transitions, or windows of consecutive ones, uniformly and with replacement.
 
     Windows start at a uniformly drawn transition, or `spec.history` steps before it. Beyond the

@@ -12,6 +12,7 @@ from ddm.envs.point_mass import PointMass
 from ddm.envs.point_maze import PointMaze, dense_reward, sparse_reward, waypoint_policy
 from ddm.envs.registry import ids, make, register
 from ddm.envs.road import Road
+from ddm.envs.stream import Stream
 from ddm.envs.tabular import TabularEnvironment
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PointMass",
     "PointMaze",
     "Road",
+    "Stream",
     "TMaze",
     "TabularEnvironment",
     "collect",

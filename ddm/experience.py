@@ -1,0 +1,175 @@
+"""A policy's own experience: collected between updates, kept in a buffer, sampled like a log."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ddm import data, envs
+from ddm.envs import stream as streams
+from ddm.errors import InputError
+from ddm.evaluation import Policy
+from ddm.evaluation.matching import check_spaces
+from ddm.types import Algorithm, Batch, Metrics, PRNGKey
+
+OWN = "own"  # name of the policy's own rows among the sources of an algorithm
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectSpec:
+    """How a policy collects while it learns; what a module's `collect_spec(config)` declares."""
+
+    steps_per_update: int = 1  # steps of every copy before each update
+    capacity: int = 1_000_000  # transitions that are kept
+    random_steps: int = 5_000  # transitions by uniformly random actions before the first update
+    copies: int = 1  # of the environment
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise InputError(f"CollectSpec: {name} is {value}, expected at least 1")
+        if self.capacity < self.copies:
+            raise InputError(
+                f"CollectSpec: capacity is {self.capacity}, expected at least the {self.copies} "
+                "rows that the copies give at once"
+            )
+
+
+class Experience(struct.PyTreeNode):
+    """What has been seen so far, and where the environments stand."""
+
+    stream: envs.Stream
+    buffer: data.Buffer
+    key: PRNGKey  # folded with the gradient step
+
+
+class Collector(struct.PyTreeNode):
+    """A pure environment and how experience is collected in it."""
+
+    params: Any
+    environment: envs.Environment = struct.field(pytree_node=False)
+    spec: CollectSpec = struct.field(pytree_node=False)
+
+    @classmethod
+    def create(
+        cls, environment: envs.Environment, spec: CollectSpec | None = None, params: Any = None
+    ) -> Collector:
+        """Of an environment with its default parameters, or those given."""
+        params = environment.default_params if params is None else params
+        return cls(params, environment, CollectSpec() if spec is None else spec)
+
+    def empty_buffer(self, log: data.Dataset | None = None) -> data.Buffer:
+        """A buffer for the environment's transitions, in the units of a log if there is one."""
+        if log is not None:
+            return data.Buffer.like(log, self.spec.capacity)
+        observation_space = self.environment.observation_space(self.params)
+        action_space = self.environment.action_space(self.params)
+        return data.Buffer.empty(self.spec.capacity, observation_space, action_space)
+
+    def example(self, buffer: data.Buffer) -> Batch:
+        """One row of shapes and types, for an algorithm's `init`."""
+        return jax.tree.map(lambda x: x[:1], buffer.rows)
+
+
+def begin(
+    collector: Collector,
+    algorithm: Algorithm,
+    config: Any,
+    state: Any,
+    key: PRNGKey,
+    log: data.Dataset | None = None,
+) -> Experience:
+    """The experience before the first update: transitions by random actions.
+
+    Args:
+      collector: environment and numbers.
+      algorithm: of the policy.
+      config: of the policy.
+      state: of the policy; gives the shapes of its memory, if it has any.
+      key: of this and all later collection.
+      log: a dataset whose units the experience shall have.
+
+    Raises:
+      InputError: the policy's observations or actions are not the environment's.
+    """
+    buffer = collector.empty_buffer(log)
+    policy = policy_of(algorithm, config, state, buffer)
+    environment, params, spec = collector.environment, collector.params, collector.spec
+    check_spaces(
+        policy,
+        environment.name,
+        environment.observation_space(params),
+        environment.action_space(params),
+    )
+    key, start_key, random_key = jax.random.split(key, 3)
+    memory = policy.initial_state()
+    stream = streams.start(environment, params, start_key, spec.copies, memory)
+
+    def act_randomly(observation, key, policy_state):
+        del observation
+        return streams.random_action(buffer.info.action_space, key), policy_state
+
+    def step(carry, step_key):
+        stream, buffer = carry
+        stream, rows = streams.advance(environment, params, act_randomly, stream, step_key, memory)
+        return (stream, buffer.insert(to_units(rows, buffer.normalization))), None
+
+    steps = -(-spec.random_steps // spec.copies)
+    carry, _ = jax.lax.scan(step, (stream, buffer), jax.random.split(random_key, steps))
+    return Experience(*carry, key)
+
+
+def collect(
+    collector: Collector, algorithm: Algorithm, config: Any, state: Any, experience: Experience
+) -> tuple[Experience, Metrics]:
+    """The policy's next transitions, sampled from it: `steps_per_update` steps of every copy.
+
+    Metrics: ``collect/return``, mean over the copies of the undiscounted return of the last
+    episode that ended (0 before one has); ``collect/episodes``, how many have ended.
+    """
+    environment, params = collector.environment, collector.params
+    stream, buffer = experience.stream, experience.buffer
+    policy = policy_of(algorithm, config, state, buffer)
+    memory = policy.initial_state()
+
+    def act(observation, key, policy_state):
+        return policy(observation, key, policy_state, deterministic=False)
+
+    key = jax.random.fold_in(experience.key, state.step)
+    for step_key in jax.random.split(key, collector.spec.steps_per_update):
+        stream, rows = streams.advance(environment, params, act, stream, step_key, memory)
+        buffer = buffer.insert(to_units(rows, buffer.normalization))
+    metrics = {
+        "collect/return": jnp.mean(stream.last_returns),
+        "collect/episodes": stream.episodes.astype(jnp.float32),
+    }
+    return experience.replace(stream=stream, buffer=buffer), metrics
+
+
+def policy_of(algorithm: Algorithm, config: Any, state: Any, buffer: data.Buffer) -> Policy:
+    """The policy in the units of the environment."""
+    return Policy(
+        algorithm,
+        config,
+        state,
+        buffer.normalization,
+        buffer.info.action_space,
+        buffer.info.observation_space.shape,  # pyright: ignore[reportAttributeAccessIssue]
+    )
+
+
+def to_units(rows: Batch, normalization: data.Normalization) -> Batch:
+    """Transitions of an environment in the units that an algorithm sees."""
+    actions = normalization.normalize_actions(rows.actions)
+    if normalization.action_scale is not None:
+        actions = jnp.clip(actions, -1.0, 1.0)  # there and back again may miss by the last bit
+    return rows.replace(
+        observations=normalization.normalize_observations(rows.observations),
+        actions=actions,
+        rewards=rows.rewards * normalization.reward_scale + normalization.reward_shift,
+        next_observations=normalization.normalize_observations(rows.next_observations),
+    )

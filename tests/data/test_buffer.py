@@ -1,0 +1,142 @@
+"""The ring buffer: what was written is drawn, and nothing else."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddm import data
+from ddm.errors import InputError
+from ddm.types import TRANSITION_FIELDS, Batch, BatchSpec, Box, Discrete
+
+OBSERVATIONS = Box((2,), (-1.0,) * 2, (1.0,) * 2)
+ACTIONS = Box((1,), (-2.0,), (4.0,))
+SPEC = BatchSpec(fields=TRANSITION_FIELDS)
+
+
+def rows(first: int, count: int) -> Batch:
+    """Rows whose rewards are first, first + 1, ...; all other fields follow from them."""
+    number = jnp.arange(first, first + count, dtype=jnp.float32)
+    return Batch(
+        observations=jnp.stack([number, -number], axis=1),
+        actions=number[:, None] / 100,
+        rewards=number,
+        next_observations=jnp.stack([number + 1, -number - 1], axis=1),
+        terminations=number % 2 == 0,
+        truncations=number % 3 == 0,
+    )
+
+
+def filled(capacity: int, *counts: int) -> data.Buffer:
+    buffer, first = data.Buffer.empty(capacity, OBSERVATIONS, ACTIONS), 1
+    for count in counts:
+        buffer, first = buffer.insert(rows(first, count)), first + count
+    return buffer
+
+
+@pytest.mark.parametrize(
+    ("counts", "kept"),
+    [
+        ((3,), [1, 2, 3]),
+        ((3, 2), [1, 2, 3, 4, 5]),
+        ((3, 4), [3, 4, 5, 6, 7]),
+        ((5, 5), range(6, 11)),
+    ],
+)
+def test_the_newest_rows_are_kept_in_their_order(counts, kept):
+    """A ring of five: the oldest rows give way, and every field follows its row."""
+    stored = filled(5, *counts).ordered()
+    np.testing.assert_array_equal(stored.rewards, list(kept))
+    expected = rows(int(stored.rewards[0]), len(stored.rewards))
+    for name in ("observations", "actions", "next_observations", "terminations", "truncations"):
+        np.testing.assert_array_equal(getattr(stored, name), getattr(expected, name))
+
+
+def test_a_slot_that_was_not_written_is_never_drawn():
+    """Every written row is drawn about equally often, under jit, whatever the size."""
+    draw = jax.jit(lambda buffer, key: buffer.sample(key, 4_000, SPEC).rewards)
+    for counts in ((1,), (7,), (30, 40, 25)):
+        buffer = filled(64, *counts)
+        drawn = np.asarray(draw(buffer, jax.random.key(0)))
+        found, times = np.unique(drawn, return_counts=True)
+        np.testing.assert_array_equal(found, np.sort(buffer.ordered().rewards))
+        expected = 4_000 / len(found)
+        assert np.all(np.abs(times - expected) < 6 * np.sqrt(expected) + 1)
+
+
+def test_rows_that_are_masked_take_no_slot():
+    """What follows an imagined end is left out, and the next row stands where it would."""
+    buffer = filled(4, 1)
+    mask = jnp.array([True, False, True, False])
+    buffer = jax.jit(lambda b: b.insert(rows(10, 4), mask))(buffer)
+    np.testing.assert_array_equal(buffer.ordered().rewards, [1, 10, 12])
+    none = buffer.insert(rows(20, 2), jnp.zeros(2, bool))
+    np.testing.assert_array_equal(none.ordered().rewards, [1, 10, 12])
+    assert (int(none.position), int(none.size)) == (3, 3)
+
+
+def test_it_is_carried_by_a_scan_and_by_vmap():
+    """Ten inserts of a scan equal ten by hand; lanes are separate."""
+
+    def grow(first):
+        def step(buffer, i):
+            return buffer.insert(jax.tree.map(lambda x: x[None], row(first + i))), None
+
+        return jax.lax.scan(step, filled(6), jnp.arange(10))[0]
+
+    def row(number):
+        return jax.tree.map(lambda x: x[0], shifted(number))
+
+    def shifted(number):
+        one = rows(0, 1)
+        return one.replace(rewards=one.rewards + number)
+
+    lanes = jax.vmap(grow)(jnp.array([0, 100]))
+    for lane, first in enumerate((0, 100)):
+        own = jax.tree.map(lambda x, lane=lane: x[lane], lanes)
+        np.testing.assert_array_equal(own.ordered().rewards, first + np.arange(4, 10))
+
+
+def test_units_are_those_of_an_algorithm():
+    """Actions of a box are mapped to [-1, 1], as a dataset's are; of a dataset, by its own maps."""
+    maps = filled(2).normalization
+    np.testing.assert_allclose(
+        maps.normalize_actions(jnp.array([[-2.0], [1.0], [4.0]])).T, [[-1, 0, 1]]
+    )
+    log = data.from_arrays(
+        np.arange(20, dtype=np.float32).reshape(10, 2), np.zeros((10, 1)), np.zeros(10),
+        np.zeros(10, bool), np.arange(10) == 9,
+    )  # fmt: skip
+    log = data.normalize(log, observations="standardize")
+    alike = data.Buffer.like(log, 3)
+    np.testing.assert_array_equal(
+        alike.normalization.observation_mean, log.normalization.observation_mean
+    )
+    discrete = data.Buffer.empty(3, OBSERVATIONS, Discrete(4, start=1))
+    assert discrete.rows.actions.dtype == jnp.int32
+    assert int(discrete.normalization.normalize_actions(jnp.array(1))) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: filled(0), "capacity is 0"),
+        (lambda: filled(3, 4), "4 rows at once do not fit a capacity of 3"),
+        (lambda: filled(3).sample(jax.random.key(0), 2, SPEC), "is empty"),
+        (
+            lambda: filled(3, 1).sample(jax.random.key(0), 2, BatchSpec(fields=("next_actions",))),
+            "'next_actions' is not known",
+        ),
+        (
+            lambda: filled(3, 1).sample(jax.random.key(0), 2, BatchSpec(("actions",), window=2)),
+            "a window",
+        ),
+        (lambda: filled(3).insert(rows(0, 1).replace(rewards=None)), "batch.rewards is missing"),
+    ],
+)
+def test_what_single_transitions_cannot_give_is_refused(call, words):
+    """One sentence each."""
+    with pytest.raises(InputError, match=words):
+        call()
