@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import numpy as np
 
 from ddm.data import Normalization
 from ddm.errors import InputError
-from ddm.runner.files import full_disk_named
+from ddm.runner.files import SEAL, check_fields, sealed, write_errors_named
+from ddm.runner.quiet import quiet_threads
 from ddm.types import Batch, PyTree
 
 FOLDER = "checkpoints"
@@ -21,14 +25,21 @@ FOLDER = "checkpoints"
 class Store:
     """The checkpoints of one run; the newest `keep` are kept.
 
-    A checkpoint holds a pytree of numpy arrays, and a header: the digest of the arrays, and the
-    shapes of an example batch and of the normalization, from which a policy can be rebuilt
-    without the dataset.
+    A checkpoint holds a pytree of numpy arrays, and a header: the digest of the arrays, the step
+    and the run that they belong to, and the shapes of an example batch and of the normalization,
+    from which a policy can be rebuilt without the dataset.
+
+    Args:
+      run_dir: the folder of the run.
+      keep: how many checkpoints stay.
+      run: what tells this run from others, as config.json has it; None for a run of an older
+        version, whose checkpoints do not say where they belong.
     """
 
-    def __init__(self, run_dir: Path, keep: int = 2):
+    def __init__(self, run_dir: Path, keep: int = 2, run: str | None = None):
         self._folder = (run_dir / FOLDER).absolute()
         self._keep = keep
+        self._run = run
         self._opened: Any = None
 
     def save(self, step: int, tree: PyTree, header: dict[str, Any]) -> None:
@@ -39,13 +50,20 @@ class Store:
         """
         from orbax import checkpoint as ocp
 
-        header = {**header, "digest": _digest(tree)}
+        header = {**header, "step": step, "digest": digest(tree)}
+        if self._run is not None:
+            header = sealed({**header, "run": self._run})
         arguments = ocp.args.Composite(
             arrays=ocp.args.StandardSave(tree), header=ocp.args.JsonSave(header)
         )
-        with full_disk_named(self._folder / str(step)):
-            self._manager().save(step, args=arguments, force=True)
-            self._manager().wait_until_finished()
+        # The threads of orbax print what went wrong, each its own pages; one sentence says it.
+        with write_errors_named(self._folder / str(step)), quiet_threads():
+            try:
+                self._manager().save(step, args=arguments, force=True)
+                self._manager().wait_until_finished()
+            except Exception:
+                self._forget()
+                raise
 
     def restore_newest(self, like: PyTree) -> tuple[int, PyTree, list[str]] | None:
         """Reads the newest checkpoint that is readable.
@@ -55,7 +73,8 @@ class Store:
 
         Returns:
           The step, numpy arrays of the structure of `like`, and a sentence for each newer
-          checkpoint that was set aside because it is damaged. None if there is no checkpoint.
+          checkpoint that was set aside because it is damaged or of another step or run. None if
+          there is no checkpoint.
 
         Raises:
           InputError: none of the checkpoints can be read.
@@ -79,52 +98,71 @@ class Store:
         """Reads one checkpoint as numpy arrays of the structure of `like`.
 
         Raises:
-          InputError: it is damaged, or holds another structure.
+          InputError: it is damaged, holds another structure, or belongs to another step or run.
         """
         from orbax import checkpoint as ocp
 
+        path, header = self._folder / str(step), self.header(step)
         abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-        arguments = ocp.args.Composite(
-            arrays=ocp.args.StandardRestore(abstract), header=ocp.args.JsonRestore()
-        )
+        arguments = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
+        restored = self._read(step, arguments)["arrays"]
         try:
-            restored = self._manager().restore(step, args=arguments)
-            tree = jax.tree.map(np.asarray, restored["arrays"])
-            digest = restored["header"]["digest"]
-        except Exception as error:  # orbax and tensorstore raise a dozen kinds
-            reason = (str(error).strip() or repr(error)).splitlines()[0][:160]
-            raise InputError(f"{self._folder / str(step)} cannot be read ({reason})") from error
-        if _digest(tree) != digest:
-            raise InputError(
-                f"{self._folder / str(step)} does not hold the arrays that were written"
-            )
+            tree = jax.tree.map(lambda x, y: _of_shape(np.asarray(x), y), restored, like)
+        except ValueError as error:
+            raise InputError(f"{path} cannot be read ({_reason(error)})") from error
+        if digest(tree) != header["digest"]:
+            raise InputError(f"{path} does not hold the arrays that were written")
+        _check_steps(path, tree, step, header)
         return tree
 
     def header(self, step: int) -> dict[str, Any]:
         """The header of a checkpoint.
 
         Raises:
-          InputError: it cannot be read.
+          InputError: it cannot be read, or is the one of another step or run.
         """
         from orbax import checkpoint as ocp
 
+        path = self._folder / str(step)
+        found = self._read(step, ocp.args.Composite(header=ocp.args.JsonRestore()))["header"]
+        check_fields(found, {"digest": str, "run": (str, None)}, f"{path}: header")
+        if found.get("run") != self._run:
+            raise InputError(f"{path} is a checkpoint of another run")
+        if self._run is not None:
+            if sealed(found)[SEAL] != found.get(SEAL):
+                raise InputError(f"{path}: the header is not the one that was written")
+            if found["step"] != step:
+                raise InputError(f"{path} is the checkpoint of gradient step {found['step']}")
+        return found
+
+    def _read(self, step: int, arguments: Any) -> Any:
         try:
-            arguments = ocp.args.Composite(header=ocp.args.JsonRestore())
-            return self._manager().restore(step, args=arguments)["header"]
-        except Exception as error:
-            raise InputError(f"{self._folder / str(step)} has no readable header") from error
+            with quiet_threads():
+                return self._manager().restore(step, args=arguments)
+        except InputError:
+            raise
+        except Exception as error:  # orbax and tensorstore raise a dozen kinds
+            path = self._folder / str(step)
+            raise InputError(f"{path} cannot be read ({_reason(error)})") from error
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, the newest first."""
         if not self._folder.is_dir():
             return []
-        return sorted(self._manager().all_steps(), reverse=True)
+        with quiet_threads():
+            return sorted(self._manager().all_steps(), reverse=True)
 
     def close(self) -> None:
         """Releases what orbax holds."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
+
+    def _forget(self) -> None:
+        """Drops what orbax holds after a failure, which it would report again when it is closed."""
+        opened, self._opened = self._opened, None
+        with contextlib.suppress(Exception):
+            opened.close()
 
     def _manager(self) -> Any:
         if self._opened is None:
@@ -143,18 +181,42 @@ class Store:
                 else ocp.options.MultiprocessingOptions(),
                 create=jax.process_count() == 1,
             )
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._opened = ocp.CheckpointManager(self._folder, options=options)
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._opened = ocp.CheckpointManager(self._folder, options=options)
+            except (ValueError, FileExistsError, NotADirectoryError) as error:
+                raise InputError(f"{self._folder} cannot be read ({_reason(error)})") from error
         return self._opened
 
     def _set_aside(self, step: int, reason: str) -> str:
         path = self._folder / str(step)
-        path.rename(path.with_name(f"{step}.damaged"))
+        names = (f"{step}.damaged{f'-{i}' if i > 1 else ''}" for i in itertools.count(1))
+        free = next(name for name in names if not path.with_name(name).exists())
+        path.rename(path.with_name(free))
         self.close()  # orbax remembers the steps that it has seen
-        return f"{reason}; it is now {step}.damaged, and an older checkpoint is used"
+        return f"{reason}; it is now {free}, and an older checkpoint is used"
 
 
-def _digest(tree: PyTree) -> str:
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0][:160]
+
+
+def _of_shape(found: np.ndarray, expected: Any) -> np.ndarray:
+    if (found.shape, found.dtype) != (tuple(expected.shape), np.dtype(expected.dtype)):
+        raise ValueError(f"{found.dtype} {found.shape}, expected {expected.dtype} {expected.shape}")
+    return found
+
+
+def _check_steps(path: Path, tree: PyTree, step: int, header: Mapping[str, Any]) -> None:
+    """Refuses states of another step than the folder's; lanes that failed stand where they were."""
+    state = tree.get("state") if isinstance(tree, Mapping) else None
+    failed = {int(i) for i in header.get("failures") or ()}
+    for i, found in enumerate(np.atleast_1d(getattr(state, "step", ()))):
+        if i not in failed and found != step:
+            raise InputError(f"{path} holds states of gradient step {found}")
+
+
+def digest(tree: PyTree) -> str:
     """A digest of all arrays, their places in the tree, shapes and types."""
     result = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

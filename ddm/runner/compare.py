@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,8 @@ import numpy as np
 
 from ddm.errors import InputError
 from ddm.evaluation import statistics
-from ddm.runner.records import METRICS
+from ddm.runner.metrics import read_rows
+from ddm.runner.records import METRICS, SUMMARY, read_summary
 from ddm.runner.report import NORMALIZED, RETURN
 
 
@@ -26,19 +26,20 @@ def score_curve(run_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
       the run has reference scores, raw returns otherwise. Lanes that failed are left out.
 
     Raises:
-      InputError: the folder holds no metrics, or no evaluation.
+      InputError: the folder holds no metrics, or no evaluation, or other rows than when the run
+        ended.
     """
-    path = Path(run_dir) / METRICS
+    run_dir = Path(run_dir)
+    path, summary = run_dir / METRICS, run_dir / SUMMARY
     if not path.is_file():
         raise InputError(f"{path} does not exist; expected the folder of a run")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for name in (NORMALIZED, RETURN):
+    recorded = read_summary(run_dir).get("metrics") if summary.is_file() else None
+    rows = read_rows(path, recorded=recorded)
+    for wanted in (NORMALIZED, RETURN):
         by_lane: dict[tuple[str, ...], dict[int, float]] = {}
-        for row in rows:
-            if row["metric"] == name:
-                lane = tuple(row[key] for key in row if key not in ("step", "metric", "value"))
-                by_lane.setdefault(lane, {})[int(row["step"])] = float(row["value"])
+        for step, lane, name, value in rows:
+            if name == wanted:
+                by_lane.setdefault(lane, {})[step] = value
         steps = sorted({step for curve in by_lane.values() for step in curve})
         whole = [curve for curve in by_lane.values() if set(curve) == set(steps)]
         if whole:

@@ -55,6 +55,11 @@ class Failures:
     def sentence(self, lane: int) -> str:
         """What happened to a lane."""
         metric, step = self._found[lane]
+        if not step:
+            return (
+                f"{metric} of {self._lanes[lane]} is not finite before the first update: the "
+                "environment gives rewards that are not"
+            )
         return f"{metric} of {self._lanes[lane]} is not finite at gradient step {step}"
 
     def record(self) -> dict[str, list[Any]]:

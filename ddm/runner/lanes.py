@@ -42,12 +42,17 @@ def map_lanes(
       and `Layout.replicate` (dataset). The memory of its state argument is reused: do not use
       that state again.
     """
-    if mode == "auto":
-        mode = "sequential" if jax.default_backend() == "cpu" else "vmap"
-    mapped = {"vmap": _all_at_once, "sequential": _one_by_one}[mode](function)
+    mapped = {"vmap": _all_at_once, "sequential": _one_by_one}[lane_mode(mode)](function)
     if len(devices) <= 1:
         return jax.jit(mapped, donate_argnums=1)
     return jax.pmap(mapped, axis_name=AXIS, devices=devices, donate_argnums=1)
+
+
+def lane_mode(mode: str) -> str:
+    """What "auto" means on this machine."""
+    if mode != "auto":
+        return mode
+    return "sequential" if jax.default_backend() == "cpu" else "vmap"
 
 
 def _all_at_once(function: Callable) -> Callable:

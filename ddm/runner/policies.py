@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,11 @@ from ddm.data.spaces import from_record
 from ddm.errors import InputError
 from ddm.evaluation import Policy
 from ddm.runner import records, sweep
-from ddm.runner.checkpoints import Store
+from ddm.runner.checkpoints import FOLDER, Store
 from ddm.runner.failures import Failures
-from ddm.runner.files import read_json
 from ddm.runner.flags import algorithm_name, flag_fields
 from ddm.runner.lanes import unwrap_keys, wrap_keys
-from ddm.types import Algorithm, Batch
+from ddm.types import Algorithm, Batch, Space
 
 
 def load_policy(
@@ -47,11 +48,13 @@ def load_policy(
         configuration held a function and `config` is not given, or is another one.
     """
     run_dir = Path(run_dir).expanduser()
-    record = read_json(run_dir / records.CONFIG)
-    configs, lanes = _saved_lanes(run_dir, record, algorithm, config)
+    record = records.read_record(run_dir)
+    with _other_shapes_named(run_dir / records.CONFIG):
+        configs, lanes = _saved_lanes(run_dir, record, algorithm, config)
+        space, shape = _saved_spaces(record, configs)
     if lane is not None and not 0 <= lane < len(lanes):
         raise InputError(f"{run_dir} has lanes 0 to {len(lanes) - 1}, not {lane}")
-    store = Store(run_dir)
+    store = Store(run_dir, run=record.get("run"))
     try:
         steps = store.steps()
         if not steps or step not in (None, *steps):
@@ -59,11 +62,10 @@ def load_policy(
             raise InputError(f"{run_dir} has no checkpoint{wanted}")
         step = steps[0] if step is None else step
         info = store.header(step)
-        _warn_of_failures(run_dir, Failures(lanes, info.get("failures")), lane)
-        batch, statistics = (
-            _abstract(Batch, info["batch"]),
-            _abstract(Normalization, info["normalization"]),
-        )
+        with _other_shapes_named(run_dir / FOLDER / str(step)):
+            _warn_of_failures(run_dir, Failures(lanes, info.get("failures")), lane)
+            batch = _abstract(Batch, info["batch"])
+            statistics = _abstract(Normalization, info["normalization"])
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(lanes)))
         states = jax.eval_shape(jax.vmap(algorithm.init, (0, 0, None)), configs, keys, batch)
         like = {"state": states, "sampling_keys": keys, "normalization": statistics}
@@ -74,14 +76,39 @@ def load_policy(
     configs, statistics = jax.device_put((configs, tree["normalization"]))
     if lane is not None:
         configs, state = jax.tree.map(lambda x: x[lane], (configs, state))
-    space, shape = (record["dataset"].get(name) for name in ("action_space", "observation_shape"))
     return Policy(
         algorithm=algorithm,
         config=configs,
         state=state,
         normalization=statistics,
-        action_space=None if space is None else records.policy_space(from_record(space), configs),
-        observation_shape=None if shape is None else tuple(shape),
+        action_space=space,
+        observation_shape=shape,
+    )
+
+
+@contextlib.contextmanager
+def _other_shapes_named(path: Path) -> Iterator[None]:
+    """Turns what a file of another shape leads to into one sentence.
+
+    Raises:
+      InputError: names the file.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not of a run of this version: {error!r}"[:300]) from error
+
+
+def _saved_spaces(
+    record: dict[str, Any], configs: Any
+) -> tuple[Space | None, tuple[int, ...] | None]:
+    """The actions of the policy and the shape of its observations, where they are recorded."""
+    space, shape = (record["dataset"].get(name) for name in ("action_space", "observation_shape"))
+    return (
+        None if space is None else records.policy_space(from_record(space), configs),
+        None if shape is None else tuple(map(int, shape)),
     )
 
 

@@ -9,6 +9,8 @@ import json
 import platform
 import subprocess
 import sys
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,19 @@ import ddm
 from ddm import data
 from ddm.data.spaces import to_record
 from ddm.errors import InputError
-from ddm.runner.files import full_disk_named, json_values, read_json, write_json
+from ddm.runner import checkpoints, resume
+from ddm.runner.files import (
+    SEAL,
+    check_fields,
+    json_values,
+    read_json,
+    sealed,
+    write_errors_named,
+    write_json,
+)
 from ddm.runner.flags import algorithm_name, flag_fields
-from ddm.runner.options import RUN_ONLY, Options
+from ddm.runner.locks import FolderLock
+from ddm.runner.options import Options
 from ddm.types import Discrete, Space
 
 CONFIG = "config.json"
@@ -57,9 +69,28 @@ def describe_run(
     return _as_json(record)
 
 
+def describe_numerics(lanes: str, per_device: int) -> dict[str, str]:
+    """What the last bit of a result depends on, beside the run's own settings."""
+    return {
+        "platform": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "lanes": f"{lanes} of {per_device}" if lanes == "vmap" else lanes,
+        "jax": jax.__version__,
+    }
+
+
 def describe_config(config: Any) -> dict[str, Any]:
     """The fields of a configuration as a record has them."""
     return _as_json({f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
+
+
+def config_defaults(algorithm: Any, options: Options) -> dict[str, Any]:
+    """What the fields of a configuration are where nobody sets them, as a record has them."""
+    try:
+        config = algorithm.Config()
+    except TypeError:  # a field without a default
+        return {}
+    return describe_config(resolve(algorithm, config, schedule_length(options)))
 
 
 def _as_json(value: Any) -> Any:
@@ -90,7 +121,7 @@ def schedule_length(options: Options) -> int:
     """Gradient steps that the run was first asked for; a run that became longer keeps them."""
     path = Path(options.run_dir).expanduser() / CONFIG
     if options.resume and options.run_dir and path.is_file():
-        return int(read_json(path).get("schedule_length", options.num_updates))
+        return read_record(path.parent).get("schedule_length") or options.num_updates
     return options.num_updates
 
 
@@ -144,10 +175,18 @@ def _is_default(field: dataclasses.Field, value: Any) -> bool:
 
 
 def _environment_spec(environment: Any) -> Any:
-    """Keyword arguments, wrappers and step limit of a gymnasium environment, where known."""
+    """What there is to know of an environment beside its name.
+
+    Of a gymnasium environment keyword arguments, wrappers and step limit, where known; of a pure
+    one its class and a digest of its parameters.
+    """
     specification = getattr(environment, "specification", None)
     if specification is None:
-        return None
+        params = getattr(environment, "default_params", None)
+        if params is None:
+            return None
+        made_of = type(environment).__qualname__
+        return {"class": made_of, "params": checkpoints.digest(params)}
     try:
         return json.loads(specification.to_json())
     except (TypeError, ValueError):  # registered with a class, or with arguments that are objects
@@ -193,118 +232,127 @@ def versions() -> dict[str, str]:
 
 
 def prepare_run_dir(
-    record: dict[str, Any], options: Options, *, write: bool
+    record: dict[str, Any],
+    options: Options,
+    *,
+    write: bool,
+    lock: FolderLock,
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple[Path, list[str]]:
     """Makes the folder of a run and writes its configuration, or checks it against the one there.
+
+    Of a run that goes on, nothing is written: `write_record` does that, when it has found itself.
 
     Args:
       record: from `describe_run`. Of a run that goes on, the circumstances of its start become
         those of the first start, and the present ones stand under "resumed".
       options: of the run.
       write: False in processes that share the lanes with the one that writes.
+      lock: takes the folder, for as long as the caller holds it.
+      defaults: from `config_defaults`: what a field that the folder does not know was, before
+        there was such a field.
 
     Returns:
-      The folder, and a sentence for the user where the run goes on with or without a score.
+      The folder, and sentences for the user: where the run goes on with or without a score, with
+      another order of its sums, or without a lock.
 
     Raises:
-      InputError: the folder holds another run, or `--resume` names none.
+      InputError: the folder holds another run, `--resume` names none, or another process writes
+        there.
     """
     if options.resume and not options.run_dir:
         raise InputError("--resume needs --run_dir, the folder of the run to go on with")
     folder = Path(options.run_dir or _new_name(record)).expanduser()
     if not write:
         return folder, []
-    if options.resume and not folder.is_dir():
-        raise InputError(f"--run_dir={folder} does not exist, so there is nothing to resume")
-    path, notices = folder / CONFIG, []
-    if path.exists():
-        if not options.resume:
-            raise InputError(
-                f"--run_dir={folder} already holds a run: add --resume, or name another folder"
-            )
-        saved = read_json(path)
-        check_same_run(saved, record, folder)
-        notices = _compare_scores(saved, record)
-        _keep_first_start(saved, record)
-    with full_disk_named(folder):
+    with write_errors_named(folder):
+        if options.resume and not folder.is_dir():
+            raise InputError(f"--run_dir={folder} does not exist, so there is nothing to resume")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:
             raise InputError(f"--run_dir={folder} is a file, expected a folder") from error
-        write_json(path, record)
+        notices = lock.acquire(folder)
+        path = folder / CONFIG
+        if path.exists():
+            if not options.resume:
+                raise InputError(
+                    f"--run_dir={folder} already holds a run: add --resume, or name another folder"
+                )
+            notices += resume.go_on_with(read_record(folder), record, folder, defaults or {})
+        else:
+            _require_empty(folder)
+            record["run"] = uuid.uuid4().hex
+            write_record(folder, record)
     return folder, notices
 
 
-def check_same_run(saved: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:
-    """Refuses to resume a run under another configuration.
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Writes the configuration of a run."""
+    with write_errors_named(folder):
+        write_json(folder / CONFIG, sealed(record))
 
-    What only concerns watching, storing or spreading a run may differ, and it may become longer.
+
+def _require_empty(folder: Path) -> None:
+    """Refuses what an unknown run left: nothing says what its numbers are of."""
+    for name in (METRICS, checkpoints.FOLDER):
+        if (folder / name).exists():
+            raise InputError(
+                f"--run_dir={folder} holds {name}, but no {CONFIG} that says what was run: put a "
+                "copy of it back, or name another folder"
+            )
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The configuration of a run, from its folder.
 
     Raises:
-      InputError: names the first difference and both values.
+      InputError: it cannot be read, was changed after it was written, or is of another shape.
     """
-    defaults = _as_json(dataclasses.asdict(Options()))
-    unscored = None in (saved.get("environment"), asked["environment"])
-    # The data come last: an option that changes them is the better name for what differs.
-    for section in ("algorithm", "config", "options", "environment", "dataset"):
-        before, now = saved.get(section), asked[section]
-        if not isinstance(now, dict):
-            before, now = {section: before}, {section: now}
-        for name in now:
-            # An option that an older version did not have was at what is its default now.
-            default = defaults.get(name) if section == "options" else None
-            old, new = (before or {}).get(name, default), now[name]
-            if old == new or _may_differ(section, name, before or {}, unscored):
-                continue
-            what = f"dataset {name}" if section == "dataset" else name
-            raise InputError(
-                f"{folder} was run with {what}={old}, not {new}; "
-                "resume it as it was, or start a new run"
-            )
-    before, now = saved["options"]["num_updates"], asked["options"]["num_updates"]
-    if now < before:
-        raise InputError(
-            f"{folder} was run with num_updates={before}; it can become longer, not {now}"
-        )
+    path = folder / CONFIG
+    record = read_json(path)
+    check_fields(record, _SHAPE, str(path))
+    if "run" in record and SEAL not in record:
+        raise InputError(f"{path} has lost its seal; put a copy of it back, or start a new run")
+    return record
 
 
-_IDENTITY = ("transitions", "episodes", "digest")  # of a dataset, wherever it lies
-_OF_THE_SCORE = ("environment", "environment_kwargs", "max_episode_steps")
-_CIRCUMSTANCES = ("command", "host", "started", "versions", "commit")
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of a finished run, from its folder.
 
-
-def _may_differ(section: str, name: str, saved: dict[str, Any], unscored: bool) -> bool:
-    """Whether a run may go on although this value is another one.
-
-    Args:
-      section: of the record.
-      name: in the section.
-      saved: the section of the run that goes on.
-      unscored: there was no environment, or there is none now: a score may come and go.
+    Raises:
+      InputError: it cannot be read, was changed after it was written, or is of another shape.
     """
-    if section == "environment" or (section == "options" and name in _OF_THE_SCORE):
-        return unscored
-    if section == "options":
-        return name in RUN_ONLY | {"dataset"}
-    if section == "dataset":
-        return name not in _IDENTITY or name not in saved  # recorded by an older version
-    return False
+    path = folder / SUMMARY
+    summary = read_json(path)
+    check_fields(summary, _SUMMARY_SHAPE, str(path))
+    if summary.get("metrics"):
+        check_fields(summary["metrics"], {"bytes": int, "digest": str}, f"{path}: metrics")
+    if score := summary.get("score"):
+        check_fields(score, {"metric": str, "points": [dict], "lanes": [dict]}, f"{path}: score")
+    if "run" in summary and SEAL not in summary:
+        raise InputError(f"{path} has lost its seal; resume the run, which writes it anew")
+    return summary
 
 
-def _compare_scores(saved: dict[str, Any], record: dict[str, Any]) -> list[str]:
-    """Says so where a run loses its score, or gets one."""
-    before, now = saved.get("environment"), record["environment"]
-    if before and not now:
-        return [f"this run was scored in {before} so far: its scores end here"]
-    if now and not before:
-        return [f"this run had no environment so far: its scores begin here, in {now}"]
-    return []
+_SUMMARY_SHAPE = {
+    "algorithm": str, "config": {}, "options": {}, "dataset": {"name": str}, "versions": {},
+    "gradient_steps": int, "environment": (str, None), "score": (dict, None), "device": str,
+    "metrics": (dict, None), "script_flags": (dict, None),
+}  # fmt: skip
 
-
-def _keep_first_start(saved: dict[str, Any], record: dict[str, Any]) -> None:
-    now = {name: record[name] for name in _CIRCUMSTANCES}
-    record.update({name: saved.get(name) for name in _CIRCUMSTANCES})
-    record["resumed"] = [*saved.get("resumed", ()), now]
+_SHAPE = {
+    "algorithm": str,
+    "config": {},
+    "options": {"num_updates": int, "seeds": int, "seed": int, "sweep": [str]},
+    "dataset": {"observation_shape": (list, None), "action_space": (dict, None)},
+    "environment": (str, None),
+    "not_in_file": (list, None),
+    "resumed": (list, None),
+    "run": (str, None),
+    "schedule_length": (int, None),
+    "versions": (dict, None),
+}
 
 
 def _new_name(record: dict[str, Any]) -> Path:

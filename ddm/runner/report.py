@@ -24,35 +24,41 @@ SUCCESS = "evaluation/success_rate"
 
 
 class Clock:
-    """Times the calls of the device; the first one contains the compilation."""
+    """Times the calls of the device; the first one of each length contains a compilation.
 
-    def __init__(self):
-        self._seconds: list[float] = []
-        self._steps = 0
+    Args:
+      before: the figures of the part of the run that an earlier process did, which stand until
+        there are new ones.
+    """
+
+    def __init__(self, before: Mapping[str, Any] | None = None):
+        self._before = before or {}
+        self._calls: list[tuple[int, float]] = []  # gradient steps and seconds
 
     @contextlib.contextmanager
     def interval(self, steps: int) -> Iterator[None]:
         """Times one call that makes `steps` gradient steps in every lane."""
         started = time.perf_counter()
         yield
-        self._seconds.append(time.perf_counter() - started)
-        self._steps = steps
+        self._calls.append((steps, time.perf_counter() - started))
 
     def figures(self, num_lanes: int) -> dict[str, float | None]:
         """Gradient steps per second (of each lane, and of all together), compile seconds.
 
         They are None until there is a second call to compare the first one with.
         """
-        if len(self._seconds) < 2:
-            return dict.fromkeys(
-                ("updates_per_second", "updates_per_second_all_lanes", "compile_seconds")
-            )
-        each = float(np.median(self._seconds[1:]))
-        return {
-            "updates_per_second": self._steps / each,
-            "updates_per_second_all_lanes": self._steps * num_lanes / each,
-            "compile_seconds": max(self._seconds[0] - each, 0.0),
-        }
+        lengths = [steps for steps, _ in self._calls]
+        first = {lengths.index(steps) for steps in lengths}
+        again = [call for i, call in enumerate(self._calls) if i not in first]
+        if not again:
+            return {name: self._before.get(name) for name in _SPEED}
+        each = float(np.median([seconds / steps for steps, seconds in again]))
+        compiled = [self._calls[i][1] - self._calls[i][0] * each for i in first]
+        figures = 1.0 / each, num_lanes / each, sum(max(seconds, 0.0) for seconds in compiled)
+        return dict(zip(_SPEED, figures, strict=True))
+
+
+_SPEED = ("updates_per_second", "updates_per_second_all_lanes", "compile_seconds")
 
 
 def score_metrics(

@@ -14,12 +14,20 @@ _SMALLEST_SHARE = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Intervals in gradient steps; `log_every` divides all others, so one program runs them all."""
+    """Intervals in gradient steps; `log_every` divides the others.
+
+    Whatever step a run begins with, it meets the multiples of the intervals and ends at
+    `num_updates`: its first and its last call of the device may be shorter than the others.
+    """
 
     num_updates: int
     log_every: int
     eval_every: int  # 0: only at the end
     checkpoint_every: int  # 0: only at the end
+
+    def next_step(self, step: int) -> int:
+        """The gradient step up to which the device runs in one call, from `step`."""
+        return min((step // self.log_every + 1) * self.log_every, self.num_updates)
 
     def evaluates_at(self, step: int) -> bool:
         """Whether the policies are evaluated after gradient step `step`."""
@@ -39,7 +47,8 @@ def make_schedule(options: Options, minibatches: int = 1) -> tuple[Schedule, lis
 
     The device runs `log_every` gradient steps in one call, so `log_every` becomes the greatest
     common divisor of all intervals. Where that would be a small fraction of it (or not a multiple
-    of `minibatches`), `log_every` stands and the others are rounded up to its multiples.
+    of `minibatches`), `log_every` stands and the others are rounded up to its multiples. The run
+    itself has the length that was asked for, in whole updates.
 
     Args:
       options: what was asked for.
@@ -53,20 +62,22 @@ def make_schedule(options: Options, minibatches: int = 1) -> tuple[Schedule, lis
     """
     asked = {"num_updates": options.num_updates, "log_every": options.log_every}
     asked |= {"eval_every": options.eval_every, "checkpoint_every": options.checkpoint_every}
+    length = _round_up(asked["num_updates"], minibatches)
+    if length > LARGEST:
+        raise InputError(
+            f"num_updates is {asked['num_updates']}, which updates of {minibatches} gradient steps "
+            f"round up to {length}, expected at most {LARGEST}"
+        )
     # An interval longer than the run means "only at the end".
-    fitted = {name: value if value <= asked["num_updates"] else 0 for name, value in asked.items()}
-    fitted["log_every"] = min(asked["log_every"], asked["num_updates"])
-    common = math.gcd(*fitted.values())
+    fitted = {name: value if value <= length else 0 for name, value in asked.items()}
+    fitted |= {"num_updates": length, "log_every": min(asked["log_every"], length)}
+    intervals = {name: value for name, value in fitted.items() if name != "num_updates"}
+    common = math.gcd(*intervals.values())
     if common % minibatches == 0 and common >= _SMALLEST_SHARE * fitted["log_every"]:
         fitted["log_every"] = common
     else:
         unit = _round_up(fitted["log_every"], minibatches)
-        fitted = {name: _round_up(value, unit) for name, value in fitted.items()}
-    if fitted["num_updates"] > LARGEST:
-        raise InputError(
-            f"num_updates is {asked['num_updates']}, which log_every={asked['log_every']} rounds "
-            f"up to {fitted['num_updates']}, expected at most {LARGEST}"
-        )
+        fitted |= {name: _round_up(value, unit) for name, value in intervals.items()}
     notices = [
         f"{name} is {fitted[name]} instead of {asked[name]}, so that the intervals fit together"
         for name in asked

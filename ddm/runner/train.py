@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,18 @@ import numpy as np
 
 from ddm import data, evaluation
 from ddm.errors import DivergenceError, EvaluationError
-from ddm.runner import checkpoints, records, report, sweep
+from ddm.runner import records, report, sweep
 from ddm.runner.failures import Failures
-from ddm.runner.files import full_disk_named, json_values, write_json
-from ddm.runner.lanes import (
-    Layout,
-    broadcast,
-    broadcast_text,
-    largest,
-    map_lanes,
-    unwrap_keys,
-    wrap_keys,
-)
+from ddm.runner.files import sealed, write_errors_named, write_json
+from ddm.runner.lanes import Layout, lane_mode, largest, map_lanes
+from ddm.runner.locks import FolderLock
 from ddm.runner.metrics import MetricsWriter, read_metrics, require_tensorboard
 from ddm.runner.options import Options
-from ddm.runner.program import example_batch, init_lanes, make_interval
+from ddm.runner.program import init_lanes, make_interval
 from ddm.runner.progress import Progress
 from ddm.runner.schedule import make_schedule
 from ddm.runner.signals import StopSignals
+from ddm.runner.snapshots import Snapshots, check_length
 from ddm.types import Algorithm, diagnose
 
 FAILED_LANES = 3  # exit code of a run in which some lanes diverged, and the others ended well
@@ -75,32 +68,36 @@ def train(
       EvaluationError: a simulator failed, and `options.on_evaluation_error` is "stop".
       SystemExit: the process was told to stop; a checkpoint is written before.
     """
-    run = _Run(algorithm, config, dataset, environment, options)
-    with full_disk_named(run.run_dir), StopSignals() as signals, run:
-        if run.begins_with_evaluation:
-            run.evaluate()
-        while run.step < run.schedule.num_updates:
-            run.advance()
-            if run.schedule.evaluates_at(run.step):
-                run.diagnose()
-                run.save()  # before the simulators run: they fail more often than this does
+    with FolderLock() as lock:
+        run = _Run(algorithm, config, dataset, environment, options, lock)
+        with write_errors_named(run.run_dir), StopSignals() as signals, run:
+            if run.begins_with_evaluation:
                 run.evaluate()
-            stop = largest(signals.received)
-            if stop or run.schedule.saves_at(run.step):
-                run.save()
-            if stop:
-                run.progress.note(f"stopped after gradient step {run.step}; go on with --resume")
-                sys.exit(128 + stop)
-        return run.finish()
+            while run.step < run.schedule.num_updates:
+                run.advance()
+                if run.schedule.evaluates_at(run.step):
+                    run.diagnose()
+                    run.save()  # before the simulators run: they fail more often than this does
+                    run.evaluate()
+                stop = largest(signals.received)
+                if stop or run.schedule.saves_at(run.step):
+                    run.save()
+                if stop:
+                    run.progress.note(
+                        f"stopped after gradient step {run.step}; go on with --resume"
+                    )
+                    sys.exit(128 + stop)
+            return run.finish()
 
 
 class _Run:
     """The moving parts of a run. Every process has one; only process 0 writes files."""
 
-    def __init__(self, algorithm, config, dataset, environment, options):
+    def __init__(self, algorithm, config, dataset, environment, options, lock):
         self._algorithm, self._dataset, self._options = algorithm, dataset, options
         if options.tensorboard:
             require_tensorboard()
+        defaults = records.config_defaults(algorithm, options)
         config, notices = records.resolve_schedules(algorithm, config, options)
         self._spec = algorithm.batch_spec(config)
         self.schedule, fitted = make_schedule(options, self._spec.minibatches)
@@ -109,28 +106,46 @@ class _Run:
             config, options.sweep, options.seeds, options.seed
         )
         self._means: dict[str, np.ndarray] = {}  # of all lanes, over the last interval
-        self._warnings: dict[str, list[str]] = {}  # lane -> sentences
-        self._failures = Failures(self._lanes)
-        self._failed_evaluations: dict[str, str] = {}  # step -> what the simulator said
         self._layout = Layout.create(len(self._lanes), options.devices)
         self._evaluator = self._make_evaluator(environment)
         # What the algorithm or the environment refuses is refused here, before there is a folder.
         data.check_episodes(dataset, self._spec)
         arrays = init_lanes(algorithm, self._configs, self._lanes, dataset, options.batch_size)
-        self._make_program()
+        self._config = self._layout.place(self._configs)
+        self._shared_dataset = self._layout.replicate(dataset)
         self._place(arrays)
         if self._evaluator is not None:
             self._evaluator.check(self.policy())
         self._writes = jax.process_index() == 0
         self._record = records.describe_run(algorithm, config, dataset, environment, options)
-        self.run_dir, changes = records.prepare_run_dir(self._record, options, write=self._writes)
+        self._record["numerics"] = records.describe_numerics(
+            lane_mode(options.lanes), self._layout.per_device
+        )
+        self.run_dir, changes = records.prepare_run_dir(
+            self._record, options, write=self._writes, lock=lock, defaults=defaults
+        )
         notices.extend(changes)
-        self._store = checkpoints.Store(self.run_dir, options.keep)
-        self.step, self._saved_step = 0, -1
+        self._snapshots = Snapshots(
+            self.run_dir, self._record.get("run"), options.keep, dataset, self._spec,
+            writes=self._writes,
+        )  # fmt: skip
+        self.step, memory = 0, {}
         if options.resume:
-            self.step, arrays = self._restored(arrays, notices)
+            self.step, arrays, memory, found = self._snapshots.restore(arrays)
+            check_length(self.step, self.schedule.num_updates, self.run_dir)
             self._place(arrays)
-        self._open_outputs(notices, environment)
+            notices.extend(found)
+        self._remember(memory)
+        self._open_outputs(notices, environment, memory)
+
+    def _remember(self, memory):
+        """What was said so far: of a checkpoint, or nothing."""
+        self._failures = Failures(self._lanes, memory.get("failures"))
+        # step -> what the simulator said
+        self._failed_evaluations: dict[str, str] = memory.get("failed_evaluations") or {}
+        # lane -> sentences
+        self._warnings: dict[str, list[str]] = memory.get("warnings") or {}
+        self._clock = report.Clock(memory.get("speed"))
 
     def _make_evaluator(self, environment):
         if environment is None:
@@ -142,20 +157,6 @@ class _Run:
             deterministic=self._options.deterministic_eval,
             max_environments=self._options.eval_environments,
         )
-
-    def _make_program(self):
-        """Compiles nothing yet; lays configurations and the dataset out on the devices."""
-        self._config = self._layout.place(self._configs)
-        self._shared_dataset = self._layout.replicate(self._dataset)
-        self._updates = self.schedule.log_every // self._spec.minibatches
-        interval = make_interval(
-            self._algorithm,
-            self._spec,
-            self._options.batch_size,
-            self._updates,
-            freeze=len(self._lanes) > 1,
-        )
-        self._interval = map_lanes(interval, self._options.lanes, self._layout.devices)
 
     def _place(self, arrays):
         """Lays states and sampling keys out on the devices."""
@@ -174,56 +175,30 @@ class _Run:
             self._options.eval_at_start if not self.step else self.schedule.evaluates_at(self.step)
         )
 
-    def _open_outputs(self, notices, environment):
+    def _open_outputs(self, notices, environment, memory):
         options = self._options
         self._metrics = None
         if self._writes:
             path = self.run_dir / records.METRICS
-            with full_disk_named(path):
+            with write_errors_named(self.run_dir):
                 self._metrics = MetricsWriter(
                     path,
                     self._lanes,
-                    resume_step=self.step if options.resume else None,
+                    resume_step=self.step or None,
+                    recorded=memory.get("metrics"),
                     evaluated_again=self.begins_with_evaluation,
                     tensorboard=options.tensorboard,
                 )
+            if options.resume:
+                records.write_record(self.run_dir, self._record)
         style = options.progress if self._writes else "none"
         self.progress = Progress(self.schedule.num_updates, self.step, style)
-        self._clock = report.Clock()
         count = f"{len(self._lanes)} lane{'s' if len(self._lanes) > 1 else ''}"
         self.progress.note(f"{self._record['algorithm']}: {count}, {self.run_dir}")
         for notice in notices:
             self.progress.note(notice)
         if environment is None:
             self.progress.note("no environment: this run has no score")
-
-    def _restored(self, fresh, notices):
-        """The newest checkpoint's step and arrays; the fresh ones if there is no checkpoint."""
-        like = unwrap_keys(fresh)
-        found = None
-        if self._writes:
-            found = self._store.restore_newest(self._saved_tree(like))
-        step = largest(found[0] if found else -1)
-        if step < 0:
-            notices.append(f"{self.run_dir} has no checkpoint: starting from the beginning")
-            return 0, fresh
-        notices.extend([*(found[2] if found else ()), f"going on after gradient step {step}"])
-        self._recall_failures(self._store.header(step) if found else {})
-        arrays = (found[1]["state"], found[1]["sampling_keys"]) if found else like
-        return step, wrap_keys(broadcast(arrays), fresh)
-
-    def _recall_failures(self, header):
-        """What had failed when the checkpoint was written, on every process."""
-        names = ("failures", "failed_evaluations")
-        text = json.dumps({name: header.get(name, {}) for name in names})
-        found = json.loads(broadcast_text(text if self._writes else ""))
-        self._failures = Failures(self._lanes, found["failures"])
-        self._failed_evaluations = found["failed_evaluations"]
-
-    def _saved_tree(self, arrays):
-        state, sampling_keys = arrays
-        normalization = jax.tree.map(np.asarray, self._dataset.normalization)
-        return {"state": state, "sampling_keys": sampling_keys, "normalization": normalization}
 
     def __enter__(self):
         return self
@@ -234,36 +209,45 @@ class _Run:
             self._evaluator.close()
         if self._metrics is not None:
             self._metrics.close()
-        self._store.close()
+        self._snapshots.close()
 
     def advance(self):
         """Runs one interval of updates, checks its metrics and writes them."""
-        with self._clock.interval(self.schedule.log_every):
+        last = self.schedule.next_step(self.step)
+        minibatches = self._spec.minibatches
+        updates = (last - self.step) // minibatches
+        with self._clock.interval(last - self.step):
             carried = self._state, self._layout.place(self._failures.alive)
-            (self._state, _), metrics = self._interval(
+            (self._state, _), metrics = self._program(updates)(
                 self._config, carried, self._sampling_keys, self._shared_dataset
             )
             means, not_finite = self._layout.gather(metrics)
-        minibatches = self._spec.minibatches
         self._report_failures(
-            self._failures.add_updates(not_finite, self._updates, self.step, minibatches)
+            self._failures.add_updates(not_finite, updates, self.step, minibatches)
         )
-        self.step += self.schedule.log_every
+        self.step = last
         self.progress.update(self.step)
         self._means = means
         self._write(means)
 
+    def _program(self, updates):
+        """What runs so many updates of all lanes; compiled once for each number."""
+        interval = make_interval(
+            self._algorithm,
+            self._spec,
+            self._options.batch_size,
+            updates,
+            freeze=len(self._lanes) > 1,
+        )
+        return map_lanes(interval, self._options.lanes, self._layout.devices)
+
     def _report_failures(self, new):
         """Says which lanes diverged; stops, before anything is saved, if no lane is left."""
         if new and len(self._failures) == len(self._lanes):
-            saved = self._store.steps() if self._writes else []
-            kept = (
-                f"the last checkpoint is of step {saved[0]}"
-                if saved
-                else "there is no checkpoint yet"
-            )
             others = ", as the other lanes before" if len(self._lanes) > len(new) else ""
-            raise DivergenceError(f"{self._failures.sentence(new[0])}{others}; {kept}")
+            raise DivergenceError(
+                f"{self._failures.sentence(new[0])}{others}; {self._snapshots.kept()}"
+            )
         for lane in new:
             self.progress.note(f"{self._failures.sentence(lane)}: the lane stops, the others go on")
 
@@ -327,16 +311,17 @@ class _Run:
 
     def save(self):
         """Writes a checkpoint of all lanes, unless there is one of this step."""
-        if self._saved_step == self.step:
+        if self._snapshots.is_saved(self.step):
             return
-        self._saved_step = self.step
         arrays = self._layout.gather((self._state, self._sampling_keys))
-        if self._writes:
-            example = example_batch(self._dataset, self._spec)
-            header = checkpoints.header(example, self._dataset.normalization)
-            header["failures"] = self._failures.record()
-            header["failed_evaluations"] = self._failed_evaluations
-            self._store.save(self.step, self._saved_tree(arrays), header)
+        memory = {
+            "failures": self._failures.record(),
+            "failed_evaluations": self._failed_evaluations,
+            "warnings": self._warnings,
+            "speed": self._clock.figures(len(self._lanes)),
+            "metrics": None if self._metrics is None else self._metrics.sync(),
+        }
+        self._snapshots.save(self.step, arrays, memory)
 
     def finish(self):
         """Writes the summary and the plots."""
@@ -351,8 +336,9 @@ class _Run:
             "failed_evaluations": self._failed_evaluations,
             **self._clock.figures(len(self._lanes)),
             **report.device_record(),
+            "metrics": None if self._metrics is None else self._metrics.sync(),
         }
-        summary = json_values(measured)
+        summary = sealed(measured)
         if self._writes:
             write_json(self.run_dir / records.SUMMARY, summary)
             if self._options.plots:

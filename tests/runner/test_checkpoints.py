@@ -203,7 +203,7 @@ def test_other_bytes_than_those_written_are_noticed(tmp_path, monkeypatch):
     store = Store(tmp_path)
     tree = {"x": np.arange(3.0)}
     store.save(1, tree, {})
-    monkeypatch.setattr("ddm.runner.checkpoints._digest", lambda tree: "another")
+    monkeypatch.setattr("ddm.runner.checkpoints.digest", lambda tree: "another")
     with pytest.raises(InputError, match="does not hold the arrays that were written"):
         store.restore(1, tree)
     store.close()

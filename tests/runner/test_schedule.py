@@ -23,7 +23,8 @@ def schedule(num_updates, log_every, eval_every, checkpoint_every, minibatches=1
         ((50_000, 1_000, 5_000, 10_000), (50_000, 1_000, 5_000, 10_000)),
         ((50_000, 1_000, 2_500, 0), (50_000, 500, 2_500, 0)),  # the common divisor
         ((500, 1_000, 5_000, 10_000), (500, 500, 0, 0)),  # shorter than its intervals
-        ((10_007, 1_000, 5_000, 0), (11_000, 1_000, 5_000, 0)),  # no useful common divisor
+        ((10_007, 1_000, 5_000, 0), (10_007, 1_000, 5_000, 0)),  # the last interval is shorter
+        ((50_000, 1_000, 5_007, 0), (50_000, 1_000, 6_000, 0)),  # no useful common divisor
     ],
 )
 def test_intervals_are_fitted_together(asked, fitted):
@@ -38,15 +39,16 @@ def test_intervals_are_fitted_together(asked, fitted):
 
 def test_intervals_are_multiples_of_the_minibatches():
     result, _ = schedule(9, 3, 3, 9, minibatches=2)
-    assert result == Schedule(12, 4, 4, 12)
+    assert result == Schedule(10, 4, 4, 12)
+    assert [result.next_step(step) for step in (0, 4, 8)] == [4, 8, 10]
 
 
 def test_steps_and_seeds_that_32_bits_do_not_hold_are_refused():
     largest = 2**31 - 1
     with pytest.raises(InputError, match="num_updates is 2147483648, expected at most 2147483647"):
         Options(num_updates=largest + 1)
-    with pytest.raises(InputError, match="rounds up to 2147484000, expected at most 2147483647"):
-        schedule(largest, 1_000, 0, 0)
+    with pytest.raises(InputError, match="round up to 2147483648, expected at most 2147483647"):
+        schedule(largest, 1_000, 0, 0, minibatches=2)
     assert schedule(largest, largest, 0, 0)[0].num_updates == largest
     assert Options(seed=2**32 - 2, seeds=2).seed == 2**32 - 2
     for wrong in ({"seed": 2**32}, {"seed": 2**32 - 1, "seeds": 2}, {"eval_seed": 2**32}):
@@ -58,3 +60,13 @@ def test_what_is_due_when():
     result, _ = schedule(10, 2, 4, 0)
     assert [step for step in range(1, 11) if result.evaluates_at(step)] == [4, 8, 10]
     assert [step for step in range(1, 11) if result.saves_at(step)] == [10]
+
+
+@pytest.mark.parametrize("first", [0, 1, 6, 9])
+def test_wherever_a_run_begins_it_meets_the_grid_and_ends_at_its_end(first):
+    result, notices = schedule(11, 4, 4, 8)
+    assert not notices
+    steps = [first]
+    while steps[-1] < 11:
+        steps.append(result.next_step(steps[-1]))
+    assert steps[1:] == [step for step in (4, 8, 11) if step > first]

@@ -1,0 +1,125 @@
+"""A run and its checkpoints: what is saved of it, and how it finds itself again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddm.data import Dataset
+from ddm.errors import InputError
+from ddm.runner import checkpoints
+from ddm.runner.files import check_fields
+from ddm.runner.lanes import broadcast, broadcast_text, largest, unwrap_keys, wrap_keys
+from ddm.runner.program import example_batch
+from ddm.types import BatchSpec, PyTree
+
+# What a checkpoint remembers of a run beside its arrays; an older version did not write all.
+_MEMORY = {
+    "failures": (dict, None),  # of `Failures.record`
+    "failed_evaluations": (dict, None),  # step -> sentence
+    "warnings": (dict, None),  # lane -> sentences
+    "speed": (dict, None),  # of `report.Clock.figures`
+    "metrics": (dict, None),  # of `MetricsWriter.sync`
+}
+
+
+class Snapshots:
+    """Saves and restores the states and sampling keys of all lanes.
+
+    Args:
+      run_dir: the folder of the run.
+      run: its identity, from config.json.
+      keep: checkpoints that stay.
+      dataset: of the run; its normalization is saved, too.
+      spec: of the algorithm's batch.
+      writes: whether this process has the files; the others are told what it reads.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        run: str | None,
+        keep: int,
+        dataset: Dataset,
+        spec: BatchSpec,
+        *,
+        writes: bool,
+    ):
+        self._run_dir, self._writes = run_dir, writes
+        self._store = checkpoints.Store(run_dir, keep, run)
+        self._normalization = jax.tree.map(np.asarray, dataset.normalization)
+        self._header = checkpoints.header(example_batch(dataset, spec), dataset.normalization)
+        self._saved_step = -1
+
+    def is_saved(self, step: int) -> bool:
+        """Whether this process has saved the step already."""
+        return step == self._saved_step
+
+    def save(self, step: int, arrays: PyTree, memory: dict[str, Any]) -> None:
+        """Writes the (state, sampling keys) of all lanes, and what the run remembers."""
+        self._saved_step = step
+        if self._writes:
+            self._store.save(step, self._tree(arrays), {**self._header, **memory})
+
+    def restore(self, fresh: PyTree) -> tuple[int, PyTree, dict[str, Any], list[str]]:
+        """The newest checkpoint that is readable.
+
+        Args:
+          fresh: the (state, sampling keys) of a run that begins.
+
+        Returns:
+          Its gradient step, arrays as `fresh`, what the run remembered, and sentences for the
+          user. Without a checkpoint step 0, `fresh` itself and no memory.
+
+        Raises:
+          InputError: there are checkpoints, and none can be read.
+        """
+        like = unwrap_keys(fresh)
+        found = self._store.restore_newest(self._tree(like)) if self._writes else None
+        step = largest(found[0] if found else -1)
+        if step < 0:
+            notice = f"{self._run_dir} has no checkpoint: starting from the beginning"
+            return 0, fresh, {}, [notice]
+        memory: dict[str, Any] = {}
+        if found:
+            header = self._store.header(step)
+            check_fields(header, _MEMORY, f"{self._run_dir}: checkpoint of gradient step {step}")
+            memory = {name: header.get(name) for name in _MEMORY}
+        memory = json.loads(broadcast_text(json.dumps(memory) if self._writes else ""))
+        arrays = (found[1]["state"], found[1]["sampling_keys"]) if found else like
+        notices = [*(found[2] if found else ()), f"going on after gradient step {step}"]
+        return step, wrap_keys(broadcast(arrays), fresh), memory, notices
+
+    def kept(self) -> str:
+        """A clause for the user: what there is to go on from."""
+        saved = self._store.steps() if self._writes else []
+        if not saved:
+            return "there is no checkpoint yet"
+        return f"the last checkpoint is of step {saved[0]}"
+
+    def close(self) -> None:
+        """Releases the files."""
+        self._store.close()
+
+    def _tree(self, arrays: PyTree) -> dict[str, Any]:
+        state, sampling_keys = arrays
+        return {
+            "state": state, "sampling_keys": sampling_keys, "normalization": self._normalization,
+        }  # fmt: skip
+
+
+def check_length(step: int, num_updates: int, run_dir: Path) -> None:
+    """Refuses to go on from beyond the end, with a score of one step under the name of another.
+
+    Raises:
+      InputError: the checkpoint is of a later step than the run shall have.
+    """
+    if step > num_updates:
+        raise InputError(
+            f"{run_dir} was trained up to gradient step {step}, beyond num_updates={num_updates}: "
+            f"go on with --num_updates={step} or more"
+        )
