@@ -6,10 +6,11 @@
 
 Each method is a run of its own experiment, with its own defaults; `--flags` go to all of them.
 Runs that are finished are not repeated, and one that was interrupted goes on, so that the same
-command may be given again (with more methods, too). `--out` then holds `table.csv`, with the
-command of every run, and `profile.png`: the share of runs that score above a threshold, over all
-datasets and seeds. A dataset is known by its path and content: one that changes is run anew.
-Scores are of the last policy; the best evaluation stands beside it, apart.
+command may be given again (with more methods, too). A result belongs to its whole command and to
+the path and content of its dataset: where one of them changes, the run is made anew, beside the
+old one. `--out` then holds `table.csv`, with the command of every run, and `profile.png`: the share
+of runs that score above a threshold, over all datasets and seeds. Scores are of the last policy;
+the best evaluation stands beside it, apart. Where this command is ended, its runs end, too.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ import pathlib
 import queue
 import re
 import shlex
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import summary
 from absl import flags
+from children import Children
 
 from ddm import runner
+from ddm.data import minari_io
 from ddm.errors import InputError
 from ddm.evaluation import statistics
+from ddm.runner import locks
 from ddm.runner.train import FAILED_LANES
 
 _DATASETS = flags.DEFINE_list("datasets", [], "Minari ids, folders or files, with commas.")
@@ -48,6 +50,9 @@ _JOBS = flags.DEFINE_integer(
 _OUT = flags.DEFINE_string("out", "runs/compare", "Folder of the runs, the table and the profile.")
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1]
+
+_CHILDREN = Children()
+_PATIENCE = 120.0  # seconds that a run has to save and end
 
 # Name -> experiment and flags; continuous actions.
 METHODS: dict[str, str] = {
@@ -73,22 +78,31 @@ def main(_):
     if not _DATASETS.value:
         raise InputError("--datasets is missing: name at least one Minari id, folder or file")
     methods = chosen_methods(_METHODS.value, _METHOD.value)
+    for dataset in _DATASETS.value:  # downloaded now: a result belongs to what is there
+        if not pathlib.Path(dataset).expanduser().exists() and minari_io.is_dataset_id(dataset):
+            minari_io.find_dataset(dataset)
     out = pathlib.Path(_OUT.value)
     jobs = {
-        (dataset, name): (command, out / folder_name(dataset, name))
+        (dataset, name): (command, out / folder_name(dataset, name, command))
         for dataset, (name, command) in itertools.product(_DATASETS.value, methods.items())
     }
     shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
     for share in core_shares(_JOBS.value):
         shares.put(share)
-    with concurrent.futures.ThreadPoolExecutor(
+    pool = concurrent.futures.ThreadPoolExecutor(
         _JOBS.value, initializer=lambda: keep_to(shares.get())
-    ) as pool:
+    )
+    with _CHILDREN.ended_with_this_process(), pool:
         futures = {
             key: pool.submit(run, command, key[0], folder)
             for key, (command, folder) in jobs.items()
         }
-        failed = [key for key, future in futures.items() if not report_end(key, future.result())]
+        try:
+            failed = [key for key, done in futures.items() if not report_end(key, done.result())]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _CHILDREN.end()
+            raise
     rows = [
         {"method": name, **row, "dataset": dataset}
         for (dataset, name), (_, folder) in jobs.items()
@@ -148,54 +162,63 @@ def keep_to(cores: set[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def folder_name(dataset: str, name: str) -> str:
+def arguments_of(command: str, dataset: str) -> list[str]:
+    """Experiment and flags of a run: all that decides its result."""
+    experiment, *own = shlex.split(command)
+    common = shlex.split(_FLAGS.value)
+    return [experiment, f"--dataset={dataset}", f"--seeds={_SEEDS.value}", *common, *own]
+
+
+def folder_name(dataset: str, name: str, command: str) -> str:
     """A folder for the run: the dataset's and the method's name, and what tells them from others.
 
-    "x/m.npz" and "x-m.npz" are one name, and a file that was written anew has its old one; the
-    digits at the end are of path and content.
+    "x/m.npz" and "x-m.npz" are one name, a file that was written anew has its old one, and so has
+    a method with other flags; the digits at the end are of all these.
     """
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{dataset.strip('/')}-{name}").strip("-")
-    return f"{readable}-{identity(dataset, name)}"
+    # A path may be longer than a name; its end says more than its beginning.
+    return f"{readable[-100:]}-{identity(dataset, [name, *arguments_of(command, '')])}"
 
 
-def identity(dataset: str, name: str) -> str:
-    """Eight hexadecimal digits of a dataset and a method.
+def identity(dataset: str, words: list[str]) -> str:
+    """Sixteen hexadecimal digits of a dataset and of the words of a command.
 
     Of a file, its path and its bytes count; of a folder, the names, sizes and times of its files;
-    of anything else, which is an id, the text.
+    of anything else, which is an id, the text, and the folder where minari keeps it.
     """
-    found = hashlib.sha256(f"{name}\n".encode())
+    found = hashlib.sha256("\0".join(words).encode())
     path = pathlib.Path(dataset).expanduser()
     found.update((str(path.resolve()) if path.exists() else dataset).encode())
+    if not path.exists():
+        path = minari_io.datasets_root() / dataset
     if path.is_file():
         with path.open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())
     elif path.is_dir():
         for part in sorted(path.rglob("*")):
-            facts = part.stat()
+            facts = part.stat() if part.exists() else part.lstat()  # a link to nothing
             found.update(f"{part} {facts.st_size} {facts.st_mtime_ns}".encode())
-    return found.hexdigest()[:8]
+    return found.hexdigest()[:16]
 
 
 def run(command: str, dataset: str, folder: pathlib.Path) -> bool:
     """Trains, unless the result is there; its output goes to a log beside the folder."""
-    if (folder / "summary.json").is_file():
-        return True
-    experiment, *own = shlex.split(command)
-    arguments = [
-        f"--dataset={dataset}", f"--seeds={_SEEDS.value}", f"--run_dir={folder}",
-        "--progress=plain", *shlex.split(_FLAGS.value), *own,
-    ]  # fmt: skip
-    if (folder / "config.json").is_file():
-        arguments.append("--resume")
+    experiment, *arguments = arguments_of(command, dataset)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with pathlib.Path(f"{folder}.log").open("a", encoding="utf-8") as log:
-        script = str(EXPERIMENTS / f"{experiment}.py")
-        done = subprocess.run(
-            [sys.executable, script, *arguments], stdout=log, stderr=log, check=False
-        )
+        try:  # for the run of a command that was killed, and that has not noticed yet
+            locks.wait_until_free(folder, _PATIENCE)
+        except InputError as error:
+            print(f"error: {error}", file=log)
+            return False
+        if (folder / "summary.json").is_file():
+            return True
+        arguments += [f"--run_dir={folder}", "--progress=plain"]
+        if (folder / "config.json").is_file():
+            arguments.append("--resume")
+        code = _CHILDREN.call([str(EXPERIMENTS / f"{experiment}.py"), *arguments], log)
     # Where some seeds diverged, the others have their result, and the table says so.
-    return done.returncode in (0, FAILED_LANES)
+    return code in (0, FAILED_LANES)
 
 
 def report_end(key: tuple[str, str], succeeded: bool) -> bool:

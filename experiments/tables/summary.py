@@ -12,7 +12,6 @@ that it can be repeated.
 from __future__ import annotations
 
 import importlib
-import json
 import pathlib
 from typing import Any
 
@@ -20,6 +19,7 @@ from absl import flags
 
 from ddm import runner
 from ddm.errors import InputError
+from ddm.runner.records import read_summary
 
 _RUNS = flags.DEFINE_list("runs", [], "Folders of finished runs, with commas between them.")
 _CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
@@ -46,12 +46,18 @@ def main(_):
 def read_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     """One row for each point of the run's sweep."""
     path = folder / "summary.json"
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read; expected the folder of a finished run") from error
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; expected the folder of a finished run")
+    summary = read_summary(folder)
     if not summary.get("score"):
-        raise InputError(f"{path} holds no score: the run had no environment")
+        raise InputError(f"{path} holds no score: the run had no environment, or no lane is left")
+    try:
+        return _rows_of(summary)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not the summary of a run of this version: {error!r}") from None
+
+
+def _rows_of(summary: dict[str, Any]) -> list[dict[str, Any]]:
     lanes = summary["score"]["lanes"]
     rows = []
     for point in summary["score"]["points"]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 import types
 
 import jax
@@ -15,6 +17,7 @@ import pytest
 
 from ddm import data, envs
 from ddm.envs import point_mass
+from ddm.runner import locks
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "tables" / "compare.py"
 
@@ -44,25 +47,58 @@ def test_every_method_has_its_experiment(compare):
 def test_one_more_method_is_described_on_the_command_line(compare):
     methods = compare.chosen_methods(["bc"], ["soft iql = iql --expectile=0.6"])
     assert methods == {"bc": "bc", "soft iql": "iql --expectile=0.6"}
-    name = compare.folder_name("D4RL/door/human-v2", "soft iql")
-    assert name.startswith("D4RL-door-human-v2-soft-iql-")
 
 
-def test_datasets_are_told_apart_by_path_and_content(compare, tmp_path, monkeypatch):
+@pytest.fixture
+def flags(compare, monkeypatch):
+    """Sets flags of the command."""
+
+    def flags(**values):
+        for name, value in {"SEEDS": 2, "FLAGS": "", **values}.items():
+            monkeypatch.setattr(compare, f"_{name}", types.SimpleNamespace(value=value))
+
+    flags()
+    return flags
+
+
+def test_a_result_belongs_to_its_whole_command(compare, flags):
+    def name(dataset="D4RL/door/human-v2", method="soft iql", command="iql --expectile=0.6"):
+        return compare.folder_name(dataset, method, command)
+
+    first = name()
+    assert first.startswith("D4RL-door-human-v2-soft-iql-")
+    assert first == name()
+    flags(SEEDS=3)
+    more_seeds = name()
+    flags(FLAGS="--num_updates=30000")
+    other_flags = name()
+    flags()
+    others = {more_seeds, other_flags, name(command="iql --expectile=0.7"), name(command="bc")}
+    assert len(others | {name(method="other"), name(dataset="D4RL/door/human-v3"), first}) == 7
+    assert len(name(dataset="x/" * 200)) < 160
+
+
+def test_datasets_are_told_apart_by_path_and_content(compare, flags, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+
+    def folder_name(dataset):
+        return compare.folder_name(dataset, "bc", "bc")
+
     paths = [tmp_path / "x" / "m.npz", tmp_path / "x-m.npz"]
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"same")
-    folders = {compare.folder_name(name, "bc") for name in ("x/m.npz", "x-m.npz")}
+    folders = {folder_name(name) for name in ("x/m.npz", "x-m.npz")}
     assert len(folders) == 2
-    assert compare.identity("x/m.npz", "bc") == compare.identity(str(paths[0]), "bc")
-    before = compare.folder_name("x/m.npz", "bc"), compare.folder_name("x", "bc")
+    assert compare.identity("x/m.npz", ["bc"]) == compare.identity(str(paths[0]), ["bc"])
+    before = folder_name("x/m.npz"), folder_name("x"), folder_name("a/b-v0")
     paths[0].write_bytes(b"other")
-    after = compare.folder_name("x/m.npz", "bc"), compare.folder_name("x", "bc")
-    assert before[0] != after[0]
-    assert before[1] != after[1]
-    assert compare.folder_name("a/b-c", "bc") != compare.folder_name("a-b/c", "bc")
+    (tmp_path / "minari" / "a" / "b-v0").mkdir(parents=True)
+    (tmp_path / "minari" / "a" / "b-v0" / "main_data.hdf5").write_bytes(b"new")
+    after = folder_name("x/m.npz"), folder_name("x"), folder_name("a/b-v0")
+    assert all(old != new for old, new in zip(before, after, strict=True))
+    assert folder_name("a/b-c") != folder_name("a-b/c")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +166,7 @@ def test_the_profile_holds_methods_that_ran_everywhere(compare, tmp_path, capsys
     assert lines[2].split()[-1] == "-"
 
 
-def test_datasets_of_one_name_are_two_columns(compare, tmp_path, monkeypatch, capsys):
+def test_datasets_of_one_name_are_two_columns(compare, flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
@@ -138,19 +174,84 @@ def test_datasets_of_one_name_are_two_columns(compare, tmp_path, monkeypatch, ca
     rows = {"x/m.npz": 1.0, "y/m.npz": 5.0}
 
     def read_rows(folder):
-        dataset = next(name for name in rows if compare.folder_name(name, "bc") == folder.name)
+        dataset = next(
+            name for name in rows if compare.folder_name(name, "bc", "bc") == folder.name
+        )
         return [_row("bc", "arrays", [rows[dataset], rows[dataset]])]
 
     monkeypatch.setattr(compare.summary, "read_rows", read_rows)
     monkeypatch.setattr(compare, "run", lambda *job: True)
     for flag, value in (("datasets", list(rows)), ("methods", ["bc"]), ("out", str(tmp_path))):
         monkeypatch.setattr(compare, f"_{flag.upper()}", types.SimpleNamespace(value=value))
-    for flag, value in (("METHOD", []), ("JOBS", 1), ("SEEDS", 2), ("FLAGS", "")):
-        monkeypatch.setattr(compare, f"_{flag}", types.SimpleNamespace(value=value))
+    flags(METHOD=[], JOBS=1)
     compare.main([])
     header, line = capsys.readouterr().out.splitlines()[2:4]
     assert header.split() == ["x/m.npz", "y/m.npz"]
     assert " ".join(line.split()) == "bc 1.0 [1.0, 1.0] best 1.0 5.0 [5.0, 5.0] best 5.0"
+
+
+# Stands for a run: it holds its folder until it is told to end.
+CHILD = """
+import pathlib, signal, sys, time
+from ddm.runner import locks
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir()
+with locks.FolderLock() as lock:
+    lock.acquire(folder)
+    signal.signal(signal.SIGTERM, lambda *_: (folder / "saved").touch() or sys.exit(143))
+    (folder / "begun").touch()
+    time.sleep(60)
+"""
+PARENT = """
+import sys
+from children import Children
+children = Children()
+with children.ended_with_this_process():
+    try:
+        children.call(sys.argv[1:], None)
+    except BaseException:
+        children.end()
+        raise
+"""
+
+
+def _wait_for(path):
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{path} was not made within a minute")
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells a process of its parent's end"
+)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_runs_end_with_the_command_however_it_ends(tmp_path, number):
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(script), str(tmp_path / "run")], cwd=SCRIPT.parent
+    )
+    _wait_for(tmp_path / "run" / "begun")
+    parent.send_signal(number)
+    assert parent.wait() == (128 + number if number == signal.SIGTERM else -number)
+    locks.wait_until_free(tmp_path / "run", 30.0)
+    assert (tmp_path / "run" / "saved").exists()
+
+
+def test_a_folder_that_is_still_written_is_a_failure_with_a_sentence(
+    compare, flags, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(compare, "_PATIENCE", 0.0)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "summary.json").touch()
+    with locks.FolderLock() as lock:
+        lock.acquire(folder)
+        assert compare.run("bc", "a.npz", folder) is False
+    assert "is in use by another process" in (tmp_path / "run.log").read_text()
+    assert compare.run("bc", "a.npz", folder) is True
 
 
 @pytest.mark.slow

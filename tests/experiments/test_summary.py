@@ -6,6 +6,10 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+from ddm.errors import InputError
+
 SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "tables" / "summary.py"
 
 
@@ -102,3 +106,29 @@ def test_folders_without_a_result_are_refused_in_one_sentence(tmp_path):
         assert done.returncode != 0
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_summaries_of_another_shape_are_refused_in_one_sentence(tmp_path):
+    _write_run(tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    whole = path.read_text()
+    record = json.loads(whole)
+    changed = [
+        ("[]", "holds a list, expected a JSON object"),
+        (whole[:-9], "cannot be read"),
+        (whole.replace("10.5", "NaN", 1), "NaN is no number of JSON"),
+        (json.dumps(record | {"score": 3}), "score is 3, expected dict"),
+        (json.dumps(record | {"gradient_steps": "many"}), "gradient_steps is 'many', expected int"),
+        (json.dumps(record | {"options": {}}), "is not the summary of a run of this version"),
+        (json.dumps(record | {"seal": "x"}), "is not as it was written"),
+        (json.dumps(record | {"run": "x"}), "has lost its seal"),
+    ]
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        import summary
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    for text, message in changed:
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            summary.read_rows(tmp_path / "run")
