@@ -7,7 +7,7 @@ An algorithm is a module; the module itself is the value that is passed around. 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -60,6 +60,26 @@ class BatchSpec:
     whole_dataset: bool = False  # all transitions, in order, whatever the batch size: exact sweeps
     one_hot_observations: bool = False  # rows of a table: any other observation is refused
     num_actions: int = 0  # a log with a larger discrete action is refused; 0: any action
+
+
+Spec = BatchSpec | Mapping[str, BatchSpec]  # of one source, or of several by their names
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One part of a training that has several, such as a model before the policy.
+
+    All stages of an algorithm share its State and count its `step`.
+    """
+
+    name: str  # stands before the stage's metrics
+    update: Callable[[Any, Any, Any], tuple[Any, Metrics]]  # as `Algorithm.update`
+    batch_spec: Spec
+    num_steps: int | None = None  # gradient steps; None, for the last stage: the rest of the run
+    # (config, state, sources, key) -> state, once at the end of the stage
+    finish: Callable[[Any, Any, Any, PRNGKey], Any] | None = None
+    evaluated: bool = True  # whether the policy is worth a score while the stage runs
+    collects: bool = False  # whether the policy collects own experience while the stage runs
 
 
 TRANSITION_FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations")
@@ -127,10 +147,58 @@ class Algorithm(Protocol):
         """
         ...
 
+    # The names below are optional.
+    #
+    # `batch_spec` may be a dict of specs, one for each source; `init` and `update` then get a dict
+    # of batches. `stages(config)` gives the parts of a training, see :class:`Stage`.
+    # `collect_spec(config)` says how a policy collects own experience: `ddm.CollectSpec`.
+    # `loss(config, state, batch, key)` gives metrics of held-out data; without it, the metrics of
+    # an update that is thrown away stand for it.
+    #
     # An algorithm that can tell from its metrics that something is amiss, such as a behaviour
     # model that has not converged, also has `diagnose(config, metrics)`: see the function below.
     # One with a hyper-parameter that follows the run's length unless it is set also has
     # `resolve(config, num_updates)`: the configuration with the number in its place.
+
+
+def stages_of(algorithm: Algorithm, config: Any) -> tuple[Stage, ...]:
+    """The stages of an algorithm; one without a name where it declares none.
+
+    Raises:
+      InputError: a stage before the last has no length, one has no step or a length that its
+        mini-batches do not divide, or two have the same name.
+    """
+    declared = getattr(algorithm, "stages", None)
+    if declared is None:
+        return (Stage("", algorithm.update, algorithm.batch_spec(config), collects=True),)
+    stages = tuple(declared(config))
+    if not stages or len({stage.name for stage in stages}) < len(stages):
+        names = ", ".join(stage.name for stage in stages) or "none"
+        raise InputError(f"the stages of a method need different names; given: {names}")
+    for i, stage in enumerate(stages):
+        minibatches = num_minibatches(stage.batch_spec)
+        if stage.num_steps is None and i == len(stages) - 1:
+            continue
+        if not stage.num_steps or stage.num_steps < 1 or stage.num_steps % minibatches:
+            raise InputError(
+                f"stage '{stage.name}' has {stage.num_steps} steps, expected a positive multiple "
+                f"of {minibatches}, the gradient steps of one update"
+            )
+    return stages
+
+
+def num_minibatches(spec: Spec) -> int:
+    """Gradient steps of one update.
+
+    Raises:
+      InputError: the specs of several sources disagree.
+    """
+    if not isinstance(spec, Mapping):
+        return spec.minibatches
+    counts = {one.minibatches for one in spec.values()}
+    if len(counts) != 1:
+        raise InputError(f"the specs of {', '.join(spec)} have different numbers of minibatches")
+    return counts.pop()
 
 
 def initial_policy_state(algorithm: Algorithm, config: Any, state: Any) -> PyTree:
@@ -139,7 +207,9 @@ def initial_policy_state(algorithm: Algorithm, config: Any, state: Any) -> PyTre
     return () if make is None else make(config, state)
 
 
-_FUNCTIONS = ("init", "update", "act", "batch_spec", "initial_policy_state", "log_prob")
+_FUNCTIONS = (
+    "init", "update", "act", "batch_spec", "initial_policy_state", "log_prob", "stages", "loss",
+)  # fmt: skip
 
 
 def program_key(algorithm: Algorithm) -> tuple[Any, ...]:

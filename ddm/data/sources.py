@@ -15,7 +15,7 @@ from ddm.data.buffer import Buffer, check_buffer
 from ddm.data.dataset import Dataset
 from ddm.data.sample import check_episodes, check_spec, sample_log
 from ddm.errors import InputError
-from ddm.types import Batch, BatchSpec, PRNGKey
+from ddm.types import Batch, BatchSpec, PRNGKey, Spec
 
 
 class Mixture(struct.PyTreeNode):
@@ -56,7 +56,6 @@ class Mixture(struct.PyTreeNode):
 
 Source = Dataset | Buffer | Mixture
 Sources = Source | Mapping[str, Source]
-Spec = BatchSpec | Mapping[str, BatchSpec]
 
 
 def mix(*parts: Dataset | Buffer, shares: tuple[float, ...] | None = None) -> Mixture:
@@ -177,20 +176,6 @@ def only_source(source: Sources) -> Source:
 def is_named(spec: Spec) -> bool:
     """Whether an algorithm asks for several sources by their names."""
     return isinstance(spec, Mapping)
-
-
-def num_minibatches(spec: Spec) -> int:
-    """Gradient steps of one update.
-
-    Raises:
-      InputError: the specs of several sources disagree.
-    """
-    if not isinstance(spec, Mapping):
-        return spec.minibatches
-    counts = {one.minibatches for one in spec.values()}
-    if len(counts) != 1:
-        raise InputError(f"the specs of {', '.join(spec)} have different numbers of minibatches")
-    return counts.pop()
 
 
 def _sample_mixture(source: Mixture, key: PRNGKey, batch_size: int, spec: BatchSpec) -> Batch:

@@ -9,7 +9,7 @@ import pytest
 
 from ddm import data
 from ddm.errors import InputError
-from ddm.types import BatchSpec
+from ddm.types import BatchSpec, num_minibatches
 
 SPEC = BatchSpec(fields=("observations", "rewards"))
 
@@ -84,7 +84,7 @@ def test_a_mixture_of_a_log_and_a_buffer():
             "leaves a source without a row",
         ),
         (
-            lambda: data.num_minibatches({"a": SPEC, "b": BatchSpec((), minibatches=2)}),
+            lambda: num_minibatches({"a": SPEC, "b": BatchSpec((), minibatches=2)}),
             "different numbers of minibatches",
         ),
     ],
