@@ -14,7 +14,7 @@ from ddm.envs import stream as streams
 from ddm.errors import InputError
 from ddm.evaluation import Policy
 from ddm.evaluation.matching import check_spaces
-from ddm.types import Algorithm, Batch, Metrics, PRNGKey
+from ddm.types import Algorithm, Batch, Box, Metrics, PRNGKey, Space
 
 OWN = "own"  # name of the policy's own rows among the sources of an algorithm
 
@@ -53,6 +53,8 @@ class Collector(struct.PyTreeNode):
     params: Any
     environment: envs.Environment = struct.field(pytree_node=False)
     spec: CollectSpec = struct.field(pytree_node=False)
+    observation_space: Box = struct.field(pytree_node=False)
+    action_space: Space = struct.field(pytree_node=False)
 
     @classmethod
     def create(
@@ -60,15 +62,14 @@ class Collector(struct.PyTreeNode):
     ) -> Collector:
         """Of an environment with its default parameters, or those given."""
         params = environment.default_params if params is None else params
-        return cls(params, environment, CollectSpec() if spec is None else spec)
+        spaces = environment.observation_space(params), environment.action_space(params)
+        return cls(params, environment, CollectSpec() if spec is None else spec, *spaces)
 
     def empty_buffer(self, log: data.Dataset | None = None) -> data.Buffer:
         """A buffer for the environment's transitions, in the units of a log if there is one."""
         if log is not None:
             return data.Buffer.like(log, self.spec.capacity)
-        observation_space = self.environment.observation_space(self.params)
-        action_space = self.environment.action_space(self.params)
-        return data.Buffer.empty(self.spec.capacity, observation_space, action_space)
+        return data.Buffer.empty(self.spec.capacity, self.observation_space, self.action_space)
 
     def example(self, buffer: data.Buffer) -> Batch:
         """One row of shapes and types, for an algorithm's `init`."""
@@ -99,19 +100,14 @@ def begin(
     buffer = collector.empty_buffer(log)
     policy = policy_of(algorithm, config, state, buffer)
     environment, params, spec = collector.environment, collector.params, collector.spec
-    check_spaces(
-        policy,
-        environment.name,
-        environment.observation_space(params),
-        environment.action_space(params),
-    )
+    check_spaces(policy, environment.name, collector.observation_space, collector.action_space)
     key, start_key, random_key = jax.random.split(key, 3)
     memory = policy.initial_state()
     stream = streams.start(environment, params, start_key, spec.copies, memory)
 
     def act_randomly(observation, key, policy_state):
         del observation
-        return streams.random_action(buffer.info.action_space, key), policy_state
+        return streams.random_action(collector.action_space, key), policy_state
 
     def step(carry, step_key):
         stream, buffer = carry

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
+import numpy as np
 
 from ddm import data, experience
 from ddm.errors import InputError
-from ddm.types import Algorithm, Metrics, PRNGKey
+from ddm.types import Algorithm, Metrics, PRNGKey, Stage, num_minibatches, stages_of
 
 
 def fit(
@@ -32,6 +35,9 @@ def fit(
     The batch of a step depends on `key` and `state.step` only. So 100 steps and 100 more with the
     same key and the state in between are 200 steps, bit for bit.
 
+    A method with stages runs through them; to go on with one, `state.step` must be a number, so
+    call `fit` outside of jit then.
+
     Args:
       algorithm: the algorithm module.
       config: its configuration.
@@ -42,28 +48,39 @@ def fit(
       state: to go on from; None: a fresh one.
 
     Returns:
-      The state, and the metrics of every update, (num_steps / minibatches,).
+      The state, and the metrics of every update, (num_steps / minibatches,); of a method with
+      stages, each stage's under its name.
 
     Raises:
       InputError: the source lacks what the algorithm needs, or `num_steps` does not divide.
     """
-    spec = algorithm.batch_spec(config)
     init_key, sampling_key = jax.random.split(key)
+    stages = stages_of(algorithm, config)
     if state is None:
-        state = init(algorithm, config, source, init_key)
+        state, done = init(algorithm, config, source, init_key), 0
+    else:
+        done = _steps_done(state) if len(stages) > 1 else 0
+    parts = []
+    for stage, steps, ends in plan(stages, done, num_steps):
+        spec = stage.batch_spec
 
-    def step(state, _):
-        batch = draw(source, sampling_key, state.step, batch_size, spec)
-        return algorithm.update(config, state, batch)
+        def step(state, _, stage=stage, spec=spec):
+            batch = draw(source, sampling_key, state.step, batch_size, spec)
+            state, metrics = stage.update(config, state, batch)
+            return state, named(stage, metrics)
 
-    return jax.lax.scan(step, state, length=num_updates(num_steps, spec))
+        state, metrics = jax.lax.scan(step, state, length=num_updates(steps, spec))
+        parts.append(metrics)
+        if ends:
+            state = finish(stages, stage, config, state, source, sampling_key)
+    return state, {name: values for metrics in parts for name, values in metrics.items()}
 
 
 class Learner(NamedTuple):
-    """A policy that learns while it collects: what `fit_online` begins and goes on with."""
+    """A policy that learns, and what it has seen for itself: what `fit_online` goes on with."""
 
     state: Any  # of the algorithm
-    experience: experience.Experience
+    experience: experience.Experience | None = None  # None: it learns from logs alone
 
 
 def fit_online(
@@ -142,13 +159,65 @@ def own_sources(buffer: data.Buffer, log: data.Dataset | None, log_share: float,
     return data.Mixture((log, buffer), (log_share, 1.0 - log_share))
 
 
+def plan(stages: Sequence[Stage], done: int, num_steps: int) -> list[tuple[Stage, int, bool]]:
+    """Which stages the next steps belong to.
+
+    Args:
+      stages: of the algorithm.
+      done: gradient steps before.
+      num_steps: gradient steps to come.
+
+    Returns:
+      Stages, the steps of each, and whether it ends with them.
+
+    Raises:
+      InputError: no step, or the stages end before the steps do.
+    """
+    if num_steps < 1:
+        raise InputError(f"num_steps is {num_steps}, expected a positive number")
+    result, begin = [], 0
+    for stage in stages:
+        end = done + num_steps if stage.num_steps is None else begin + stage.num_steps
+        steps = min(end, done + num_steps) - max(begin, done)
+        if steps > 0:
+            ends = stage.num_steps is not None and done + num_steps >= end
+            result.append((stage, steps, ends))
+        begin = end
+    if begin < done + num_steps:
+        raise InputError(
+            f"the stages end after {begin} gradient steps, and {done + num_steps} are asked for"
+        )
+    return result
+
+
+def finish(
+    stages: Sequence[Stage], stage: Stage, config: Any, state: Any, source: Any, key: PRNGKey
+) -> Any:
+    """What a stage does once at its end; its key is none that a batch was drawn by."""
+    if stage.finish is None:
+        return state
+    last = jax.random.split(key, len(stages) + 1)[1:]
+    return stage.finish(config, state, source, last[list(stages).index(stage)])
+
+
+def named(stage: Stage, metrics: Metrics) -> dict[str, jax.Array]:
+    """Metrics under the name of their stage, where it has one."""
+    return {f"{stage.name}/{name}" if stage.name else name: x for name, x in metrics.items()}
+
+
+def _steps_done(state: Any) -> int:
+    if isinstance(state.step, jax.core.Tracer):
+        raise InputError("a method with stages goes on outside of jit: state.step is traced here")
+    return int(np.max(state.step))
+
+
 def num_updates(num_steps: int, spec: Any) -> int:
     """Updates that make so many gradient steps.
 
     Raises:
       InputError: they do not divide, or there is none.
     """
-    minibatches = data.num_minibatches(spec)
+    minibatches = num_minibatches(spec)
     if num_steps < 1 or num_steps % minibatches:
         raise InputError(
             f"num_steps is {num_steps}, expected a positive multiple of {minibatches}, the "

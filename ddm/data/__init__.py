@@ -25,6 +25,7 @@ from ddm.data.sources import Mixture as Mixture
 from ddm.data.sources import check_sources as check_sources
 from ddm.data.sources import is_named as is_named
 from ddm.data.sources import mix as mix
+from ddm.data.sources import only_source as only_source
 from ddm.data.sources import sample as sample
 from ddm.data.subset import hold_out as hold_out
 from ddm.data.subset import take_episodes as take_episodes

@@ -11,24 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddm import data
+from ddm import data, experience, training
 from ddm.runner.lanes import unwrap_keys, wrap_keys
+from ddm.runner.sources import Shared, example
 from ddm.runner.sweep import Lane
+from ddm.training import Learner
 from ddm.types import (
     Algorithm,
-    Batch,
-    BatchSpec,
     Identity,
     Metrics,
     PRNGKey,
     PyTree,
     program_key,
+    stages_of,
 )
 
-# (config, (state, alive), sampling_key, dataset) of one lane -> ((state, alive), (means, firsts))
+# (config, (learner, alive), sampling_key, shared) of one lane -> ((learner, alive), (means, firsts))
 Interval = Callable[
-    [Any, tuple[PyTree, jax.Array], PRNGKey, data.Dataset],
-    tuple[tuple[PyTree, jax.Array], tuple[Metrics, Metrics]],
+    [Any, tuple[Learner, jax.Array], PRNGKey, Shared],
+    tuple[tuple[Learner, jax.Array], tuple[Metrics, Metrics]],
 ]
 
 STATE = "state"  # stands beside the metrics where the state itself is not finite
@@ -48,52 +49,76 @@ class Program:
 
 
 def make_interval(
-    algorithm: Algorithm, spec: BatchSpec, batch_size: int, updates: int, *, freeze: bool = False
+    algorithm: Algorithm, batch_size: int, updates: int, stage: int = 0, *, freeze: bool = False
 ) -> Interval:
     """The program of one lane between two rows of metrics.
 
-    It returns the state after `updates` updates, and for each metric its mean over them and the
+    It returns the learner after `updates` updates, and for each metric its mean over them and the
     index of the first update where it is not finite (`updates` if there is none). The state
     itself, where it spoils before a metric shows it, stands among them as `STATE`.
 
     Args:
       algorithm: the algorithm module.
-      spec: of its batch.
       batch_size: rows per gradient step.
       updates: how many.
+      stage: which of the algorithm's stages.
       freeze: a lane that is not alive, and one that diverges from its first bad update on, keeps
         the state that it has. For several lanes, of which one must not end the others; a single
         lane is spared the selection, and its state is looked at after the last update only.
     """
-    return _make_interval(Program.of(algorithm), spec, batch_size, updates, freeze)
+    return _make_interval(Program.of(algorithm), batch_size, updates, stage, freeze)
 
 
 @functools.lru_cache(maxsize=64)  # the same functions again are the same program, compiled once
 def _make_interval(
-    program: Program, spec: BatchSpec, batch_size: int, updates: int, freeze: bool
+    program: Program, batch_size: int, updates: int, stage: int, freeze: bool
 ) -> Interval:
-    def run_interval(config, carried, sampling_key, dataset):
+    def run_interval(config, carried, sampling_key, shared):
+        now = stages_of(program.algorithm, config)[stage]
+
         def step(carry, _):
-            state, alive = carry
+            (state, seen), alive = carry
+            collected = {}
+            if now.collects and shared.collector is not None:
+                seen, collected = experience.collect(
+                    shared.collector, program.algorithm, config, state, seen
+                )
+            source = shared.source(seen, now.batch_spec)
             # By the step's number, so that the batches do not depend on how a run is cut up.
-            key = jax.random.fold_in(sampling_key, state.step)
-            batch = data.sample(dataset, key, batch_size, spec)
-            after, metrics = program.algorithm.update(config, state, batch)
+            batch = training.draw(source, sampling_key, state.step, batch_size, now.batch_spec)
+            after, metrics = now.update(config, state, batch)
             wrong = {name: ~jnp.isfinite(value) for name, value in metrics.items()}
             if freeze:
                 wrong[STATE] = _spoils(state, after)
                 alive &= ~jnp.any(jnp.stack(list(wrong.values())))
                 after = jax.tree.map(functools.partial(jnp.where, alive), after, state)
-            return (after, alive), (metrics, wrong)
+            return (Learner(after, seen), alive), ({**metrics, **collected}, wrong)
 
         after, (metrics, wrong) = jax.lax.scan(step, carried, length=updates)
         if not freeze:
             last = jnp.arange(updates) == updates - 1
-            wrong[STATE] = last & _spoils(carried[0], after[0])
+            wrong[STATE] = last & _spoils(carried[0].state, after[0].state)
         means = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
         return after, (means, jax.tree.map(_first, wrong))
 
     return run_interval
+
+
+def make_finish(algorithm: Algorithm, stage: int) -> Callable[..., Any]:
+    """What ends a stage, as a program of one lane with the arguments of an interval."""
+    return _make_finish(Program.of(algorithm), stage)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_finish(program: Program, stage: int) -> Callable[..., Any]:
+    def run_finish(config, learner, sampling_key, shared):
+        stages = stages_of(program.algorithm, config)
+        now = stages[stage]
+        source = shared.source(learner.experience, now.batch_spec)
+        state = training.finish(stages, now, config, learner.state, source, sampling_key)
+        return learner._replace(state=state), ()
+
+    return run_finish
 
 
 def _spoils(before: PyTree, after: PyTree) -> jax.Array:
@@ -112,20 +137,16 @@ def _first(wrong: jax.Array) -> jax.Array:
 
 
 def init_lanes(
-    algorithm: Algorithm,
-    configs: Any,
-    lanes: Sequence[Lane],
-    dataset: data.Dataset,
-    batch_size: int,
-) -> tuple[PyTree, PRNGKey]:
-    """Fresh states and sampling keys with a leading axis of lanes, on the host.
+    algorithm: Algorithm, configs: Any, lanes: Sequence[Lane], shared: Shared, batch_size: int
+) -> tuple[Learner, PRNGKey]:
+    """Fresh learners and sampling keys with a leading axis of lanes, on the host.
 
     What a lane gets depends on its own seed only. The lanes are made one by one: under `vmap`,
     the initial weights would differ in the last bit with the number of lanes.
     """
     program = Program.of(algorithm)
     results = [
-        _init(program, batch_size, _lane(configs, i), jax.random.key(lane.seed), dataset)
+        _init(program, batch_size, _lane(configs, i), jax.random.key(lane.seed), shared)
         for i, lane in enumerate(lanes)
     ]
     stacked = jax.tree.map(lambda *rows: np.stack(rows), *map(unwrap_keys, results))
@@ -133,17 +154,19 @@ def init_lanes(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _init(program, batch_size, config, key, dataset):
-    algorithm = program.algorithm
+def _init(program, batch_size, config, key, shared):
+    algorithm, collector = program.algorithm, shared.collector
+    spec = algorithm.batch_spec(config)
     init_key, sampling_key, example_key = jax.random.split(key, 3)
-    batch = data.sample(dataset, example_key, batch_size, algorithm.batch_spec(config))
-    return algorithm.init(config, init_key, batch), sampling_key
+    if collector is None:
+        batch = data.sample(shared.logs, example_key, batch_size, spec)
+        return Learner(algorithm.init(config, init_key, batch)), sampling_key
+    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example(shared, spec))
+    state = algorithm.init(config, init_key, batch)
+    # The example needs no key here, as nothing is drawn.
+    seen = experience.begin(collector, algorithm, config, state, example_key, shared.first_log)
+    return Learner(state, seen), sampling_key
 
 
 def _lane(tree: PyTree, i: int) -> PyTree:
     return jax.tree.map(lambda x: x[i], tree)
-
-
-def example_batch(dataset: data.Dataset, spec: BatchSpec) -> Batch:
-    """The shapes and types of a batch of one row per mini-batch; nothing is drawn."""
-    return jax.eval_shape(lambda: data.sample(dataset, jax.random.key(0), 1, spec))

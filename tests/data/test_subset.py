@@ -59,7 +59,7 @@ def test_episodes_that_there_are_not_are_refused(log, episodes):
 
 
 def test_shares_that_split_nothing_are_refused(log):
-    with pytest.raises(InputError, match="holdout is 1.0"):
+    with pytest.raises(InputError, match="expected a share of the episodes"):
         data.hold_out(log, 1.0)
     with pytest.raises(InputError, match="has one episode"):
         data.hold_out(data.take_episodes(log, np.array([0])), 0.5)

@@ -1,0 +1,102 @@
+"""What the lanes of a run learn from: logs that they share, and experience of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import struct
+
+from ddm import data, envs, training
+from ddm.errors import InputError
+from ddm.experience import Collector, CollectSpec
+from ddm.runner.options import Options
+from ddm.types import Algorithm, Batch, Spec
+
+
+class Shared(struct.PyTreeNode):
+    """What is the same for all lanes: the logs, and the environment that they collect in."""
+
+    logs: Any  # a dataset, a dict of them by name, or None: own experience alone
+    collector: Collector | None  # None: nothing is collected inside the program
+    log_share: float = struct.field(pytree_node=False)  # of a batch, for one beside experience
+
+    def source(self, experience: Any, spec: Spec) -> Any:
+        """What `data.sample` takes for a lane with this experience (None: it has none)."""
+        if experience is None:
+            return self.logs
+        return training.own_sources(experience.buffer, self.logs, self.log_share, spec)
+
+    @property
+    def first_log(self) -> data.Dataset | None:
+        """The log whose units and spaces hold for all; None where there is none."""
+        if isinstance(self.logs, Mapping):
+            return next(iter(self.logs.values()), None)
+        return self.logs
+
+
+def share(
+    algorithm: Algorithm, config: Any, logs: Any, environment: Any, options: Options
+) -> Shared:
+    """The sources of a run.
+
+    Args:
+      algorithm: one with a `collect_spec` always collects.
+      config: its configuration.
+      logs: a dataset, a dict of them by name, or None.
+      environment: that gives the score; experience is collected there.
+      options: whether and how much is collected.
+
+    Raises:
+      InputError: there is no source, or experience shall be collected and there is nowhere to.
+    """
+    declared = getattr(algorithm, "collect_spec", None)
+    if declared is None and not options.online:
+        if logs is None:
+            raise InputError("there is nothing to learn from: give a log, or collect with --online")
+        return Shared(logs, None, options.log_share)
+    if environment is None:
+        raise InputError("--online collects experience, and there is no environment to do so in")
+    if not isinstance(environment, envs.Environment):
+        raise InputError(
+            "--online collects in the environments of ddm.envs: "
+            f"{getattr(environment, 'name', environment)} is none of them"
+        )
+    spec = _collect_spec(CollectSpec() if declared is None else declared(config), options)
+    return Shared(logs, Collector.create(environment, spec), options.log_share)
+
+
+def _collect_spec(spec: CollectSpec, options: Options) -> CollectSpec:
+    """The algorithm's own numbers, where no option sets another."""
+    asked = {
+        "steps_per_update": options.collect_steps,
+        "copies": options.collect_copies,
+        "capacity": options.buffer_capacity,
+        "random_steps": options.random_steps,
+    }
+    return dataclasses.replace(spec, **{name: value for name, value in asked.items() if value})
+
+
+def example(shared: Shared, spec: Spec) -> Any:
+    """Shapes and types of a batch of one row per mini-batch; nothing is drawn."""
+    buffer = None if shared.collector is None else shared.collector.empty_buffer(shared.first_log)
+    source = shared.logs if buffer is None else training.own_sources(
+        buffer, shared.logs, shared.log_share, spec
+    )  # fmt: skip
+    return jax.eval_shape(lambda: _draw_example(source, spec))
+
+
+def _draw_example(source: Any, spec: Spec) -> Any:
+    if data.is_named(spec):
+        return {
+            name: _draw_example(data.find_source(source, name), one) for name, one in spec.items()
+        }
+    source = data.only_source(source)
+    if isinstance(source, data.Mixture):
+        source = source.parts[0]
+    if isinstance(source, data.Buffer):
+        row = jax.tree.map(lambda x: x[:1].repeat(spec.minibatches, axis=0), source.rows)
+        return Batch(**{name: getattr(row, name) for name in spec.fields})
+    return data.sample(source, jax.random.key(0), 1, spec)
