@@ -11,8 +11,9 @@ import numpy as np
 from ddm.errors import InputError
 from ddm.evaluation import statistics
 from ddm.runner.metrics import read_rows
-from ddm.runner.records import METRICS, SUMMARY, read_summary
+from ddm.runner.records import METRICS, SUMMARY
 from ddm.runner.report import NORMALIZED, RETURN
+from ddm.runner.saved import read_summary
 
 
 def score_curve(run_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ from ddm.runner.checkpoints import FOLDER, Store
 from ddm.runner.failures import Failures
 from ddm.runner.flags import algorithm_name, flag_fields
 from ddm.runner.lanes import unwrap_keys, wrap_keys
+from ddm.runner.saved import read_record
 from ddm.types import Algorithm, Batch, Space
 
 
@@ -48,7 +49,7 @@ def load_policy(
         configuration held a function and `config` is not given, or is another one.
     """
     run_dir = Path(run_dir).expanduser()
-    record = records.read_record(run_dir)
+    record = read_record(run_dir)
     with _other_shapes_named(run_dir / records.CONFIG):
         configs, lanes = _saved_lanes(run_dir, record, algorithm, config)
         space, shape = _saved_spaces(record, configs)

@@ -23,23 +23,16 @@ from ddm import data
 from ddm.data.spaces import to_record
 from ddm.errors import InputError
 from ddm.runner import checkpoints, resume
-from ddm.runner.files import (
-    SEAL,
-    check_fields,
-    json_values,
-    read_json,
-    sealed,
-    write_errors_named,
-    write_json,
-)
+from ddm.runner.files import json_values, sealed, write_errors_named, write_json
 from ddm.runner.flags import algorithm_name, flag_fields
 from ddm.runner.locks import FolderLock
 from ddm.runner.options import Options
+from ddm.runner.saved import CONFIG as CONFIG
+from ddm.runner.saved import SUMMARY as SUMMARY
+from ddm.runner.saved import read_record
 from ddm.types import Discrete, Space
 
-CONFIG = "config.json"
 METRICS = "metrics.csv"
-SUMMARY = "summary.json"
 PLOT = "curves.png"
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco")
@@ -67,16 +60,6 @@ def describe_run(
         "commit": _commit(),
     }
     return _as_json(record)
-
-
-def describe_numerics(lanes: str, per_device: int) -> dict[str, str]:
-    """What the last bit of a result depends on, beside the run's own settings."""
-    return {
-        "platform": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
-        "lanes": f"{lanes} of {per_device}" if lanes == "vmap" else lanes,
-        "jax": jax.__version__,
-    }
 
 
 def describe_config(config: Any) -> dict[str, Any]:
@@ -301,58 +284,6 @@ def _require_empty(folder: Path) -> None:
                 f"--run_dir={folder} holds {name}, but no {CONFIG} that says what was run: put a "
                 "copy of it back, or name another folder"
             )
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The configuration of a run, from its folder.
-
-    Raises:
-      InputError: it cannot be read, was changed after it was written, or is of another shape.
-    """
-    path = folder / CONFIG
-    record = read_json(path)
-    check_fields(record, _SHAPE, str(path))
-    if "run" in record and SEAL not in record:
-        raise InputError(f"{path} has lost its seal; put a copy of it back, or start a new run")
-    return record
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a finished run, from its folder.
-
-    Raises:
-      InputError: it cannot be read, was changed after it was written, or is of another shape.
-    """
-    path = folder / SUMMARY
-    summary = read_json(path)
-    check_fields(summary, _SUMMARY_SHAPE, str(path))
-    if summary.get("metrics"):
-        check_fields(summary["metrics"], {"bytes": int, "digest": str}, f"{path}: metrics")
-    if score := summary.get("score"):
-        check_fields(score, {"metric": str, "points": [dict], "lanes": [dict]}, f"{path}: score")
-    if "run" in summary and SEAL not in summary:
-        raise InputError(f"{path} has lost its seal; resume the run, which writes it anew")
-    return summary
-
-
-_SUMMARY_SHAPE = {
-    "algorithm": str, "config": {}, "options": {}, "dataset": {"name": str}, "versions": {},
-    "gradient_steps": int, "environment": (str, None), "score": (dict, None), "device": str,
-    "metrics": (dict, None), "script_flags": (dict, None),
-}  # fmt: skip
-
-_SHAPE = {
-    "algorithm": str,
-    "config": {},
-    "options": {"num_updates": int, "seeds": int, "seed": int, "sweep": [str]},
-    "dataset": {"observation_shape": (list, None), "action_space": (dict, None)},
-    "environment": (str, None),
-    "not_in_file": (list, None),
-    "resumed": (list, None),
-    "run": (str, None),
-    "schedule_length": (int, None),
-    "versions": (dict, None),
-}
 
 
 def _new_name(record: dict[str, Any]) -> Path:

@@ -13,13 +13,14 @@ import numpy as np
 from ddm import data, evaluation
 from ddm.errors import DivergenceError, EvaluationError
 from ddm.runner import records, report, sweep
+from ddm.runner.device import DeviceLanes
 from ddm.runner.failures import Failures
 from ddm.runner.files import sealed, write_errors_named, write_json
-from ddm.runner.lanes import Layout, lane_mode, largest, map_lanes
+from ddm.runner.lanes import largest
 from ddm.runner.locks import FolderLock
 from ddm.runner.metrics import MetricsWriter, read_metrics, require_tensorboard
 from ddm.runner.options import Options
-from ddm.runner.program import init_lanes, make_interval
+from ddm.runner.program import init_lanes
 from ddm.runner.progress import Progress
 from ddm.runner.schedule import make_schedule
 from ddm.runner.signals import StopSignals
@@ -83,9 +84,7 @@ def train(
                 if stop or run.schedule.saves_at(run.step):
                     run.save()
                 if stop:
-                    run.progress.note(
-                        f"stopped after gradient step {run.step}; go on with --resume"
-                    )
+                    run.progress.note(f"stopped after gradient step {run.step}; --resume goes on")
                     sys.exit(128 + stop)
             return run.finish()
 
@@ -102,25 +101,17 @@ class _Run:
         self._spec = algorithm.batch_spec(config)
         self.schedule, fitted = make_schedule(options, self._spec.minibatches)
         notices.extend([*dataset.info.notes, *fitted])
-        self._configs, self._lanes = sweep.expand(
-            config, options.sweep, options.seeds, options.seed
-        )
+        configs, self._lanes = sweep.expand(config, options.sweep, options.seeds, options.seed)
         self._means: dict[str, np.ndarray] = {}  # of all lanes, over the last interval
-        self._layout = Layout.create(len(self._lanes), options.devices)
-        self._evaluator = self._make_evaluator(environment)
         # What the algorithm or the environment refuses is refused here, before there is a folder.
         data.check_episodes(dataset, self._spec)
-        arrays = init_lanes(algorithm, self._configs, self._lanes, dataset, options.batch_size)
-        self._config = self._layout.place(self._configs)
-        self._shared_dataset = self._layout.replicate(dataset)
-        self._place(arrays)
-        if self._evaluator is not None:
-            self._evaluator.check(self.policy())
+        arrays = init_lanes(algorithm, configs, self._lanes, dataset, options.batch_size)
+        self._device = DeviceLanes(algorithm, configs, arrays, dataset, self._spec, options)
+        self.policy = self._device.policy
+        self._evaluator = self._device.evaluator(environment)
         self._writes = jax.process_index() == 0
         self._record = records.describe_run(algorithm, config, dataset, environment, options)
-        self._record["numerics"] = records.describe_numerics(
-            lane_mode(options.lanes), self._layout.per_device
-        )
+        self._record["numerics"] = self._device.numerics()
         self.run_dir, changes = records.prepare_run_dir(
             self._record, options, write=self._writes, lock=lock, defaults=defaults
         )
@@ -133,7 +124,7 @@ class _Run:
         if options.resume:
             self.step, arrays, memory, found = self._snapshots.restore(arrays)
             check_length(self.step, self.schedule.num_updates, self.run_dir)
-            self._place(arrays)
+            self._device.place(arrays)
             notices.extend(found)
         self._remember(memory)
         self._open_outputs(notices, environment, memory)
@@ -147,21 +138,6 @@ class _Run:
         self._warnings: dict[str, list[str]] = memory.get("warnings") or {}
         self._clock = report.Clock(memory.get("speed"))
 
-    def _make_evaluator(self, environment):
-        if environment is None:
-            return None
-        return evaluation.make_evaluator(
-            environment,
-            num_lanes=self._layout.num_local,
-            num_episodes=self._options.eval_episodes,
-            deterministic=self._options.deterministic_eval,
-            max_environments=self._options.eval_environments,
-        )
-
-    def _place(self, arrays):
-        """Lays states and sampling keys out on the devices."""
-        self._state, self._sampling_keys = self._layout.place(arrays)
-
     @property
     def begins_with_evaluation(self) -> bool:
         """Whether an evaluation of the present step is due: of untrained lanes, or after a stop.
@@ -171,9 +147,7 @@ class _Run:
         """
         if self._evaluator is None:
             return False
-        return (
-            self._options.eval_at_start if not self.step else self.schedule.evaluates_at(self.step)
-        )
+        return self.schedule.evaluates_at(self.step) if self.step else self._options.eval_at_start
 
     def _open_outputs(self, notices, environment, memory):
         options = self._options
@@ -194,11 +168,9 @@ class _Run:
         style = options.progress if self._writes else "none"
         self.progress = Progress(self.schedule.num_updates, self.step, style)
         count = f"{len(self._lanes)} lane{'s' if len(self._lanes) > 1 else ''}"
-        self.progress.note(f"{self._record['algorithm']}: {count}, {self.run_dir}")
-        for notice in notices:
-            self.progress.note(notice)
-        if environment is None:
-            self.progress.note("no environment: this run has no score")
+        unscored = [] if environment is not None else ["no environment: this run has no score"]
+        for text in (f"{self._record['algorithm']}: {count}, {self.run_dir}", *notices, *unscored):
+            self.progress.note(text)
 
     def __enter__(self):
         return self
@@ -217,11 +189,7 @@ class _Run:
         minibatches = self._spec.minibatches
         updates = (last - self.step) // minibatches
         with self._clock.interval(last - self.step):
-            carried = self._state, self._layout.place(self._failures.alive)
-            (self._state, _), metrics = self._program(updates)(
-                self._config, carried, self._sampling_keys, self._shared_dataset
-            )
-            means, not_finite = self._layout.gather(metrics)
+            means, not_finite = self._device.advance(updates, self._failures.alive)
         self._report_failures(
             self._failures.add_updates(not_finite, updates, self.step, minibatches)
         )
@@ -229,17 +197,6 @@ class _Run:
         self.progress.update(self.step)
         self._means = means
         self._write(means)
-
-    def _program(self, updates):
-        """What runs so many updates of all lanes; compiled once for each number."""
-        interval = make_interval(
-            self._algorithm,
-            self._spec,
-            self._options.batch_size,
-            updates,
-            freeze=len(self._lanes) > 1,
-        )
-        return map_lanes(interval, self._options.lanes, self._layout.devices)
 
     def _report_failures(self, new):
         """Says which lanes diverged; stops, before anything is saved, if no lane is left."""
@@ -257,9 +214,8 @@ class _Run:
         for i, lane in enumerate(self._lanes):
             if i in self._failures:
                 continue
-            config = jax.tree.map(lambda leaf, i=i: leaf[i].item(), self._configs)
             metrics = {name: float(values[i]) for name, values in self._means.items()}
-            if found := diagnose(self._algorithm, config, metrics):
+            if found := diagnose(self._algorithm, self._device.config_of(i), metrics):
                 self._warnings[str(lane)] = found
         for lane, sentences in self._warnings.items():
             for sentence in sentences:
@@ -279,7 +235,7 @@ class _Run:
             self._report_failed_evaluation(error or EvaluationError("another process failed"))
             return
         metrics = report.score_metrics(result, self._dataset.info.reference_scores)
-        metrics = self._layout.gather_host(metrics)
+        metrics = self._device.layout.gather_host(metrics)
         new = self._failures.add_scores(report.RETURN, metrics[report.RETURN], self.step)
         if new:
             self._report_failures(new)
@@ -297,23 +253,10 @@ class _Run:
         self._failed_evaluations[str(self.step)] = str(error)
         self.progress.note(f"the evaluation at gradient step {self.step} failed: {error}")
 
-    def policy(self):
-        """The policies of this process's lanes."""
-        info = self._dataset.info
-        return evaluation.Policy(
-            algorithm=self._algorithm,
-            config=self._layout.local(self._config),
-            state=self._layout.local(self._state),
-            normalization=self._dataset.normalization,
-            action_space=records.policy_space(info.action_space, self._configs),
-            observation_shape=info.observation_space.shape,
-        )
-
     def save(self):
         """Writes a checkpoint of all lanes, unless there is one of this step."""
         if self._snapshots.is_saved(self.step):
             return
-        arrays = self._layout.gather((self._state, self._sampling_keys))
         memory = {
             "failures": self._failures.record(),
             "failed_evaluations": self._failed_evaluations,
@@ -321,7 +264,7 @@ class _Run:
             "speed": self._clock.figures(len(self._lanes)),
             "metrics": None if self._metrics is None else self._metrics.sync(),
         }
-        self._snapshots.save(self.step, arrays, memory)
+        self._snapshots.save(self.step, self._device.arrays(), memory)
 
     def finish(self):
         """Writes the summary and the plots."""

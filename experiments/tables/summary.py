@@ -19,7 +19,7 @@ from absl import flags
 
 from ddm import runner
 from ddm.errors import InputError
-from ddm.runner.records import read_summary
+from ddm.runner.saved import read_summary
 
 _RUNS = flags.DEFINE_list("runs", [], "Folders of finished runs, with commas between them.")
 _CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")

@@ -114,7 +114,7 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(run, tmp_path):
 
     killed = call("kill")
     assert killed.returncode == 128 + signal.SIGTERM, killed.stderr
-    assert "stopped after gradient step 8; go on with --resume" in killed.stderr
+    assert "stopped after gradient step 8; --resume goes on" in killed.stderr
     assert not (tmp_path / "killed" / "summary.json").exists()
     resumed = call("resume")
     assert resumed.returncode == 0, resumed.stderr
