@@ -65,11 +65,14 @@ class Collector(struct.PyTreeNode):
         spaces = environment.observation_space(params), environment.action_space(params)
         return cls(params, environment, CollectSpec() if spec is None else spec, *spaces)
 
-    def empty_buffer(self, log: data.Dataset | None = None) -> data.Buffer:
+    def empty_buffer(
+        self, log: data.Dataset | None = None, capacity: int | None = None
+    ) -> data.Buffer:
         """A buffer for the environment's transitions, in the units of a log if there is one."""
+        capacity = self.spec.capacity if capacity is None else capacity
         if log is not None:
-            return data.Buffer.like(log, self.spec.capacity)
-        return data.Buffer.empty(self.spec.capacity, self.observation_space, self.action_space)
+            return data.Buffer.like(log, capacity)
+        return data.Buffer.empty(capacity, self.observation_space, self.action_space)
 
     def example(self, buffer: data.Buffer) -> Batch:
         """One row of shapes and types, for an algorithm's `init`."""

@@ -23,6 +23,7 @@ from ddm.data.references import reference_scores as reference_scores
 from ddm.data.sample import check_episodes as check_episodes
 from ddm.data.sources import Mixture as Mixture
 from ddm.data.sources import check_sources as check_sources
+from ddm.data.sources import find_source as find_source
 from ddm.data.sources import is_named as is_named
 from ddm.data.sources import mix as mix
 from ddm.data.sources import only_source as only_source

@@ -17,7 +17,7 @@ from ddm.data import Normalization
 from ddm.errors import InputError
 from ddm.runner.files import SEAL, check_fields, sealed, write_errors_named
 from ddm.runner.quiet import quiet_threads
-from ddm.types import Batch, PyTree
+from ddm.types import PyTree
 
 FOLDER = "checkpoints"
 
@@ -42,8 +42,12 @@ class Store:
         self._run = run
         self._opened: Any = None
 
-    def save(self, step: int, tree: PyTree, header: dict[str, Any]) -> None:
+    def save(
+        self, step: int, tree: PyTree, header: dict[str, Any], experience: PyTree = None
+    ) -> None:
         """Writes a checkpoint and returns when it is on disk.
+
+        Experience stands beside the other arrays: a policy is read without it.
 
         Raises:
           InputError: the disk is full; earlier checkpoints are still readable.
@@ -51,11 +55,14 @@ class Store:
         from orbax import checkpoint as ocp
 
         header = {**header, "step": step, "digest": digest(tree)}
+        if experience is not None:
+            header["experience_digest"] = digest(experience)
         if self._run is not None:
             header = sealed({**header, "run": self._run})
-        arguments = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(tree), header=ocp.args.JsonSave(header)
-        )
+        items = {"arrays": ocp.args.StandardSave(tree), "header": ocp.args.JsonSave(header)}
+        if experience is not None:
+            items["experience"] = ocp.args.StandardSave(experience)
+        arguments = ocp.args.Composite(**items)
         # The threads of orbax print what went wrong, each its own pages; one sentence says it.
         with write_errors_named(self._folder / str(step)), quiet_threads():
             try:
@@ -65,16 +72,19 @@ class Store:
                 self._forget()
                 raise
 
-    def restore_newest(self, like: PyTree) -> tuple[int, PyTree, list[str]] | None:
+    def restore_newest(
+        self, like: PyTree, experience: PyTree = None
+    ) -> tuple[int, tuple[PyTree, PyTree], list[str]] | None:
         """Reads the newest checkpoint that is readable.
 
         Args:
           like: arrays (or their shapes) of the structure that was saved.
+          experience: likewise; None for a run without.
 
         Returns:
-          The step, numpy arrays of the structure of `like`, and a sentence for each newer
-          checkpoint that was set aside because it is damaged or of another step or run. None if
-          there is no checkpoint.
+          The step, numpy arrays of the structures of `like` and `experience`, and a sentence for
+          each newer checkpoint that was set aside because it is damaged or of another step or
+          run. None if there is no checkpoint.
 
         Raises:
           InputError: none of the checkpoints can be read.
@@ -82,11 +92,13 @@ class Store:
         damaged: list[tuple[int, str]] = []
         for step in self.steps():
             try:
-                tree = self.restore(step, like)
+                trees = self.restore(step, like), None
+                if experience is not None:
+                    trees = trees[0], self.restore(step, experience, "experience")
             except InputError as error:
                 damaged.append((step, str(error)))
             else:
-                return step, tree, [self._set_aside(*item) for item in damaged]
+                return step, trees, [self._set_aside(*item) for item in damaged]
         if damaged:
             raise InputError(
                 f"{damaged[0][1]}; no older checkpoint is readable either: start anew in another "
@@ -94,8 +106,8 @@ class Store:
             )
         return None
 
-    def restore(self, step: int, like: PyTree) -> PyTree:
-        """Reads one checkpoint as numpy arrays of the structure of `like`.
+    def restore(self, step: int, like: PyTree, item: str = "arrays") -> PyTree:
+        """Reads one checkpoint, or its "experience", as numpy arrays of the structure of `like`.
 
         Raises:
           InputError: it is damaged, holds another structure, or belongs to another step or run.
@@ -104,16 +116,29 @@ class Store:
 
         path, header = self._folder / str(step), self.header(step)
         abstract = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-        arguments = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
-        restored = self._read(step, arguments)["arrays"]
+        arguments = ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
+        restored = self._read(step, arguments)[item]
         try:
             tree = jax.tree.map(lambda x, y: _of_shape(np.asarray(x), y), restored, like)
         except ValueError as error:
             raise InputError(f"{path} cannot be read ({_reason(error)})") from error
-        if digest(tree) != header["digest"]:
+        if digest(tree) != header["digest" if item == "arrays" else f"{item}_digest"]:
             raise InputError(f"{path} does not hold the arrays that were written")
-        _check_steps(path, tree, step, header)
+        if item == "arrays":
+            _check_steps(path, tree, step, header)
         return tree
+
+    def part(self, step: int, name: str) -> Any:
+        """One entry of the tree of a checkpoint, as it was saved; for values without structure.
+
+        Raises:
+          InputError: it is damaged, or belongs to another step or run.
+        """
+        from orbax import checkpoint as ocp
+
+        self.header(step)
+        arguments = ocp.args.Composite(arrays=ocp.args.StandardRestore())
+        return self._read(step, arguments)["arrays"][name]
 
     def header(self, step: int) -> dict[str, Any]:
         """The header of a checkpoint.
@@ -226,9 +251,16 @@ def digest(tree: PyTree) -> str:
     return result.hexdigest()
 
 
-def header(batch: Batch, normalization: Normalization) -> dict[str, Any]:
-    """What a policy is rebuilt from besides the arrays: shapes, as values that JSON can hold."""
-    return {"batch": _shapes(batch), "normalization": _shapes(normalization)}
+def header(batch: Any, normalization: Normalization) -> dict[str, Any]:
+    """What a policy is rebuilt from besides the arrays: shapes, as values that JSON can hold.
+
+    Args:
+      batch: an example, or a dict of them.
+      normalization: of the sources.
+    """
+    named = {name: _shapes(one) for name, one in batch.items()} if isinstance(batch, dict) else None
+    shapes = {"batch": _shapes(batch)} if named is None else {"batches": named}
+    return {**shapes, "normalization": _shapes(normalization)}
 
 
 def _shapes(value: Any) -> dict[str, Any]:

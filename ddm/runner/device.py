@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ddm import data, evaluation
+from ddm import evaluation
 from ddm.runner import records
 from ddm.runner.lanes import Layout, lane_mode, map_lanes
 from ddm.runner.options import Options
-from ddm.runner.program import make_interval
-from ddm.types import Algorithm, BatchSpec, PyTree
+from ddm.runner.program import make_finish, make_holdout, make_interval
+from ddm.runner.sources import Shared
+from ddm.types import Algorithm, PyTree
 
 
 class DeviceLanes:
@@ -21,9 +23,8 @@ class DeviceLanes:
     Args:
       algorithm: the algorithm module.
       configs: with one leading axis of all lanes, of all processes.
-      arrays: (state, sampling keys) of the lanes, from `init_lanes`.
-      dataset: as the algorithm shall see it.
-      spec: of the algorithm's batch.
+      arrays: (learner, sampling keys) of the lanes, from `init_lanes`.
+      shared: what they learn from.
       options: of the run.
     """
 
@@ -32,23 +33,22 @@ class DeviceLanes:
         algorithm: Algorithm,
         configs: Any,
         arrays: PyTree,
-        dataset: data.Dataset,
-        spec: BatchSpec,
+        shared: Shared,
         options: Options,
     ):
-        self._algorithm, self._dataset, self._spec = algorithm, dataset, spec
+        self._algorithm, self._units = algorithm, shared.units
         self._configs, self._options = configs, options
         self.layout = Layout.create(arrays[1].shape[0], options.devices)
         self._config = self.layout.place(configs)
-        self._shared_dataset = self.layout.replicate(dataset)
+        self._shared = self.layout.replicate(shared)
         self.place(arrays)
 
     def place(self, arrays: PyTree) -> None:
-        """Lays (state, sampling keys) of all lanes out on the devices."""
-        self._state, self._sampling_keys = self.layout.place(arrays)
+        """Lays (learner, sampling keys) of all lanes out on the devices."""
+        self._learner, self._sampling_keys = self.layout.place(arrays)
 
-    def advance(self, updates: int, alive: np.ndarray) -> tuple[PyTree, PyTree]:
-        """Updates every lane that is alive, (L,) bool.
+    def advance(self, updates: int, alive: np.ndarray, stage: int = 0) -> tuple[PyTree, PyTree]:
+        """Updates every lane that is alive, (L,) bool, as the stage of that index does.
 
         Returns:
           For each metric the means (L,) over the updates, and the index (L,) of the first update
@@ -56,30 +56,44 @@ class DeviceLanes:
         """
         interval = make_interval(
             self._algorithm,
-            self._spec,
             self._options.batch_size,
             updates,
+            stage,
             freeze=self.layout.num_lanes > 1,
         )
-        program = map_lanes(interval, self._options.lanes, self.layout.devices)
-        carried = self._state, self.layout.place(alive)
-        (self._state, _), metrics = program(
-            self._config, carried, self._sampling_keys, self._shared_dataset
+        (self._learner, _), metrics = self._run(
+            interval, (self._learner, self.layout.place(alive)), self._shared
         )
         return self.layout.gather(metrics)
 
+    def finish_stage(self, stage: int) -> None:
+        """What the stage of that index does once, at its end."""
+        finish = make_finish(self._algorithm, stage)
+        self._learner, _ = self._run(finish, self._learner, self._shared)
+
+    def held_out(self, holdout: Any, stage: int) -> PyTree:
+        """The metrics (L,) of data that nothing is learned from; no lane changes."""
+        measure = make_holdout(self._algorithm, self._options.batch_size, stage)
+        learner = jax.tree.map(jnp.copy, self._learner.state)  # a program reuses what it is given
+        _, metrics = self._run(measure, learner, self.layout.replicate(holdout))
+        return self.layout.gather(metrics)
+
+    def _run(self, function: Any, carried: Any, shared: Any) -> tuple[Any, Any]:
+        program = map_lanes(function, self._options.lanes, self.layout.devices)
+        return program(self._config, carried, self._sampling_keys, shared)
+
     def arrays(self) -> PyTree:
-        """(state, sampling keys) of all lanes of all processes, as numpy arrays."""
-        return self.layout.gather((self._state, self._sampling_keys))
+        """(learner, sampling keys) of all lanes of all processes, as numpy arrays."""
+        return self.layout.gather((self._learner, self._sampling_keys))
 
     def policy(self) -> evaluation.Policy:
         """The policies of this process's lanes."""
-        info: Any = self._dataset.info
+        info: Any = self._units.info
         return evaluation.Policy(
             algorithm=self._algorithm,
             config=self.layout.local(self._config),
-            state=self.layout.local(self._state),
-            normalization=self._dataset.normalization,
+            state=self.layout.local(self._learner.state),
+            normalization=self._units.normalization,
             action_space=records.policy_space(info.action_space, self._configs),
             observation_shape=info.observation_space.shape,
         )

@@ -72,10 +72,13 @@ def parse_flags(
       InputError: no dataset is named, or a value is out of range.
     """
     options = Options(**_read(Options, flag_values))
-    if not options.dataset:
+    if not options.dataset and not options.online:
         raise InputError(
-            "--dataset is missing: give a Minari id or folder, an .hdf5 file or an .npz file"
+            "--dataset is missing: give a Minari id or folder, an .hdf5 file or an .npz file; or "
+            "learn without a log with --online"
         )
+    if options.online and options.environment in ("", "none") and not options.dataset:
+        raise InputError("--online needs --environment, where experience is collected")
     return options, algorithm.Config(**_read(algorithm.Config, flag_values))
 
 

@@ -50,11 +50,19 @@ def launch(main: Callable[[Sequence[str]], Any]) -> None:
 def load_dataset(options: Options) -> Any:
     """The dataset that the options name, with the transforms that they name.
 
+    A run that starts from another one gets its observations in the units of that run.
+
+    Returns:
+      The dataset; None where `--online` learns from own experience alone.
+
     Raises:
       InputError: it cannot be read, or a transform does not fit it.
     """
     from ddm import data
+    from ddm.runner.policies import load_normalization
 
+    if not options.dataset:
+        return None
     low, high = options.action_low, options.action_high
     if bool(low) != bool(high):
         given, missing = ("action_low", "action_high") if low else ("action_high", "action_low")
@@ -70,6 +78,7 @@ def load_dataset(options: Options) -> Any:
         observations=options.normalize_observations,
         rewards=options.reward_transform,
         reward_scale=options.reward_scale,
+        like=load_normalization(options.start_from) if options.start_from else None,
     )
 
 
@@ -80,12 +89,12 @@ def fit_actions(config: Any, dataset: Any) -> Any:
 
     Args:
       config: of a method for discrete actions, or for both kinds.
-      dataset: its log; one with real actions changes nothing.
+      dataset: its log; one with real actions, or None, changes nothing.
 
     Raises:
       InputError: `num_actions` is given and the log has more.
     """
-    space = dataset.info.action_space
+    space = None if dataset is None else dataset.info.action_space
     if not isinstance(space, Discrete):
         return config
     head = getattr(config, "head", None)
@@ -114,11 +123,12 @@ def find_environment(options: Options, dataset: Any) -> Any:
     from ddm import evaluation
     from ddm.evaluation.environments import GymnasiumFactory
 
-    info = dataset.info
-    spec = options.environment or info.environment_spec or info.environment_id
+    info = None if dataset is None else dataset.info
+    logged = None if info is None else info.environment_spec
+    spec = options.environment or logged or (None if info is None else info.environment_id)
     if not spec or spec == "none":
         return None
-    if not options.environment and not info.environment_spec:
+    if info is not None and not options.environment and not logged:
         _require_imported(spec, info.name)
     limit = options.max_episode_steps or None
     try:
@@ -130,9 +140,13 @@ def find_environment(options: Options, dataset: Any) -> Any:
             f"{error}; or train without a score: --environment=none"
         ) from error
     if options.environment:
-        _compare_with_log(environment, info.environment_spec)
+        _compare_with_log(environment, logged)
     if not isinstance(environment, GymnasiumFactory) or environment.has_step_limit:
         return environment
+    if dataset is None:
+        raise InputError(
+            f"environment '{environment.name}' has no step limit: set one with --max_episode_steps"
+        )
     longest = int(dataset.episode_lengths.max())
     say(
         f"environment '{environment.name}' has no step limit: an evaluation episode ends after "

@@ -36,6 +36,24 @@ class Options:
     # Factor on the rewards, after the transform.
     reward_scale: float = 1.0
 
+    # The policy collects own experience in the environment while it learns, beside the log if there
+    # is one.
+    online: bool = False
+    # Steps of each copy of the environment before each update; 0: the algorithm's own number, or 1.
+    collect_steps: int = 0
+    # Copies of the environment of each lane; 0: the algorithm's own number, or 1.
+    collect_copies: int = 0
+    # Transitions by random actions before the first update; 0: the algorithm's own, or 5,000.
+    random_steps: int = 0
+    # Own transitions that are kept; 0: the algorithm's own number, or 1,000,000.
+    buffer_capacity: int = 0
+    # Share of the log in each batch, beside own experience.
+    log_share: float = 0.5
+    # Share of the log's episodes that are held out: metrics on them are reported; 0: none.
+    holdout: float = 0.0
+    # Folder of a run of the same algorithm, whose policies this one starts with.
+    start_from: str = ""
+
     # Number of seeds; they run side by side as lanes of one program.
     seeds: int = 1
     # First seed; the others count up from it.
@@ -106,6 +124,10 @@ class Options:
                 f"seed is {self.seed} and seeds is {self.seeds}, expected a last seed of at most "
                 f"{_AT_MOST['seed']}"
             )
+        if not 0 < self.log_share < 1:
+            raise InputError(f"log_share is {self.log_share}, expected a share between 0 and 1")
+        if not 0 <= self.holdout < 1:
+            raise InputError(f"holdout is {self.holdout}, expected a share in [0, 1)")
         if not 0 < self.reward_scale < float("inf"):
             raise InputError(f"reward_scale is {self.reward_scale}, expected a number above 0")
         if self.on_evaluation_error not in ("stop", "continue"):
@@ -124,6 +146,7 @@ class Options:
 _AT_LEAST = {
     "seeds": 1, "seed": 0, "num_updates": 1, "batch_size": 1, "log_every": 1, "eval_every": 0,
     "eval_episodes": 1, "eval_seed": 0, "devices": 0, "num_processes": 1, "process_id": 0,
+    "collect_steps": 0, "collect_copies": 0, "random_steps": 0, "buffer_capacity": 0,
     "checkpoint_every": 0, "keep": 1, "max_episode_steps": 0, "eval_environments": 0,
 }  # fmt: skip
 

@@ -65,7 +65,7 @@ def load_policy(
         info = store.header(step)
         with _other_shapes_named(run_dir / FOLDER / str(step)):
             _warn_of_failures(run_dir, Failures(lanes, info.get("failures")), lane)
-            batch = _abstract(Batch, info["batch"])
+            batch = _example(info)
             statistics = _abstract(Normalization, info["normalization"])
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), len(lanes)))
         states = jax.eval_shape(jax.vmap(algorithm.init, (0, 0, None)), configs, keys, batch)
@@ -85,6 +85,23 @@ def load_policy(
         action_space=space,
         observation_shape=shape,
     )
+
+
+def load_normalization(run_dir: str | Path) -> Normalization:
+    """The units that the policies of a run see, from its newest checkpoint.
+
+    Raises:
+      InputError: the folder holds no checkpoint.
+    """
+    run_dir = Path(run_dir).expanduser()
+    store = Store(run_dir, run=read_record(run_dir).get("run"))
+    try:
+        steps = store.steps()
+        if not steps:
+            raise InputError(f"{run_dir} has no checkpoint to start from")
+        return Normalization(**store.part(steps[0], "normalization"))
+    finally:
+        store.close()
 
 
 @contextlib.contextmanager
@@ -162,6 +179,13 @@ def _check_config(run_dir: Path, record: dict[str, Any], config: Any) -> None:
         trained = record["config"].get(name, given)
         if given != trained and name not in unknown:
             raise InputError(f"{run_dir} was run with {name}={trained}, not {given}")
+
+
+def _example(header: dict[str, Any]) -> Any:
+    """Shapes of the batch, or of the dict of batches, that `init` got."""
+    if "batches" in header:
+        return {name: _abstract(Batch, shapes) for name, shapes in header["batches"].items()}
+    return _abstract(Batch, header["batch"])
 
 
 def _abstract(cls: type, shapes: dict[str, Any]) -> Any:

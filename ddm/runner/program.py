@@ -26,7 +26,7 @@ from ddm.types import (
     stages_of,
 )
 
-# (config, (learner, alive), sampling_key, shared) of one lane -> ((learner, alive), (means, firsts))
+# One lane: (config, (learner, alive), sampling_key, shared) -> ((learner, alive), (means, firsts))
 Interval = Callable[
     [Any, tuple[Learner, jax.Array], PRNGKey, Shared],
     tuple[tuple[Learner, jax.Array], tuple[Metrics, Metrics]],
@@ -119,6 +119,39 @@ def _make_finish(program: Program, stage: int) -> Callable[..., Any]:
         return learner._replace(state=state), ()
 
     return run_finish
+
+
+_HELD_OUT_BATCHES = 8  # of which metrics on held-out data are means
+
+
+def make_holdout(algorithm: Algorithm, batch_size: int, stage: int) -> Callable[..., Any]:
+    """Metrics of one lane on data that it does not learn from, with the arguments of an interval.
+
+    They are those of the algorithm's `loss(config, state, batch, key)` where it has one, and
+    otherwise of an update whose result is thrown away. The batches are the same at every step.
+    """
+    return _make_holdout(Program.of(algorithm), batch_size, stage)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_holdout(program: Program, batch_size: int, stage: int) -> Callable[..., Any]:
+    def run_holdout(config, state, sampling_key, holdout):
+        now = stages_of(program.algorithm, config)[stage]
+        loss = getattr(program.algorithm, "loss", None)
+
+        def measure(number):
+            key = jax.random.fold_in(jax.random.key(0), number)
+            batch_key, loss_key = jax.random.split(key)
+            batch = data.sample(holdout, batch_key, batch_size, now.batch_spec)
+            if loss is not None:
+                return loss(config, state, batch, loss_key)
+            return now.update(config, state, batch)[1]
+
+        metrics = jax.lax.map(measure, jnp.arange(_HELD_OUT_BATCHES))
+        means = {f"holdout/{name}": jnp.mean(values) for name, values in metrics.items()}
+        return (), means
+
+    return run_holdout
 
 
 def _spoils(before: PyTree, after: PyTree) -> jax.Array:

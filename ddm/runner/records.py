@@ -25,11 +25,13 @@ from ddm.errors import InputError
 from ddm.runner import checkpoints, resume
 from ddm.runner.files import json_values, sealed, write_errors_named, write_json
 from ddm.runner.flags import algorithm_name, flag_fields
+from ddm.runner.lanes import unwrap_keys
 from ddm.runner.locks import FolderLock
 from ddm.runner.options import Options
 from ddm.runner.saved import CONFIG as CONFIG
 from ddm.runner.saved import SUMMARY as SUMMARY
 from ddm.runner.saved import read_record
+from ddm.runner.sources import Shared
 from ddm.types import Discrete, Space
 
 METRICS = "metrics.csv"
@@ -39,17 +41,28 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco")
 
 
 def describe_run(
-    algorithm: Any, config: Any, dataset: Any, environment: Any, options: Options
+    algorithm: Any,
+    config: Any,
+    shared: Shared,
+    environment: Any,
+    options: Options,
+    start: Any = None,
 ) -> dict[str, Any]:
     """Everything that decides what a run computes, as values that JSON can hold."""
-    named = options.environment or dataset.info.environment_id
+    named = options.environment or shared.units.info.environment_id
+    logs, collector = shared.logs, shared.collector
     record = {
         "algorithm": algorithm_name(algorithm),
         "config": describe_config(config),
         "not_in_file": _fields_not_in_file(config),
         "options": dataclasses.asdict(options),
         "script_flags": script_flags(config),
-        "dataset": _describe_dataset(dataset),
+        "dataset": _describe_source(shared.units),
+        "sources": {name: _describe_source(log) for name, log in logs.items()}
+        if isinstance(logs, Mapping)
+        else None,
+        "collect": None if collector is None else dataclasses.asdict(collector.spec),
+        "start": None if start is None else _state_digest(start.state),
         "environment": None if environment is None else _environment_name(environment, named),
         "environment_spec": _environment_spec(environment),
         "schedule_length": schedule_length(options),
@@ -60,6 +73,11 @@ def describe_run(
         "commit": _commit(),
     }
     return _as_json(record)
+
+
+def _state_digest(state: Any) -> str:
+    """Of a policy that a run starts with."""
+    return checkpoints.digest(unwrap_keys(state))
 
 
 def describe_config(config: Any) -> dict[str, Any]:
@@ -108,14 +126,15 @@ def schedule_length(options: Options) -> int:
     return options.num_updates
 
 
-def _describe_dataset(dataset: Any) -> dict[str, Any]:
+def _describe_source(source: Any) -> dict[str, Any]:
     """What the data are, and what was done to them before the algorithm saw them."""
-    info, maps = dataset.info, dataset.normalization
+    info, maps = source.info, source.normalization
+    logged = isinstance(source, data.Dataset)  # own experience has no rows yet
     return {
         "name": info.name,
-        "transitions": dataset.num_transitions,
-        "episodes": dataset.num_episodes,
-        "digest": data.digest(dataset),
+        "transitions": source.num_transitions if logged else 0,
+        "episodes": source.num_episodes if logged else 0,
+        "digest": data.digest(source) if logged else None,
         "action_space": to_record(info.action_space),
         "observation_shape": info.observation_space.shape,
         "reward_scale": maps.reward_scale,

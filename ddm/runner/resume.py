@@ -54,8 +54,10 @@ def check_same_run(
     known = {"options": json_values(dataclasses.asdict(Options())), "config": dict(defaults)}
     unscored = None in (saved.get("environment"), asked["environment"])
     # The data come last: an option that changes them is the better name for what differs.
-    for section in ("algorithm", "config", "options", "environment", "dataset"):
-        before, now = saved.get(section), asked[section]
+    for section in (
+        "algorithm", "config", "options", "environment", "collect", "dataset", "sources", "start",
+    ):  # fmt: skip
+        before, now = saved.get(section), asked.get(section)
         if not isinstance(now, dict):
             before, now = {section: before}, {section: now}
         before = before or {}

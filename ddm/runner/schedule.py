@@ -24,10 +24,12 @@ class Schedule:
     log_every: int
     eval_every: int  # 0: only at the end
     checkpoint_every: int  # 0: only at the end
+    stage_ends: tuple[int, ...] = ()  # gradient steps at which one stage ends and another begins
 
     def next_step(self, step: int) -> int:
         """The gradient step up to which the device runs in one call, from `step`."""
-        return min((step // self.log_every + 1) * self.log_every, self.num_updates)
+        due = (step // self.log_every + 1) * self.log_every
+        return min(due, self.num_updates, *(end for end in self.stage_ends if end > step))
 
     def evaluates_at(self, step: int) -> bool:
         """Whether the policies are evaluated after gradient step `step`."""
@@ -42,7 +44,9 @@ def _is_due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
-def make_schedule(options: Options, minibatches: int = 1) -> tuple[Schedule, list[str]]:
+def make_schedule(
+    options: Options, minibatches: int = 1, stage_ends: tuple[int, ...] = ()
+) -> tuple[Schedule, list[str]]:
     """Fits the intervals of the options together.
 
     The device runs `log_every` gradient steps in one call, so `log_every` becomes the greatest
@@ -53,6 +57,7 @@ def make_schedule(options: Options, minibatches: int = 1) -> tuple[Schedule, lis
     Args:
       options: what was asked for.
       minibatches: gradient steps of one update of the algorithm.
+      stage_ends: gradient steps at which the algorithm's stages end; no interval goes beyond one.
 
     Returns:
       The schedule, and a sentence for each interval that is not the one asked for.
@@ -83,7 +88,7 @@ def make_schedule(options: Options, minibatches: int = 1) -> tuple[Schedule, lis
         for name in asked
         if fitted[name] and fitted[name] != asked[name]
     ]
-    return Schedule(**fitted), notices
+    return Schedule(**fitted, stage_ends=stage_ends), notices
 
 
 def _round_up(value: int, unit: int) -> int:

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddm.data import Dataset
+from ddm.data import Normalization
 from ddm.errors import InputError
 from ddm.runner import checkpoints
 from ddm.runner.files import check_fields
 from ddm.runner.lanes import broadcast, broadcast_text, largest, unwrap_keys, wrap_keys
-from ddm.runner.program import example_batch
-from ddm.types import BatchSpec, PyTree
+from ddm.training import Learner
+from ddm.types import PyTree
 
 # What a checkpoint remembers of a run beside its arrays; an older version did not write all.
 _MEMORY = {
@@ -34,8 +34,8 @@ class Snapshots:
       run_dir: the folder of the run.
       run: its identity, from config.json.
       keep: checkpoints that stay.
-      dataset: of the run; its normalization is saved, too.
-      spec: of the algorithm's batch.
+      normalization: of what is learned from.
+      example: a batch, or its shapes, as the algorithm's `init` gets it.
       writes: whether this process has the files; the others are told what it reads.
     """
 
@@ -44,15 +44,15 @@ class Snapshots:
         run_dir: Path,
         run: str | None,
         keep: int,
-        dataset: Dataset,
-        spec: BatchSpec,
+        normalization: Normalization,
+        example: Any,
         *,
         writes: bool,
     ):
         self._run_dir, self._writes = run_dir, writes
         self._store = checkpoints.Store(run_dir, keep, run)
-        self._normalization = jax.tree.map(np.asarray, dataset.normalization)
-        self._header = checkpoints.header(example_batch(dataset, spec), dataset.normalization)
+        self._normalization = jax.tree.map(np.asarray, normalization)
+        self._header = checkpoints.header(example, normalization)
         self._saved_step = -1
 
     def is_saved(self, step: int) -> bool:
@@ -60,16 +60,17 @@ class Snapshots:
         return step == self._saved_step
 
     def save(self, step: int, arrays: PyTree, memory: dict[str, Any]) -> None:
-        """Writes the (state, sampling keys) of all lanes, and what the run remembers."""
+        """Writes the (learner, sampling keys) of all lanes, and what the run remembers."""
         self._saved_step = step
         if self._writes:
-            self._store.save(step, self._tree(arrays), {**self._header, **memory})
+            header = {**self._header, **memory}
+            self._store.save(step, self._tree(arrays), header, arrays[0].experience)
 
     def restore(self, fresh: PyTree) -> tuple[int, PyTree, dict[str, Any], list[str]]:
         """The newest checkpoint that is readable.
 
         Args:
-          fresh: the (state, sampling keys) of a run that begins.
+          fresh: the (learner, sampling keys) of a run that begins.
 
         Returns:
           Its gradient step, arrays as `fresh`, what the run remembered, and sentences for the
@@ -79,7 +80,9 @@ class Snapshots:
           InputError: there are checkpoints, and none can be read.
         """
         like = unwrap_keys(fresh)
-        found = self._store.restore_newest(self._tree(like)) if self._writes else None
+        found = None
+        if self._writes:
+            found = self._store.restore_newest(self._tree(like), like[0].experience)
         step = largest(found[0] if found else -1)
         if step < 0:
             notice = f"{self._run_dir} has no checkpoint: starting from the beginning"
@@ -90,7 +93,10 @@ class Snapshots:
             check_fields(header, _MEMORY, f"{self._run_dir}: checkpoint of gradient step {step}")
             memory = {name: header.get(name) for name in _MEMORY}
         memory = json.loads(broadcast_text(json.dumps(memory) if self._writes else ""))
-        arrays = (found[1]["state"], found[1]["sampling_keys"]) if found else like
+        arrays = like
+        if found:
+            tree, experience = found[1]
+            arrays = (Learner(tree["state"], experience), tree["sampling_keys"])
         notices = [*(found[2] if found else ()), f"going on after gradient step {step}"]
         return step, wrap_keys(broadcast(arrays), fresh), memory, notices
 
@@ -106,10 +112,12 @@ class Snapshots:
         self._store.close()
 
     def _tree(self, arrays: PyTree) -> dict[str, Any]:
-        state, sampling_keys = arrays
+        learner, sampling_keys = arrays
         return {
-            "state": state, "sampling_keys": sampling_keys, "normalization": self._normalization,
-        }  # fmt: skip
+            "state": learner.state,
+            "sampling_keys": sampling_keys,
+            "normalization": self._normalization,
+        }
 
 
 def check_length(step: int, num_updates: int, run_dir: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax import struct
@@ -35,6 +35,11 @@ class Shared(struct.PyTreeNode):
         if isinstance(self.logs, Mapping):
             return next(iter(self.logs.values()), None)
         return self.logs
+
+    @property
+    def units(self) -> data.Dataset | data.Buffer:
+        """What knows the spaces and the normalization of everything that is learned from."""
+        return self.first_log or _no_rows(self, 1)
 
 
 def share(
@@ -81,15 +86,36 @@ def _collect_spec(spec: CollectSpec, options: Options) -> CollectSpec:
 
 def example(shared: Shared, spec: Spec) -> Any:
     """Shapes and types of a batch of one row per mini-batch; nothing is drawn."""
-    buffer = None if shared.collector is None else shared.collector.empty_buffer(shared.first_log)
-    source = shared.logs if buffer is None else training.own_sources(
-        buffer, shared.logs, shared.log_share, spec
-    )  # fmt: skip
-    return jax.eval_shape(lambda: _draw_example(source, spec))
+    seen = None if shared.collector is None else _Seen(_no_rows(shared, 1))
+    return jax.eval_shape(lambda: _draw_example(shared.source(seen, spec), spec))
+
+
+def check(shared: Shared, spec: Spec, batch_size: int) -> None:
+    """Refuses sources that cannot give what a spec asks for.
+
+    Raises:
+      InputError: naming the source.
+    """
+    collector = shared.collector
+    seen = None
+    if collector is not None:
+        seen = _Seen(jax.eval_shape(lambda: _no_rows(shared, collector.spec.capacity)))
+    data.check_sources(shared.source(seen, spec), spec, batch_size)
+
+
+class _Seen(NamedTuple):
+    """Experience of which only the buffer matters."""
+
+    buffer: data.Buffer
+
+
+def _no_rows(shared: Shared, capacity: int) -> data.Buffer:
+    assert shared.collector is not None
+    return shared.collector.empty_buffer(shared.first_log, capacity)
 
 
 def _draw_example(source: Any, spec: Spec) -> Any:
-    if data.is_named(spec):
+    if isinstance(spec, Mapping):
         return {
             name: _draw_example(data.find_source(source, name), one) for name, one in spec.items()
         }

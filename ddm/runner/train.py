@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddm import data, evaluation
+from ddm import data, evaluation, training
 from ddm.errors import DivergenceError, EvaluationError
 from ddm.runner import records, report, sweep
 from ddm.runner.device import DeviceLanes
@@ -25,7 +25,10 @@ from ddm.runner.progress import Progress
 from ddm.runner.schedule import make_schedule
 from ddm.runner.signals import StopSignals
 from ddm.runner.snapshots import Snapshots, check_length
-from ddm.types import Algorithm, diagnose
+from ddm.runner.sources import example, share
+from ddm.runner.stages import StagePlan
+from ddm.runner.start import complete, start_from
+from ddm.types import Algorithm, diagnose, num_minibatches
 
 FAILED_LANES = 3  # exit code of a run in which some lanes diverged, and the others ended well
 
@@ -47,9 +50,12 @@ class Result:
 def train(
     algorithm: Algorithm,
     config: Any,
-    dataset: data.Dataset,
+    sources: Any,
     environment: Any,
     options: Options,
+    *,
+    start: evaluation.Policy | None = None,
+    holdout: data.Dataset | None = None,
 ) -> Result:
     """Trains one policy for every seed and sweep point, evaluates and saves them.
 
@@ -59,9 +65,15 @@ def train(
     Args:
       algorithm: the algorithm module.
       config: its configuration; `options.sweep` replaces numeric fields of it.
-      dataset: as the algorithm shall see it, normalised.
-      environment: what `evaluation.make_evaluator` takes; None to train without a score.
+      sources: a dataset as the algorithm shall see it, normalised; a dict of them for one that
+        learns from several; None for one that learns from its own experience alone.
+      environment: what `evaluation.make_evaluator` takes; None to train without a score. With
+        `options.online`, own experience is collected there.
       options: of the run.
+      start: a policy of the same algorithm to go on from, for fine-tuning, with as many lanes or
+        one; its optimiser goes on, too. None: that of `options.start_from`, or fresh ones.
+      holdout: a dataset in the same units that nothing is learned from; the algorithm's metrics
+        on it are reported as "holdout/...". None: the share `options.holdout` of the episodes.
 
     Raises:
       InputError: an option does not fit, or a file of the run cannot be read or written.
@@ -70,7 +82,7 @@ def train(
       SystemExit: the process was told to stop; a checkpoint is written before.
     """
     with FolderLock() as lock:
-        run = _Run(algorithm, config, dataset, environment, options, lock)
+        run = _Run(algorithm, config, (sources, start, holdout), environment, options, lock)
         with write_errors_named(run.run_dir), StopSignals() as signals, run:
             if run.begins_with_evaluation:
                 run.evaluate()
@@ -79,7 +91,7 @@ def train(
                 if run.schedule.evaluates_at(run.step):
                     run.diagnose()
                     run.save()  # before the simulators run: they fail more often than this does
-                    run.evaluate()
+                    run.evaluate_if_due()
                 stop = largest(signals.received)
                 if stop or run.schedule.saves_at(run.step):
                     run.save()
@@ -92,33 +104,39 @@ def train(
 class _Run:
     """The moving parts of a run. Every process has one; only process 0 writes files."""
 
-    def __init__(self, algorithm, config, dataset, environment, options, lock):
-        self._algorithm, self._dataset, self._options = algorithm, dataset, options
+    def __init__(self, algorithm, config, given, environment, options, lock):
+        self._algorithm, self._options = algorithm, options
         if options.tensorboard:
             require_tensorboard()
         defaults = records.config_defaults(algorithm, options)
         config, notices = records.resolve_schedules(algorithm, config, options)
-        self._spec = algorithm.batch_spec(config)
-        self.schedule, fitted = make_schedule(options, self._spec.minibatches)
-        notices.extend([*dataset.info.notes, *fitted])
+        sources, start, holdout = complete(algorithm, *given, options)
+        self._holdout = holdout
+        shared = share(algorithm, config, sources, environment, options)
+        self._units = shared.units
+        self._plan = StagePlan(algorithm, config)
+        self.schedule, fitted = make_schedule(options, self._plan.minibatches, self._plan.ends)
+        self._plan.check_length(self.schedule.num_updates)
+        notices.extend([*self._units.info.notes, *fitted])
         configs, self._lanes = sweep.expand(config, options.sweep, options.seeds, options.seed)
         self._means: dict[str, np.ndarray] = {}  # of all lanes, over the last interval
         # What the algorithm or the environment refuses is refused here, before there is a folder.
-        data.check_episodes(dataset, self._spec)
-        arrays = init_lanes(algorithm, configs, self._lanes, dataset, options.batch_size)
-        self._device = DeviceLanes(algorithm, configs, arrays, dataset, self._spec, options)
+        self._plan.check(shared, options.batch_size, holdout)
+        arrays = init_lanes(algorithm, configs, self._lanes, shared, options.batch_size)
+        arrays = start_from(start, algorithm, arrays, self._units)
+        self._device = DeviceLanes(algorithm, configs, arrays, shared, options)
         self.policy = self._device.policy
         self._evaluator = self._device.evaluator(environment)
         self._writes = jax.process_index() == 0
-        self._record = records.describe_run(algorithm, config, dataset, environment, options)
+        self._record = records.describe_run(algorithm, config, shared, environment, options, start)
         self._record["numerics"] = self._device.numerics()
         self.run_dir, changes = records.prepare_run_dir(
             self._record, options, write=self._writes, lock=lock, defaults=defaults
         )
         notices.extend(changes)
         self._snapshots = Snapshots(
-            self.run_dir, self._record.get("run"), options.keep, dataset, self._spec,
-            writes=self._writes,
+            self.run_dir, self._record.get("run"), options.keep, self._units.normalization,
+            example(shared, algorithm.batch_spec(config)), writes=self._writes,
         )  # fmt: skip
         self.step, memory = 0, {}
         if options.resume:
@@ -145,7 +163,7 @@ class _Run:
         A checkpoint is older than the evaluation of its step, so a run that goes on from it makes
         that evaluation again.
         """
-        if self._evaluator is None:
+        if self._evaluator is None or not self._plan.at(self.step).evaluated:
             return False
         return self.schedule.evaluates_at(self.step) if self.step else self._options.eval_at_start
 
@@ -186,17 +204,22 @@ class _Run:
     def advance(self):
         """Runs one interval of updates, checks its metrics and writes them."""
         last = self.schedule.next_step(self.step)
-        minibatches = self._spec.minibatches
+        stage = self._plan.at(self.step)
+        minibatches = num_minibatches(stage.batch_spec)
         updates = (last - self.step) // minibatches
+        number = self._plan.index(self.step)
         with self._clock.interval(last - self.step):
-            means, not_finite = self._device.advance(updates, self._failures.alive)
+            means, not_finite = self._device.advance(updates, self._failures.alive, number)
         self._report_failures(
             self._failures.add_updates(not_finite, updates, self.step, minibatches)
         )
         self.step = last
         self.progress.update(self.step)
         self._means = means
-        self._write(means)
+        self._write(training.named(stage, means))
+        if last in self._plan.ends:
+            self._device.finish_stage(number)
+            self.progress.note(f"stage {stage.name} has ended at gradient step {last}")
 
     def _report_failures(self, new):
         """Says which lanes diverged; stops, before anything is saved, if no lane is left."""
@@ -210,6 +233,10 @@ class _Run:
 
     def diagnose(self):
         """Reports what the algorithm says is amiss with a lane, by its last metrics."""
+        if self._holdout is not None:
+            number = self._plan.index(max(self.step - 1, 0))
+            held_out = self._device.held_out(self._holdout, number)
+            self._write(training.named(self._plan.stages[number], held_out))
         self._warnings = {}
         for i, lane in enumerate(self._lanes):
             if i in self._failures:
@@ -220,6 +247,11 @@ class _Run:
         for lane, sentences in self._warnings.items():
             for sentence in sentences:
                 self.progress.note(f"warning at gradient step {self.step}, {lane}: {sentence}")
+
+    def evaluate_if_due(self):
+        """Evaluates, unless the stage that has just run is one without a policy."""
+        if self._plan.at(max(self.step - 1, 0)).evaluated:
+            self.evaluate()
 
     def evaluate(self):
         """Evaluates the policies of all lanes; without an environment, does nothing."""
@@ -234,7 +266,7 @@ class _Run:
         if result is None or failed:
             self._report_failed_evaluation(error or EvaluationError("another process failed"))
             return
-        metrics = report.score_metrics(result, self._dataset.info.reference_scores)
+        metrics = report.score_metrics(result, self._units.info.reference_scores)
         metrics = self._device.layout.gather_host(metrics)
         new = self._failures.add_scores(report.RETURN, metrics[report.RETURN], self.step)
         if new:

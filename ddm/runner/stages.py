@@ -1,0 +1,67 @@
+"""Which stage of an algorithm a gradient step belongs to."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+from ddm import data
+from ddm.errors import InputError
+from ddm.runner import sources
+from ddm.types import Algorithm, Stage, num_minibatches, stages_of
+
+
+class StagePlan:
+    """The stages of an algorithm along a run.
+
+    Raises:
+      InputError: a stage has no length; see :func:`ddm.types.stages_of`.
+    """
+
+    def __init__(self, algorithm: Algorithm, config: Any):
+        self.stages = stages_of(algorithm, config)
+        lengths = [stage.num_steps for stage in self.stages if stage.num_steps is not None]
+        self.ends = tuple(itertools.accumulate(lengths))  # gradient steps at which a stage ends
+        # An interval of the run is a whole number of updates in every stage.
+        self.minibatches = math.lcm(*(num_minibatches(stage.batch_spec) for stage in self.stages))
+
+    def index(self, step: int) -> int:
+        """Of the stage of the update after gradient step `step`."""
+        passed = sum(end <= step for end in self.ends)
+        return min(passed, len(self.stages) - 1)
+
+    def at(self, step: int) -> Stage:
+        """The stage of the update after gradient step `step`."""
+        return self.stages[self.index(step)]
+
+    def check(self, shared: sources.Shared, batch_size: int, holdout: Any = None) -> None:
+        """Refuses sources that cannot give what a stage asks for.
+
+        Raises:
+          InputError: naming the source, or what a method with several sources does not report.
+        """
+        for stage in self.stages:
+            sources.check(shared, stage.batch_spec, batch_size)
+            if holdout is None:
+                continue
+            if data.is_named(stage.batch_spec):
+                raise InputError("holdout is for methods that learn from one log, not from several")
+            data.check_sources(holdout, stage.batch_spec)
+
+    def check_length(self, num_updates: int) -> None:
+        """Refuses a run that ends before its last stage begins, or goes on after it.
+
+        Raises:
+          InputError: naming the lengths.
+        """
+        before = self.ends[len(self.stages) - 2] if len(self.stages) > 1 else 0
+        if num_updates <= before:
+            raise InputError(
+                f"num_updates is {num_updates}, and the stages before "
+                f"'{self.stages[-1].name}' take {before} gradient steps: expected more"
+            )
+        if self.stages[-1].num_steps is not None and num_updates > self.ends[-1]:
+            raise InputError(
+                f"num_updates is {num_updates}, and the stages end after {self.ends[-1]}"
+            )
