@@ -11,12 +11,9 @@ from ddm.data.describe import describe as describe
 from ddm.data.identity import digest as digest
 from ddm.data.load import load as load
 from ddm.data.memory import check_fits as check_fits
-from ddm.data.minari_io import write_minari as write_minari
-from ddm.data.normalization import OBSERVATION_TRANSFORMS as OBSERVATION_TRANSFORMS
-from ddm.data.normalization import REWARD_TRANSFORMS as REWARD_TRANSFORMS
+from ddm.data.minari_writing import write_minari as write_minari
 from ddm.data.normalization import Normalization as Normalization
 from ddm.data.normalization import identity_normalization as identity_normalization
-from ddm.data.normalization import normalize as normalize
 from ddm.data.npz import save_npz as save_npz
 from ddm.data.references import normalized_score as normalized_score
 from ddm.data.references import reference_scores as reference_scores
@@ -30,3 +27,6 @@ from ddm.data.sources import only_source as only_source
 from ddm.data.sources import sample as sample
 from ddm.data.subset import hold_out as hold_out
 from ddm.data.subset import take_episodes as take_episodes
+from ddm.data.transforms import OBSERVATION_TRANSFORMS as OBSERVATION_TRANSFORMS
+from ddm.data.transforms import REWARD_TRANSFORMS as REWARD_TRANSFORMS
+from ddm.data.transforms import normalize as normalize

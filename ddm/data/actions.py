@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddm.data.spaces import Tree
+from ddm.data.stored_spaces import check_integers
 from ddm.data.values import locate
 from ddm.errors import InputError
 from ddm.types import Box, Discrete, Space
@@ -126,6 +127,7 @@ def _prepare_discrete(
     actions: np.ndarray, tree: Tree, lengths: np.ndarray, name: str
 ) -> PreparedActions:
     n, start = int(tree["n"]), int(tree.get("start", 0))
+    check_integers(n, start, f"{name}: the action space")
     whole = actions.dtype.kind in "biu" or np.array_equal(actions, np.round(actions))
     if not _is_column(actions) or not whole:
         raise InputError(
@@ -135,13 +137,16 @@ def _prepare_discrete(
     notes = ()
     if actions.dtype.kind == "f":
         notes = (f"the actions are whole numbers stored as {actions.dtype}, taken for choices",)
-    digits = actions.reshape(len(actions)).astype(np.int64) - start
-    outside = np.flatnonzero((digits < 0) | (digits >= n))
+    numbers = actions.reshape(len(actions))
+    numbers = numbers.astype(np.int64) if numbers.dtype.kind == "b" else numbers
+    # Before the cast: a number that 64 bits do not hold would come out of it as another one.
+    outside = np.flatnonzero((numbers < start) | (numbers > start + n - 1))
     if outside.size:
         raise InputError(
             f"{name}: {outside.size} actions are outside {start} .. {start + n - 1}, the first "
-            f"({digits[outside[0]] + start}) at {locate(outside[0], lengths)}"
+            f"({numbers[outside[0]]}) at {locate(outside[0], lengths)}"
         )
+    digits = numbers.astype(np.int64) - start
     center = np.asarray(start) if start else None
     space = Discrete(n, start)
     return PreparedActions(digits.astype(np.int32), space, center, None, 0, 0, False, notes)
@@ -150,6 +155,8 @@ def _prepare_discrete(
 def _prepare_box(
     actions: np.ndarray, tree: Tree, lengths: np.ndarray, name: str, clip: bool, guessed: bool
 ) -> PreparedActions:
+    if actions.dtype.kind not in "biuf":
+        raise InputError(f"{name}: actions have dtype {actions.dtype}, expected real numbers")
     actions = actions.astype(np.float64).reshape(len(actions), -1)
     low, high = (np.asarray(tree[bound], np.float64).ravel() for bound in ("low", "high"))
     if tree.get("pair") and low.size == 1:
@@ -158,6 +165,12 @@ def _prepare_box(
         raise InputError(
             f"{name}: actions have {actions.shape[1]} numbers per step, the action space has "
             f"{low.size}"
+        )
+    if np.any(low >= high):
+        dimension = int(np.flatnonzero(low >= high)[0])
+        raise InputError(
+            f"{name}: the action space has low {low[dimension]:g} and high {high[dimension]:g} in "
+            f"dimension {dimension}, expected low below high"
         )
     bounded = (np.abs(low) < UNBOUNDED) & (np.abs(high) < UNBOUNDED)
     low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
@@ -168,8 +181,7 @@ def _prepare_box(
             "the action space has no bounds: actions are taken to lie in [-1, 1] there, and a "
             f"policy acts there; if that is wrong, {GIVE_BOUNDS}",
         )
-    center, half_width = (low + high) / 2, (high - low) / 2
-    scale = np.where(half_width > 0, half_width, 1.0)
+    center, scale = (low + high) / 2, (high - low) / 2
     values = (actions - center) / scale
     magnitude = np.abs(values).max(axis=1)
     outside = np.flatnonzero(magnitude > 1 + TOLERANCE)

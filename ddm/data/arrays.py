@@ -13,6 +13,7 @@ from ddm.data import spaces
 from ddm.data.columns import Columns, build, returns_to_go
 from ddm.data.dataset import Dataset
 from ddm.data.fields import NAMES, SETTINGS, as_ends, as_flags, find_fields, read_flags, unused
+from ddm.data.references import check_references
 from ddm.data.values import as_array, check_values, locate
 from ddm.errors import InputError
 
@@ -316,8 +317,7 @@ def _settings(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
         settings["environment_id"] = _text(arrays["environment_id"], f"{name}: environment_id")
     if "reference_scores" in arrays:
         scores = as_array(arrays["reference_scores"], f"{name}: reference_scores").ravel()
-        if scores.shape != (2,) or not np.isfinite(scores).all():
-            raise InputError(f"{name}: reference_scores is {scores}, expected (random, expert)")
+        check_references(scores, name)
         settings["reference_scores"] = tuple(map(float, scores))
         settings["reference_source"] = "the data's reference_scores"
     return settings

@@ -24,7 +24,7 @@ def cache_directory() -> Path:
 
 
 def cached_arrays(
-    sources: Sequence[Path], read: Callable[[], Mapping[str, np.ndarray]]
+    sources: Sequence[Path], read: Callable[[], Mapping[str, np.ndarray]], choice: str = ""
 ) -> Mapping[str, np.ndarray]:
     """What `read()` returns, from the cache if it was read before and the files are unchanged.
 
@@ -36,8 +36,9 @@ def cached_arrays(
       sources: files that the arrays depend on, and folders for all files below them; path, size
         and time of change of each make the key.
       read: the slow way.
+      choice: what else decides what `read` returns.
     """
-    folder = cache_directory() / _key(sources)
+    folder = cache_directory() / _key(sources, choice)
     stored = _open(folder)
     if stored is not None:
         return stored
@@ -45,16 +46,16 @@ def cached_arrays(
     try:
         _store(folder, arrays)
     except OSError as error:
-        warnings.warn(f"no cache was written to {folder}: {error.strerror}", stacklevel=2)
+        warnings.warn(f"no cache was written to {folder}: {error.strerror or error}", stacklevel=2)
     return arrays
 
 
-def _key(sources: Sequence[Path]) -> str:
+def _key(sources: Sequence[Path], choice: str) -> str:
     # A folder's own time of change says nothing of a file in it that is written anew.
     files = [file for path in sources for file in (_files(path) if path.is_dir() else [path])]
     stats = [(file.resolve(), file.stat()) for file in files]
     facts = [[str(file), status.st_size, status.st_mtime_ns] for file, status in stats]
-    return hashlib.sha256(json.dumps([VERSION, facts]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([VERSION, facts, choice]).encode()).hexdigest()[:32]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -69,7 +70,7 @@ def _open(folder: Path) -> dict[str, np.ndarray] | None:
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in checksums
         }
-    except (OSError, ValueError, TypeError, EOFError):
+    except Exception:  # whatever a damaged copy fails with, it is replaced
         return None
     intact = bool(arrays) and all(
         _checksum(array) == checksums[name] for name, array in arrays.items()

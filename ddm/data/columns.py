@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from ddm.data.actions import PreparedActions, prepare_actions
 from ddm.data.dataset import Dataset, DatasetInfo
-from ddm.data.memory import check_fits, reading
+from ddm.data.memory import check_fits, fitting
 from ddm.data.normalization import Normalization, identity_normalization
+from ddm.data.references import check_references
 from ddm.data.spaces import Tree, flat_space, is_image
 from ddm.data.values import check_values, coarse_notes, locate
 from ddm.errors import InputError
 from ddm.types import Discrete
+
+Known = TypeVar("Known", "Columns", DatasetInfo)
 
 COLOURS = (1, 3, 4)  # channels of a picture
 
@@ -56,6 +60,8 @@ def build(columns: Columns) -> Dataset:
     Raises:
       InputError: names the source, the field, the episode and what was expected.
     """
+    if columns.reference_scores is not None:
+        check_references(columns.reference_scores, columns.source)
     check_lengths(columns)
     check_finite(columns)
     check_images(columns)
@@ -122,6 +128,28 @@ def _describe(columns: Columns, actions: PreparedActions, cuts: int) -> DatasetI
     )
 
 
+def override(
+    known: Known,
+    environment_id: str | None,
+    reference_scores: tuple[float, float] | None,
+) -> Known:
+    """What a reader knows of a log, with what the user says in its place.
+
+    Args:
+      known: `Columns` or a `DatasetInfo`.
+      environment_id: None leaves the environment; otherwise it goes with all that specified it.
+      reference_scores: None leaves them.
+    """
+    changes: dict[str, Any] = {}
+    if environment_id is not None:
+        changes["environment_id"] = environment_id
+        changes |= {"environment_spec": None, "environment_source": "given at load"}
+    if reference_scores is not None:
+        check_references(reference_scores, "the arguments")
+        changes |= {"reference_scores": reference_scores, "reference_source": "given at load"}
+    return dataclasses.replace(known, **changes)
+
+
 def to_device(info: DatasetInfo, normalization: Normalization, **arrays: np.ndarray) -> Dataset:
     """A dataset from host arrays whose values are already right; the indices are derived.
 
@@ -151,7 +179,7 @@ def to_device(info: DatasetInfo, normalization: Normalization, **arrays: np.ndar
     }
     sizes = [arrays[name].size * np.dtype(dtype).itemsize for name, dtype in dtypes.items()]
     check_fits(sum(sizes) + sum(array.nbytes for array in derived.values()), name=info.name)
-    with reading(info.name):
+    with fitting(info.name):
         device = {name: jnp.array(arrays[name], dtype) for name, dtype in dtypes.items()}
         device |= {name: jnp.array(array) for name, array in derived.items()}
     return Dataset(**device, normalization=normalization, info=info)

@@ -9,9 +9,13 @@ from typing import Any
 from ddm.data.arrays import from_mapping
 from ddm.data.dataset import Dataset
 from ddm.data.fields import SETTINGS, find_fields
-from ddm.data.memory import check_declared, reading
+from ddm.data.hdf5 import open_hdf5
+from ddm.data.memory import check_declared
+from ddm.data.reading import reading
 from ddm.data.references import find_reference
 from ddm.errors import InputError
+
+KIND = "D4RL file"
 
 # gymnasium's environments with the physics and observations of D4RL's. Ant is not among them: its
 # D4RL observations hold contact forces that gymnasium leaves out by default.
@@ -19,7 +23,13 @@ ENVIRONMENTS = {"halfcheetah": "HalfCheetah-v4", "hopper": "Hopper-v4", "walker2
 ACTION_BOUNDS = (-1.0, 1.0)  # of every environment of D4RL, which scales actions to them
 
 
-def read_d4rl(path: Path, *, max_episode_steps: int | None = None, **options: Any) -> Dataset:
+def read_d4rl(
+    path: Path,
+    *,
+    max_episode_steps: int | None = None,
+    external_links: bool = False,
+    **options: Any,
+) -> Dataset:
     """A dataset from a D4RL file, by the rules of `from_arrays`.
 
     An episode ends where `terminals` or `timeouts` is set. Without stored `next_observations` the
@@ -31,27 +41,13 @@ def read_d4rl(path: Path, *, max_episode_steps: int | None = None, **options: An
     Args:
       path: the file; its name (`hopper_medium-v2.hdf5`) selects reference scores and environment.
       max_episode_steps: the time limit, for files without `timeouts`.
+      external_links: whether parts of it may lie in other files, which are then read.
       **options: of `from_arrays`.
 
     Raises:
       InputError: names the file and the field.
     """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file, reading(str(path)):
-            if isinstance(file.get("data"), h5py.Group):
-                raise InputError(
-                    f"{path} has a group data of episodes, as robomimic writes them, expected the "
-                    "flat arrays of D4RL; hand its episodes to ddm.data.from_episodes, each with "
-                    "the parts of obs that a policy shall see in one array"
-                )
-            fields = find_fields(file, str(path)).values()
-            names = sorted({*fields, *(name for name in SETTINGS if name in file)})
-            check_declared(sum(_size(file[name]) for name in names), str(path))
-            arrays = {name: _read(file[name]) for name in names}
-    except (OSError, TypeError) as error:
-        raise InputError(f"{path} is not a readable D4RL file: {error}") from error
+    arrays = _read_arrays(path, external_links)
     reference = find_reference(path.stem)
     defaults: dict[str, Any] = {}
     task = re.split("[-_]", path.stem)[0]
@@ -64,18 +60,21 @@ def read_d4rl(path: Path, *, max_episode_steps: int | None = None, **options: An
         defaults["reference_source"] = reference.source
     given = {key: value for key, value in options.items() if value is not None}
     options = {**defaults, **given, "max_episode_steps": max_episode_steps}
-    return from_mapping(arrays, name=str(path), **options)
+    with reading(path, KIND):
+        return from_mapping(arrays, name=str(path), **options)
 
 
-def _read(stored: Any) -> Any:
-    """An array, or the arrays of a group by name: a dict observation."""
-    if hasattr(stored, "keys"):
-        return {key: _read(stored[key]) for key in stored}
-    return stored[()]
-
-
-def _size(stored: Any) -> int:
-    """Bytes of a stored array, or of all in a group, as they will be in memory."""
-    if hasattr(stored, "keys"):
-        return sum(_size(stored[key]) for key in stored)
-    return stored.size * stored.dtype.itemsize
+def _read_arrays(path: Path, external_links: bool) -> dict[str, Any]:
+    """The fields of the file that are used, once they are known to fit the memory."""
+    with open_hdf5(path, KIND, external_links) as members:
+        stored = members.names()
+        if "data" in stored and members.is_group("data"):
+            raise InputError(
+                f"{path} has a group data of episodes, as robomimic writes them, expected the "
+                "flat arrays of D4RL; hand its episodes to ddm.data.from_episodes, each with "
+                "the parts of obs that a policy shall see in one array"
+            )
+        fields = find_fields(stored, str(path)).values()
+        names = sorted({*fields, *(name for name in SETTINGS if name in stored)})
+        check_declared(sum(members.size(name) for name in names), str(path))
+        return {name: members.read(name) for name in names}

@@ -10,8 +10,8 @@ import textwrap
 import numpy as np
 
 from ddm.data.dataset import Dataset
-from ddm.data.normalization import measure_spread
 from ddm.data.references import normalized_score, why_incomparable
+from ddm.data.transforms import measure_spread
 from ddm.data.values import ranges
 
 WIDTH = 100  # of the report, beside its labels

@@ -146,7 +146,9 @@ def as_flags(value: Any, where: str) -> np.ndarray:
         array = array[:, 0]
     if array.ndim != 1:
         raise InputError(f"{where} has shape {array.shape}, expected one number per step")
-    if not np.isin(array, (0, 1)).all():
+    if array.dtype == bool:  # a damaged file's may hold other bytes than those of True and False
+        array = array.view(np.uint8)
+    if array.dtype.kind not in "iuf" or not np.isin(array, (0, 1)).all():
         raise InputError(f"{where} has values other than 0 and 1")
     return array.astype(bool)
 
@@ -163,7 +165,7 @@ def as_ends(value: Any, rows: int, where: str) -> np.ndarray:
       InputError: it is neither.
     """
     array = np.asarray(value).ravel()
-    if len(array) == rows and np.isin(array, (0, 1)).all():
+    if len(array) == rows and array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all():
         return array.astype(bool)
     whole = array.size > 0 and np.issubdtype(array.dtype, np.integer)
     if not whole or np.any(np.diff(array, prepend=0) < 1) or array[-1] != rows:

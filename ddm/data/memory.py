@@ -44,6 +44,8 @@ def check_fits(
 def check_declared(num_bytes: int, name: str) -> None:
     """Refuses a file whose arrays would not fit the host's memory, before they are read.
 
+    What a file declares is not yet what it holds: see `check_held`.
+
     Args:
       num_bytes: what the file says that its arrays take.
       name: how the error calls the file.
@@ -59,8 +61,25 @@ def check_declared(num_bytes: int, name: str) -> None:
         )
 
 
+def check_held(declared: int, held: int, name: str) -> None:
+    """Refuses an array that says it is larger than the bytes that the file has for it.
+
+    Args:
+      declared: bytes that its shape and dtype make.
+      held: bytes that are there, where these are not compressed.
+      name: the file and the array.
+
+    Raises:
+      InputError: both numbers are named.
+    """
+    if declared > held:
+        raise InputError(
+            f"{name} declares {declared} bytes and the file holds {held} of them: it is damaged"
+        )
+
+
 @contextlib.contextmanager
-def reading(name: str) -> Iterator[None]:
+def fitting(name: str) -> Iterator[None]:
     """Says in a sentence that memory ran out, where a limit was not known before.
 
     Raises:

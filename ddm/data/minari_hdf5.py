@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ddm.data import spaces
-from ddm.data.memory import check_declared, reading
+from ddm.data.hdf5 import Members, open_hdf5
+from ddm.data.memory import check_declared
 from ddm.data.progress import progress
 from ddm.errors import InputError
-
-if TYPE_CHECKING:
-    import h5py
 
 STEP_FIELDS = {"rewards": np.float64, "terminations": np.bool_, "truncations": np.bool_}
 
@@ -25,6 +23,7 @@ def read_episodes(
     metadata: Mapping[str, Any],
     observation_space: spaces.Tree,
     action_space: spaces.Tree,
+    external_links: bool = False,
 ) -> dict[str, np.ndarray]:
     """All episodes, each array read straight to its place in a column.
 
@@ -33,6 +32,7 @@ def read_episodes(
       metadata: with `total_episodes` and `total_steps`.
       observation_space: nested or not.
       action_space: a single leaf.
+      external_links: whether parts of the file may lie in other files, which are then read.
 
     Returns:
       The arrays of `ddm.data.columns.Columns`: flattened observations (N + E, *O), `actions`,
@@ -42,19 +42,18 @@ def read_episodes(
       InputError: names the file, the HDF5 dataset (and with it the episode and the field), and
         what was expected.
     """
-    import h5py
-
-    try:
-        # The default cache of 521 chunks per dataset costs more to set up than an episode to read.
-        file = h5py.File(path, "r", rdcc_nslots=1)
-    except OSError as error:
-        raise InputError(f"{path} is not a readable HDF5 file: {error}") from error
-    with file, reading(str(path)):
-        return _read(_Reader(file, path), metadata, observation_space, action_space)
+    with open_hdf5(path, "HDF5 file", external_links) as members:
+        stored = sum(name.startswith("episode_") for name in members.names())
+        if stored > metadata["total_episodes"]:
+            raise InputError(
+                f"{path} holds {stored} episodes, its metadata.json says "
+                f"{metadata['total_episodes']}"
+            )
+        return _read(members, metadata, observation_space, action_space)
 
 
 def _read(
-    reader: _Reader,
+    reader: Members,
     metadata: Mapping[str, Any],
     observation_space: spaces.Tree,
     action_space: spaces.Tree,
@@ -78,12 +77,12 @@ def _read(
     start = 0
     for episode in progress(range(episodes), f"reading {reader.path}", "episodes"):
         group = f"episode_{episode}"
-        length = reader.length(f"{group}/rewards", steps - start)
+        length = _length(reader, f"{group}/rewards", steps - start)
         for field, column in columns.items():
-            reader.read(f"{group}/{field}", column[start : start + length])
+            reader.read_into(f"{group}/{field}", column[start : start + length])
         rows = slice(start + episode, start + episode + length + 1)
         for leaf, column in zip(observation_leaves, observations, strict=True):
-            reader.read(leaf.name(f"{group}/observations"), column[rows])
+            reader.read_into(leaf.name(f"{group}/observations"), column[rows])
         lengths[episode] = length
         start += length
     if start != steps:
@@ -92,6 +91,20 @@ def _read(
         observation_space, observations, f"{reader.path}: observations", dtype=None
     )
     return {"observations": flat, "lengths": lengths, **columns}
+
+
+def _length(reader: Members, name: str, at_most: int) -> int:
+    """Rows of a dataset.
+
+    Raises:
+      InputError: none, or more than the metadata leave room for.
+    """
+    shape = reader.dataset(name).shape
+    if not shape or shape[0] == 0:
+        raise InputError(f"{reader.path}: {name} is empty, expected at least one transition")
+    if shape[0] > at_most:
+        raise InputError(f"{reader.path}: {name} exceeds the total_steps that metadata.json says")
+    return shape[0]
 
 
 def _dtype(leaf: spaces.Leaf) -> np.dtype:
@@ -106,54 +119,3 @@ def _action_leaf(tree: spaces.Tree, path: Path) -> spaces.Leaf:
             f"{path}: actions of a {tree['type']} space are not supported, expected Box or Discrete"
         )
     return found[0]
-
-
-class _Reader:
-    """Reads HDF5 datasets into given arrays through h5py's low-level calls.
-
-    With five or more of them in an episode, opening is what a read takes: about a tenth of a
-    millisecond each this way, and twice that through `file[name][()]`.
-    """
-
-    def __init__(self, file: h5py.File, path: Path):
-        from h5py import h5d, h5s, h5t  # pyright: ignore
-
-        self.path = path
-        self._file = file.id
-        self._open = h5d.open
-        self._all = h5s.ALL
-        dtypes = (np.float32, np.float64, np.bool_, np.int64, np.uint8)
-        self._types = {np.dtype(dtype): h5t.py_create(np.dtype(dtype)) for dtype in dtypes}
-        self._last: tuple[str, Any] = ("", None)
-
-    def _dataset(self, name: str) -> Any:
-        if name != self._last[0]:
-            try:
-                self._last = (name, self._open(self._file, name.encode()))
-            except (KeyError, ValueError, TypeError):
-                raise InputError(f"{self.path}: {name} is missing") from None
-        return self._last[1]
-
-    def length(self, name: str, at_most: int) -> int:
-        """Rows of a dataset.
-
-        Raises:
-          InputError: none, or more than the metadata leave room for.
-        """
-        shape = self._dataset(name).shape
-        if not shape or shape[0] == 0:
-            raise InputError(f"{self.path}: {name} is empty, expected at least one transition")
-        if shape[0] > at_most:
-            raise InputError(f"{self.path}: {name} exceeds the total_steps that metadata.json says")
-        return shape[0]
-
-    def read(self, name: str, out: np.ndarray) -> None:
-        """Reads a dataset into `out`, converted to its dtype."""
-        dataset = self._dataset(name)
-        shape = dataset.shape
-        if shape != out.shape and shape != (*out.shape, 1):
-            raise InputError(f"{self.path}: {name} has shape {shape}, expected {out.shape}")
-        try:
-            dataset.read(self._all, self._all, out, self._types[out.dtype])
-        except (OSError, TypeError) as error:
-            raise InputError(f"{self.path}: {name} cannot be read: {error}") from error

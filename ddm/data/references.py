@@ -9,7 +9,9 @@ from another environment, or from other physics, is not on this scale.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
+from typing import Any
 
 import numpy as np
 
@@ -122,6 +124,30 @@ def why_incomparable(name: str) -> str | None:
         if name.startswith(prefix):
             return reason
     return None
+
+
+def are_references(value: Any) -> bool:
+    """Whether these are two finite numbers that differ."""
+    pair = isinstance(value, (tuple, list, np.ndarray)) and len(value) == 2
+    if not pair or not all(isinstance(x, (int, float, np.number)) for x in value):
+        return False
+    if any(isinstance(x, (bool, complex, np.complexfloating)) for x in value):
+        return False
+    low, high = map(float, value)
+    return math.isfinite(low) and math.isfinite(high) and low != high
+
+
+def check_references(scores: Any, where: str) -> None:
+    """Refuses reference scores from which no normalized score follows.
+
+    Raises:
+      InputError: they are not two finite numbers that differ.
+    """
+    if not are_references(scores):
+        raise InputError(
+            f"{where}: the reference scores are {scores}, expected those of a random and of an "
+            "expert policy, finite and not equal"
+        )
 
 
 def normalized_score(returns: np.ndarray | float, references: tuple[float, float]) -> np.ndarray:

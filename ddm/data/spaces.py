@@ -7,12 +7,15 @@ A space is handled as the tree that Minari writes into its metadata: ``{"type": 
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ddm.data.memory import check_declared
+from ddm.data.schema import COUNT, TEXT, Field, check_record, is_number, read_json
+from ddm.data.stored_spaces import check_integers, check_tree
 from ddm.errors import InputError
 from ddm.types import Box, Discrete, Space
 
@@ -52,20 +55,27 @@ class Leaf:
         return "/".join((field, *self.path))
 
 
-def parse_space(space: Any) -> Tree:
+def parse_space(space: Any, where: str = "the space") -> Tree:
     """The tree of a space.
 
     Args:
       space: a gymnasium space, `ddm.types.Box` or `Discrete`, a pair of bounds `(low, high)` of a
         box (of actions: one number each for all dimensions, or one per dimension), or what Minari
         stores (a JSON string or its tree).
+      where: what error messages call it.
 
     Raises:
-      InputError: the space has no flattening to a fixed vector.
+      InputError: the space has no flattening to a fixed vector, or is none that an array can have.
     """
+    tree = _parse(space, where)
+    check_tree(tree, where)
+    return tree
+
+
+def _parse(space: Any, where: str) -> Tree:
     if isinstance(space, str):
-        return json.loads(space)
-    if isinstance(space, Mapping) and "type" in space:
+        return read_json(space, where)
+    if isinstance(space, dict):  # gymnasium's own Dict is a mapping and no dict
         return space
     if isinstance(space, Box):
         bounds = {k: np.reshape(getattr(space, k), space.shape) for k in ("low", "high")}
@@ -73,10 +83,18 @@ def parse_space(space: Any) -> Tree:
     if isinstance(space, Discrete):
         return {"type": "Discrete", "n": space.n, "start": space.start}
     if isinstance(space, tuple) and len(space) == 2:
-        low, high = np.broadcast_arrays(*(np.asarray(bound, np.float32) for bound in space))
+        low, high = np.broadcast_arrays(*(_real(bound, where) for bound in space))
         bounds = {"low": low, "high": high}
         return {"type": "Box", "dtype": "float32", "shape": low.shape, "pair": True, **bounds}
     return _parse_gymnasium(space)
+
+
+def _real(values: Any, where: str) -> np.ndarray:
+    """Numbers in float32; complex ones would lose their imaginary part without a word."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{where} has bounds of dtype {array.dtype}, expected real numbers")
+    return array.astype(np.float32)
 
 
 def box_of_bounds(low: Any, high: Any, name: str) -> Tree:
@@ -86,7 +104,9 @@ def box_of_bounds(low: Any, high: Any, name: str) -> Tree:
       InputError: they do not fit each other, or the lower one is not below the upper one.
     """
     try:
-        tree = parse_space((low, high))
+        tree = _parse((low, high), f"{name}: action_low and action_high")
+    except InputError:
+        raise
     except (ValueError, TypeError):
         shapes = f"{np.shape(low)} and {np.shape(high)}"
         raise InputError(f"{name}: action_low and action_high have shapes {shapes}") from None
@@ -102,10 +122,11 @@ def discrete(n: Any, where: str) -> Tree:
       InputError: it is no positive integer.
     """
     number = np.asarray(n)
-    whole = number.size == 1 and number.dtype.kind in "iuf" and number.item() == int(number.item())
-    if not whole or number.item() < 1:
+    value = number.item() if number.size == 1 and number.dtype.kind in "iuf" else math.nan
+    if not math.isfinite(value) or value != int(value) or value < 1:
         raise InputError(f"{where} is {n}, expected one positive integer")
-    return {"type": "Discrete", "n": int(number.item()), "start": 0}
+    check_integers(int(value), 0, where)
+    return {"type": "Discrete", "n": int(value), "start": 0}
 
 
 def _parse_gymnasium(space: Any) -> Tree:
@@ -124,10 +145,10 @@ def _parse_gymnasium(space: Any) -> Tree:
         case "Dict":
             return {
                 "type": kind,
-                "subspaces": {key: parse_space(sub) for key, sub in space.spaces.items()},
+                "subspaces": {key: _parse_gymnasium(sub) for key, sub in space.spaces.items()},
             }
         case "Tuple":
-            return {"type": kind, "subspaces": [parse_space(sub) for sub in space.spaces]}
+            return {"type": kind, "subspaces": [_parse_gymnasium(sub) for sub in space.spaces]}
     raise InputError(
         f"a space of type {kind} cannot be flattened to a vector: use Box, Discrete, "
         "MultiDiscrete, MultiBinary, Dict or Tuple"
@@ -221,6 +242,7 @@ def _one_hot(values: np.ndarray, n: int, start: int, where: str) -> np.ndarray:
             f"{where}: row {outside[0]} is {values[outside[0]]}, its space has the integers "
             f"{start} .. {start + n - 1}"
         )
+    check_declared(4 * len(digits) * n, f"{where}, one number for each of {n} integers,")
     rows = np.zeros((len(digits), n), np.float32)
     rows[np.arange(len(digits)), digits] = 1.0
     return rows
@@ -266,11 +288,53 @@ def to_record(space: Space) -> dict[str, Any]:
     return {"type": type(space).__name__, **dataclasses.asdict(space)}
 
 
-def from_record(record: Mapping[str, Any]) -> Space:
-    """The inverse of :func:`to_record`."""
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in record.items()
-        if name != "type"
-    }
-    return Discrete(**fields) if record["type"] == "Discrete" else Box(**fields)
+def from_record(record: Mapping[str, Any], where: str = "the space") -> Space:
+    """The inverse of :func:`to_record`.
+
+    Raises:
+      InputError: the record is not one of a space; `where`, the field and the value are named.
+    """
+    kind: Any = record.get("type")
+    if not isinstance(kind, str) or kind not in _RECORDS:
+        raise InputError(f"{where} has type {kind!r}, expected Box or Discrete")
+    fields: dict[str, Any] = {name: value for name, value in record.items() if name != "type"}
+    check_record(fields, _RECORDS[kind], where, _REQUIRED[kind])
+    unknown = sorted(set(fields) - set(_RECORDS[kind]))
+    if unknown:
+        raise InputError(f"{where} has the unknown field {unknown[0]}")
+    if kind == "Discrete":
+        space = Discrete(**fields)
+        check_integers(space.n, space.start, where)
+        return space
+    for name in ("shape", "low", "high"):
+        fields[name] = tuple(fields[name])
+    space = Box(**fields)
+    check_tree({"type": "Box", **dataclasses.asdict(space)}, where)
+    if not len(space.low) == len(space.high) == math.prod(space.shape):
+        raise InputError(f"{where}: low and high have not one number for each of {space.shape}")
+    return space
+
+
+def _are_bounds(value: Any) -> bool:
+    """A list of numbers, among them infinite ones."""
+    return isinstance(value, (list, tuple)) and all(
+        is_number(item) or item in (math.inf, -math.inf) for item in value
+    )
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(COUNT.fits, value))
+
+
+_BOUNDS = Field("a list of numbers", _are_bounds)
+_INTEGER = Field("an integer", lambda value: isinstance(value, int) and not isinstance(value, bool))
+_RECORDS: Mapping[str, Mapping[str, Field]] = {
+    "Box": {
+        "shape": Field("a list of sizes", _is_shape),
+        "low": _BOUNDS,
+        "high": _BOUNDS,
+        "dtype": TEXT,
+    },
+    "Discrete": {"n": COUNT, "start": _INTEGER},
+}
+_REQUIRED = {"Box": ("shape", "low", "high"), "Discrete": ("n",)}

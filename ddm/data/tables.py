@@ -30,6 +30,8 @@ import numpy as np
 from ddm.data.arrays import from_mapping
 from ddm.data.dataset import Dataset
 from ddm.data.fields import NAMES
+from ddm.data.memory import check_declared
+from ddm.data.reading import reading
 from ddm.errors import InputError
 
 EXPECTED = (
@@ -39,7 +41,8 @@ EXPECTED = (
 _INDEX = ("", "Unnamed: 0")  # what data frames call their index in a CSV
 _LABELS = ("episode", "step")
 _NUMBER_OF = {"true": 1.0, "false": 0.0, "": np.nan}
-_INTEGER = re.compile(r"\s*[+-]?\d+\s*")
+_INTEGER = re.compile(r"\s*[+-]?\d{1,18}\s*", re.ASCII)  # no more digits than 64 bits hold
+BYTES_PER_CHARACTER = 12  # of memory, for a table of short cells as text
 
 _FIELDS = {name: field for field, names in NAMES.items() for name in names}
 
@@ -93,15 +96,14 @@ def from_csv(path: Path, name: str | None = None, **options: Any) -> Dataset:
       InputError: names the column, the line (from 1), and what was expected.
     """
     source = _Source(name or str(path), first_line=2)
-    return _from_columns(_read_csv(path, source), source, **options)
+    with reading(source.name, "CSV file"):
+        return _from_columns(_read_csv(path, source), source, **options)
 
 
 def _read_csv(path: Path, source: _Source) -> dict[str, np.ndarray]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{source.name} is not a readable CSV file: {error}") from error
+    check_declared(BYTES_PER_CHARACTER * path.stat().st_size, source.name)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = list(csv.reader(file, strict=True))
     while lines and not lines[-1]:
         lines.pop()
     if len(lines) < 2:
@@ -133,6 +135,8 @@ def _parse(values: tuple[str, ...], column: str, source: _Source) -> np.ndarray:
     for row, value in enumerate(values):
         word = value.strip().lower()
         try:
+            if "_" in word:  # Python takes 1_5 for 15; no table means that
+                raise ValueError
             numbers[row] = _NUMBER_OF[word] if word in _NUMBER_OF else float(word)
         except ValueError:
             raise InputError(

@@ -324,7 +324,7 @@ def test_bounds_in_the_data_count_and_an_argument_wins(tmp_path):
         ({"action_low": 1.0, "action_high": 1.0}, "action_low is not below action_high"),
         ({"num_actions": 2.5}, r"num_actions is 2.5, expected one positive integer"),
         ({"environment_id": 3}, "environment_id is 3, expected one string"),
-        ({"reference_scores": [1.0]}, r"reference_scores is \[1.\], expected \(random, expert\)"),
+        ({"reference_scores": [1.0]}, r"reference scores are \[1.\], expected those of a random"),
     ],
 )
 def test_bad_settings_in_the_data_are_refused_by_name(changes, message):
