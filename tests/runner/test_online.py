@@ -1,0 +1,234 @@
+"""Runs that collect while they learn, have stages, start from a policy, or hold episodes out."""
+
+from __future__ import annotations
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from corridor import Corridor
+
+from ddm import data, runner
+from ddm.envs import stream
+from ddm.errors import InputError
+from ddm.imitation import bc
+from ddm.off_policy import sac
+from ddm.types import Stage
+
+SAC = sac.Config(hidden_sizes=(8,))
+BC = bc.Config(hidden_sizes=(8,))
+CORRIDOR = Corridor()
+
+
+def options(folder, **changes):
+    asked = {
+        "run_dir": str(folder), "num_updates": 8, "log_every": 4, "eval_every": 4,
+        "eval_episodes": 2, "batch_size": 16, "plots": False, "progress": "none",
+        "checkpoint_every": 4,
+    }  # fmt: skip
+    return runner.Options(**(asked | changes))
+
+
+def online(folder, **changes):
+    asked = {"online": True, "random_steps": 20, "buffer_capacity": 64}
+    return options(folder, **(asked | changes))
+
+
+def rows_of(folder):
+    return (folder / "metrics.csv").read_text()
+
+
+def leaves(tree):
+    raw = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    return [np.asarray(raw(x)) for x in jax.tree.leaves(tree)]
+
+
+def assert_same(one, other):
+    for ours, theirs in zip(leaves(one), leaves(other), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def log():
+    random = np.random.default_rng(0)
+    return data.from_arrays(
+        random.normal(size=(100, 1)).astype(np.float32),
+        random.uniform(0, 2, size=(100, 1)).astype(np.float32), random.normal(size=100),
+        np.zeros(100, bool), np.arange(1, 101) % 20 == 0, action_space=CORRIDOR.action_space(None),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """SAC without a log, two lanes, uninterrupted."""
+    folder = tmp_path_factory.mktemp("online")
+    return folder, runner.train(sac, SAC, None, CORRIDOR, online(folder, seeds=2))
+
+
+def test_a_policy_learns_from_its_own_experience(whole):
+    """Scores, the return of what it collected, and a record that says what was done."""
+    folder, result = whole
+    assert result.summary["score"]["metric"] == "return"
+    assert result.summary["collect"] == {
+        "steps_per_update": 1, "capacity": 64, "random_steps": 20, "copies": 1,
+    }  # fmt: skip
+    assert "collect/return" in rows_of(folder)
+    assert result.summary["dataset"]["name"] == "own experience"
+    own, other = (result.policy.lane(i).state.actor.params for i in range(2))
+    assert not np.array_equal(leaves(own)[0], leaves(other)[0])
+
+
+def test_a_run_that_is_resumed_goes_on_with_its_experience_bit_for_bit(whole, tmp_path):
+    """Half of it, then the rest: the same policy, buffer and rows as without a stop."""
+    folder, result = whole
+    runner.train(sac, SAC, None, CORRIDOR, online(tmp_path, seeds=2, num_updates=4))
+    longer = online(tmp_path, seeds=2, resume=True)
+    assert_same(runner.train(sac, SAC, None, CORRIDOR, longer).policy.state, result.policy.state)
+    assert rows_of(tmp_path) == rows_of(folder)
+
+
+def test_its_policy_is_loaded_without_its_experience(whole):
+    folder, result = whole
+    loaded = runner.load_policy(folder, sac, lane=1)
+    assert_same(loaded.state, result.policy.lane(1).state)
+
+
+def test_a_log_stands_beside_the_experience(tmp_path, log):
+    result = runner.train(sac, SAC, log, CORRIDOR, online(tmp_path, num_updates=4))
+    assert result.summary["dataset"]["transitions"] == 95
+    assert result.summary["collect"]["capacity"] == 64
+
+
+def model_then_policy(finish_value: float = 7.0):
+    """Cloning in two stages; the end of the first one writes a number into the parameters."""
+
+    def finish(config, state, sources, key):
+        del config, key
+        assert sources.num_transitions == 95
+        return state.replace(
+            policy=jax.tree.map(lambda x: jnp.full_like(x, finish_value), state.policy)
+        )
+
+    spec = bc.batch_spec(BC)
+    return types.SimpleNamespace(
+        __name__="staged", Config=bc.Config, State=bc.State, init=bc.init, update=bc.update,
+        act=bc.act, batch_spec=bc.batch_spec,
+        stages=lambda config: (
+            Stage("model", bc.update, spec, 6, finish=finish, evaluated=False),
+            Stage("policy", bc.update, spec),
+        ),
+    )  # fmt: skip
+
+
+def test_stages_run_one_after_the_other_and_finish_once(tmp_path, log):
+    """Metrics carry the stage's name; a stage without a policy has no score; intervals end there."""
+    staged = model_then_policy()
+    folder = tmp_path / "whole"
+    result = runner.train(staged, BC, log, CORRIDOR, options(folder, num_updates=10))
+    steps = {
+        tuple(line.split(",")[i] for i in (0, 2)) for line in rows_of(folder).splitlines()[1:]
+    }
+    assert {step for step, name in steps if name == "model/loss"} == {"4", "6"}
+    assert {step for step, name in steps if name == "policy/loss"} == {"8", "10"}
+    assert {step for step, name in steps if name == "evaluation/return"} == {"8", "10"}
+    # Four steps of Adam at 3e-4 after the end of the first stage, from 7.
+    weights = leaves(result.policy.lane(0).state.policy.params)
+    assert all(np.allclose(x, 7.0, atol=0.1) for x in weights)
+
+
+def test_a_run_that_is_stopped_between_stages_goes_on_in_the_second(tmp_path, log):
+    staged = model_then_policy()
+    at_once = runner.train(staged, BC, log, None, options(tmp_path / "a", num_updates=10))
+    runner.train(staged, BC, log, None, options(tmp_path / "b", num_updates=7))
+    longer = options(tmp_path / "b", num_updates=10, resume=True)
+    resumed = runner.train(staged, BC, log, None, longer)
+    assert_same(resumed.policy.state, at_once.policy.state)
+
+
+def test_a_run_starts_from_another_ones_policies(tmp_path, log):
+    """Lane by lane or from one; steps count anew, and the first evaluation is the old policy's."""
+    first = runner.train(bc, BC, log, None, options(tmp_path / "first", seeds=2))
+    asked = options(tmp_path / "next", seeds=2, num_updates=4, start_from=str(tmp_path / "first"))
+    frozen = BC.replace(learning_rate=0.0)
+    result = runner.train(bc, frozen, log, None, asked)
+    assert_same(result.policy.state.policy.params, first.policy.state.policy.params)
+    assert np.all(np.asarray(result.policy.state.step) == 4)
+    one = runner.train(
+        bc, frozen, log, None, options(tmp_path / "one", seeds=2), start=first.policy.lane(1)
+    )
+    for lane in range(2):
+        assert_same(
+            one.policy.lane(lane).state.policy.params, first.policy.lane(1).state.policy.params
+        )
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path, log):
+    first = runner.train(bc, BC, log, None, options(tmp_path / "first"))
+    train = lambda *args, **more: runner.train(  # noqa: E731
+        *args, log, None, options(tmp_path / "no"), **more
+    )
+    with pytest.raises(InputError, match="a policy of bc, not of sac"):
+        train(sac, SAC, start=first.policy)
+    with pytest.raises(InputError, match="other networks"):
+        train(bc, bc.Config(hidden_sizes=(4,)), start=first.policy)
+    standard = data.normalize(log, observations="standardize")
+    with pytest.raises(InputError, match="another observation_mean"):
+        runner.train(bc, BC, standard, None, options(tmp_path / "no"), start=first.policy)
+    with pytest.raises(InputError, match="a run of bc, not of sac"):
+        runner.train(
+            sac, SAC, log, None, options(tmp_path / "no", start_from=str(tmp_path / "first"))
+        )
+    assert not (tmp_path / "no").exists()
+
+
+def test_episodes_that_are_held_out_are_reported_and_not_learned_from(tmp_path, log):
+    """The loss on them stands in the metrics; training is that on the others alone."""
+    rest, held = data.hold_out(log, 0.4)
+    asked = options(tmp_path / "share", holdout=0.4)
+    by_share = runner.train(bc, BC, log, None, asked)
+    given = runner.train(bc, BC, rest, None, options(tmp_path / "given"), holdout=held)
+    alone = runner.train(bc, BC, rest, None, options(tmp_path / "alone"))
+    assert "holdout/loss" in rows_of(tmp_path / "share")
+    assert rows_of(tmp_path / "share") == rows_of(tmp_path / "given")
+    for result in (by_share, given):
+        assert_same(result.policy.state, alone.policy.state)
+    assert "holdout" not in rows_of(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("changes", "environment", "words"),
+    [
+        ({"online": True}, None, "there is no environment"),
+        ({"online": True}, "Pendulum-v1", "is none of them"),
+        ({}, None, "there is nothing to learn from"),
+        ({"online": True, "buffer_capacity": 8}, CORRIDOR, "expected at least the 16 rows"),
+        ({"holdout": 0.5, "online": True}, CORRIDOR, "there is not one log"),
+    ],
+)
+def test_what_cannot_be_collected_or_held_out_is_refused(tmp_path, changes, environment, words):
+    """One sentence each, and no folder."""
+    with pytest.raises(InputError, match=words):
+        runner.train(sac, SAC, None, environment, options(tmp_path / "no", **changes))
+    assert not (tmp_path / "no").exists()
+
+
+def test_stages_without_steps_are_refused(tmp_path, log):
+    staged = model_then_policy()
+    with pytest.raises(InputError, match="the stages before 'policy' take 6 gradient steps"):
+        runner.train(staged, BC, log, None, options(tmp_path, num_updates=6))
+    staged.stages = lambda config: (
+        Stage("model", bc.update, bc.batch_spec(BC)), Stage("policy", bc.update, bc.batch_spec(BC)),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="stage 'model' has None steps"):
+        runner.train(staged, BC, log, None, options(tmp_path))
+
+
+def test_random_steps_are_uniform(whole):
+    """The record says 20; the first rows of the buffer are those of `stream.random_action`."""
+    space = CORRIDOR.action_space(None)
+    drawn = jax.vmap(lambda key: stream.random_action(space, key))(
+        jax.random.split(jax.random.key(0), 500)
+    )
+    assert 0.0 <= float(drawn.min()) < 0.05 < 1.95 < float(drawn.max()) <= 2.0
