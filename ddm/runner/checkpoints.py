@@ -21,6 +21,10 @@ from ddm.types import PyTree
 
 FOLDER = "checkpoints"
 
+_SHAPE = {
+    "digest": str, "run": (str, None), "failures": (dict, None), "metrics": (dict, None),
+}  # fmt: skip
+
 
 class Store:
     """The checkpoints of one run; the newest `keep` are kept.
@@ -150,7 +154,7 @@ class Store:
 
         path = self._folder / str(step)
         found = self._read(step, ocp.args.Composite(header=ocp.args.JsonRestore()))["header"]
-        check_fields(found, {"digest": str, "run": (str, None)}, f"{path}: header")
+        check_fields(found, _SHAPE, f"{path}: header")
         if found.get("run") != self._run:
             raise InputError(f"{path} is a checkpoint of another run")
         if self._run is not None:
@@ -235,9 +239,9 @@ def _of_shape(found: np.ndarray, expected: Any) -> np.ndarray:
 def _check_steps(path: Path, tree: PyTree, step: int, header: Mapping[str, Any]) -> None:
     """Refuses states of another step than the folder's; lanes that failed stand where they were."""
     state = tree.get("state") if isinstance(tree, Mapping) else None
-    failed = {int(i) for i in header.get("failures") or ()}
+    failed = set(header.get("failures") or ())
     for i, found in enumerate(np.atleast_1d(getattr(state, "step", ()))):
-        if i not in failed and found != step:
+        if str(i) not in failed and found != step:
             raise InputError(f"{path} holds states of gradient step {found}")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ddm.errors import InputError
 from ddm.evaluation import statistics
+from ddm.runner.files import save_figure
 from ddm.runner.metrics import read_rows
 from ddm.runner.records import METRICS, SUMMARY
 from ddm.runner.report import NORMALIZED, RETURN
@@ -80,4 +81,4 @@ def plot_comparison(
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(path, figure)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ddm.errors import InputError
 from ddm.runner.program import STATE
 from ddm.runner.sweep import Lane
 
@@ -15,11 +16,19 @@ class Failures:
     """The lanes of a run that diverged, by index; each keeps the first failure it had."""
 
     def __init__(self, lanes: Sequence[Lane], record: Mapping[str, Any] | None = None):
-        """Starts with none, or with those of a checkpoint's header."""
+        """Starts with none, or with those of a checkpoint's header.
+
+        Raises:
+          InputError: the header is of another shape.
+        """
         self._lanes = lanes
-        self._found: dict[int, tuple[str, int]] = {
-            int(i): (metric, step) for i, (metric, step) in (record or {}).items()
-        }
+        try:
+            self._found: dict[int, tuple[str, int]] = {
+                range(len(lanes))[int(i)]: (str(metric), int(step))
+                for i, (metric, step) in (record or {}).items()
+            }
+        except (IndexError, TypeError, ValueError) as error:
+            raise InputError(f"failures of the checkpoint are {record}, unreadable") from error
 
     def add_updates(
         self, not_finite: Mapping[str, np.ndarray], updates: int, step: int, minibatches: int

@@ -146,9 +146,17 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -
     replace_file(path, text.getvalue().encode())
 
 
+def save_figure(path: str | os.PathLike[str], figure: Any) -> None:
+    """Draws a figure of matplotlib, whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")  # its end names the format
+    figure.savefig(temporary, dpi=130)
+    os.replace(temporary, path)
+
+
 _NOT_WRITABLE = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP,
-    errno.EISDIR, errno.EEXIST, errno.EFBIG, errno.EINVAL,
+    errno.EISDIR, errno.EEXIST, errno.EFBIG, errno.ENOENT,
 }  # fmt: skip
 
 

@@ -16,7 +16,8 @@ _TALKERS = ("absl", "asyncio", "orbax", "tensorstore")
 def quiet_threads() -> Iterator[None]:
     """Shows nothing of what other threads and their libraries report, until the end of the context.
 
-    An error of this thread is raised as ever.
+    An error of this thread is raised as ever; after one, threads that are not Python's own stay
+    silent, because they go on to report what they can no longer deliver.
     """
     loggers = [logging.getLogger(name) for name in _TALKERS]
     levels = [logger.level for logger in loggers]
@@ -27,9 +28,22 @@ def quiet_threads() -> Iterator[None]:
     try:
         yield
     except Exception:
+        if not isinstance(sys.excepthook, _MainThreadHook):
+            sys.excepthook = _MainThreadHook(sys.excepthook)
         gc.collect()  # tasks that nobody waited for complain when they are collected: now
         raise
     finally:
         threading.excepthook, sys.unraisablehook = hooks
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+class _MainThreadHook:
+    """Reports errors of the main thread; Python's other threads have a hook of their own."""
+
+    def __init__(self, previous):
+        self._previous = previous
+
+    def __call__(self, *error):
+        if threading.current_thread() is threading.main_thread():
+            self._previous(*error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from ddm import data, evaluation
 from ddm.evaluation import statistics
+from ddm.runner.files import save_figure
 from ddm.runner.metrics import History
 from ddm.runner.sweep import Lane
 
@@ -286,10 +286,7 @@ def plot_curves(path: Path, history: History, lanes: Sequence[Lane], title: str)
         )
     seeds = len({lane.seed for lane in lanes})
     figure.suptitle(f"{title} ({seeds} seed{'s' if seeds > 1 else ''})", fontsize=11)
-    # A file that is being written is not a picture: draw beside it and rename.
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
-    figure.savefig(temporary, dpi=130)
-    os.replace(temporary, path)
+    save_figure(path, figure)
 
 
 _MAX_PANELS = 6

@@ -35,6 +35,7 @@ from ddm.data import minari_io
 from ddm.errors import InputError
 from ddm.evaluation import statistics
 from ddm.runner import locks
+from ddm.runner.files import save_figure
 from ddm.runner.train import FAILED_LANES
 
 _DATASETS = flags.DEFINE_list("datasets", [], "Minari ids, folders or files, with commas.")
@@ -287,7 +288,7 @@ def draw_profile(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     for axis in (profile, means):
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    save_figure(path, figure)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -241,6 +243,29 @@ def test_a_full_disk_is_one_sentence_and_earlier_files_stay(run, half_copy, monk
     assert digests(half_copy / "checkpoints" / "8") == before
     monkeypatch.undo()
     assert run(half_copy, resume=True, **OPTIONS).summary["gradient_steps"] == 12
+
+
+def test_threads_of_a_library_say_nothing_beside_our_sentence(tmp_path, monkeypatch, capfd):
+    from orbax import checkpoint as ocp
+
+    def save(*args, **kwargs):
+        def fail():
+            raise OSError(errno.ENOSPC, "a page of a thread")
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).error("a page of %s", name)
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device [source locations=...]")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    store = Store(tmp_path)
+    with pytest.raises(InputError, match="checkpoints/1: no space left on the device"):
+        store.save(1, {"x": np.zeros(1)}, {})
+    store.close()
+    assert capfd.readouterr().err == ""
+    assert logging.getLogger("asyncio").isEnabledFor(logging.ERROR)
 
 
 def test_the_policy_of_a_run_is_read_back_without_its_dataset(uninterrupted):
