@@ -42,16 +42,20 @@ class CollectSpec:
 class Experience(struct.PyTreeNode):
     """What has been seen so far, and where the environments stand."""
 
-    stream: envs.Stream
+    stream: envs.Stream | None  # None: the environments are stepped on the host
     buffer: data.Buffer
     key: PRNGKey  # folded with the gradient step
 
 
 class Collector(struct.PyTreeNode):
-    """A pure environment and how experience is collected in it."""
+    """An environment and how experience is collected in it.
+
+    A pure environment advances inside the compiled program. One of gymnasium has no place there
+    (`environment` is None): the runner steps it on the host, into the same buffer.
+    """
 
     params: Any
-    environment: envs.Environment = struct.field(pytree_node=False)
+    environment: Any = struct.field(pytree_node=False)  # an envs.Environment, or None
     spec: CollectSpec = struct.field(pytree_node=False)
     observation_space: Box = struct.field(pytree_node=False)
     action_space: Space = struct.field(pytree_node=False)
@@ -101,6 +105,8 @@ def begin(
       InputError: the policy's observations or actions are not the environment's.
     """
     buffer = collector.empty_buffer(log)
+    if collector.environment is None:
+        return Experience(None, buffer, key)
     policy = policy_of(algorithm, config, state, buffer)
     environment, params, spec = collector.environment, collector.params, collector.spec
     check_spaces(policy, environment.name, collector.observation_space, collector.action_space)

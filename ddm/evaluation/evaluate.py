@@ -70,6 +70,23 @@ def evaluate(
         return evaluator(policy, seed)
 
 
+def resolve_environment(environment: EnvironmentLike) -> Any:
+    """A pure environment, or a function that makes gymnasium environments.
+
+    Raises:
+      InputError: it is neither, nor the id of one.
+    """
+    if isinstance(environment, str):
+        environment = make_environment(environment)
+    if isinstance(environment, Environment) or callable(environment):
+        return environment
+    raise InputError(
+        f"the environment is a {type(environment).__name__}, expected an id, a pure "
+        "environment or a function that makes a gymnasium environment, as in "
+        "lambda: gymnasium.make(...)"
+    )
+
+
 def make_evaluator(
     environment: EnvironmentLike,
     *,
@@ -89,16 +106,9 @@ def make_evaluator(
         raise InputError(f"num_episodes is {num_episodes}; an evaluation needs at least one")
     if max_environments < 0:
         raise InputError(f"max_environments is {max_environments}, expected at least 0")
-    if isinstance(environment, str):
-        environment = make_environment(environment)
+    environment = resolve_environment(environment)
     if isinstance(environment, Environment):
         return PureEvaluator(environment, num_episodes, deterministic, params)
     if params is not None:
         raise InputError("params are for pure environments, not for gymnasium's")
-    if not callable(environment):
-        raise InputError(
-            f"the environment is a {type(environment).__name__}, expected an id, a pure "
-            "environment or a function that makes a gymnasium environment, as in "
-            "lambda: gymnasium.make(...)"
-        )
     return GymnasiumEvaluator(environment, num_lanes, num_episodes, deterministic, max_environments)

@@ -123,10 +123,10 @@ class GymnasiumEvaluator:
     def _play(self, policy: Policy, seeds: np.ndarray, max_steps: int | None) -> _Rollout:
         pool = self._pool.simulators
         rollout = _Rollout(pool, self._num_lanes, seeds, self._observation_space)
-        policy_states = _initial_states(policy, rollout.times.shape)
+        policy_states = initial_states(policy, rollout.times.shape)
         steps = 0
         while rollout.running and steps != max_steps:
-            actions, policy_states = _act(
+            actions, policy_states = act(
                 self._deterministic,
                 (self._name, self._action_space),
                 policy,
@@ -236,11 +236,11 @@ class _Rollout:
         return True
 
 
-_initial_states = jax.jit(policy_lib.initial_states, static_argnums=1)
+initial_states = jax.jit(policy_lib.initial_states, static_argnums=1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _act(deterministic, place, policy, observations, seeds, times, policy_states):
+def act(deterministic, place, policy, observations, seeds, times, policy_states):
     """Actions and next policy states of all lanes and slots, leading axes (L, S)."""
     name, action_space = place
 

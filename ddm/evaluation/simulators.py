@@ -32,6 +32,7 @@ class Outcome(NamedTuple):
     observation: Any
     reward: float
     ended: bool
+    terminated: bool  # the task ended it, not a time limit
     success: bool | None  # None: not reported
 
 
@@ -80,7 +81,8 @@ class Simulator:
             )
         success = [bool(np.any(info[key])) for key in _SUCCESS_KEYS if key in info]
         observation = self._checked(observation)
-        return Outcome(observation, float(reward.item()), ended, any(success) if success else None)
+        reported = any(success) if success else None
+        return Outcome(observation, float(reward.item()), ended, bool(terminated), reported)
 
     def _checked(self, observation: Any) -> Any:
         expected = self.environment.observation_space.shape

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ddm import evaluation
 from ddm.runner import records
 from ddm.runner.lanes import Layout, lane_mode, map_lanes
 from ddm.runner.options import Options
-from ddm.runner.program import make_finish, make_holdout, make_interval
+from ddm.runner.program import insert_rows, make_finish, make_holdout, make_interval
 from ddm.runner.sources import Shared
 from ddm.types import Algorithm, PyTree
 
@@ -66,6 +65,11 @@ class DeviceLanes:
         )
         return self.layout.gather(metrics)
 
+    def insert(self, rows: PyTree) -> None:
+        """Puts transitions (L, R, ...) of an environment into the buffers of the lanes."""
+        carried = self._learner, self.layout.place(rows)
+        (self._learner, _), _ = self._run(insert_rows, carried, self._shared)
+
     def finish_stage(self, stage: int) -> None:
         """What the stage of that index does once, at its end."""
         finish = make_finish(self._algorithm, stage)
@@ -74,8 +78,8 @@ class DeviceLanes:
     def held_out(self, holdout: Any, stage: int) -> PyTree:
         """The metrics (L,) of data that nothing is learned from; no lane changes."""
         measure = make_holdout(self._algorithm, self._options.batch_size, stage)
-        learner = jax.tree.map(jnp.copy, self._learner.state)  # a program reuses what it is given
-        _, metrics = self._run(measure, learner, self.layout.replicate(holdout))
+        state, metrics = self._run(measure, self._learner.state, self.layout.replicate(holdout))
+        self._learner = self._learner._replace(state=state)  # a program reuses what it is given
         return self.layout.gather(metrics)
 
     def _run(self, function: Any, carried: Any, shared: Any) -> tuple[Any, Any]:

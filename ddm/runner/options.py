@@ -47,6 +47,8 @@ class Options:
     random_steps: int = 0
     # Own transitions that are kept; 0: the algorithm's own number, or 1,000,000.
     buffer_capacity: int = 0
+    # Updates between two visits of gymnasium environments, where own experience is collected there.
+    collect_every: int = 20
     # Share of the log in each batch, beside own experience.
     log_share: float = 0.5
     # Share of the log's episodes that are held out: metrics on them are reported; 0: none.
@@ -147,6 +149,7 @@ _AT_LEAST = {
     "seeds": 1, "seed": 0, "num_updates": 1, "batch_size": 1, "log_every": 1, "eval_every": 0,
     "eval_episodes": 1, "eval_seed": 0, "devices": 0, "num_processes": 1, "process_id": 0,
     "collect_steps": 0, "collect_copies": 0, "random_steps": 0, "buffer_capacity": 0,
+    "collect_every": 1,
     "checkpoint_every": 0, "keep": 1, "max_episode_steps": 0, "eval_environments": 0,
 }  # fmt: skip
 

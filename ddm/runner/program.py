@@ -79,7 +79,7 @@ def _make_interval(
         def step(carry, _):
             (state, seen), alive = carry
             collected = {}
-            if now.collects and shared.collector is not None:
+            if now.collects and shared.collects_inside:
                 seen, collected = experience.collect(
                     shared.collector, program.algorithm, config, state, seen
                 )
@@ -102,6 +102,15 @@ def _make_interval(
         return after, (means, jax.tree.map(_first, wrong))
 
     return run_interval
+
+
+def insert_rows(config: Any, carried: Any, sampling_key: PRNGKey, shared: Shared) -> Any:
+    """Puts rows that were collected on the host into the buffer of one lane."""
+    del config, sampling_key, shared
+    learner, rows = carried
+    seen = learner.experience
+    buffer = seen.buffer.insert(experience.to_units(rows, seen.buffer.normalization))
+    return (learner._replace(experience=seen.replace(buffer=buffer)), rows), ()
 
 
 def make_finish(algorithm: Algorithm, stage: int) -> Callable[..., Any]:
@@ -149,7 +158,7 @@ def _make_holdout(program: Program, batch_size: int, stage: int) -> Callable[...
 
         metrics = jax.lax.map(measure, jnp.arange(_HELD_OUT_BATCHES))
         means = {f"holdout/{name}": jnp.mean(values) for name, values in metrics.items()}
-        return (), means
+        return state, means
 
     return run_holdout
 

@@ -24,6 +24,7 @@ _MEMORY = {
     "warnings": (dict, None),  # lane -> sentences
     "speed": (dict, None),  # of `report.Clock.figures`
     "metrics": (dict, None),  # of `MetricsWriter.sync`
+    "collected": (list, None),  # of `HostCollection.returns`
 }
 
 

@@ -11,6 +11,8 @@ from flax import struct
 
 from ddm import data, envs, training
 from ddm.errors import InputError
+from ddm.evaluation.collecting import HostStream
+from ddm.evaluation.evaluate import resolve_environment
 from ddm.experience import Collector, CollectSpec
 from ddm.runner.options import Options
 from ddm.types import Algorithm, Batch, Spec
@@ -28,6 +30,11 @@ class Shared(struct.PyTreeNode):
         if experience is None:
             return self.logs
         return training.own_sources(experience.buffer, self.logs, self.log_share, spec)
+
+    @property
+    def collects_inside(self) -> bool:
+        """Whether experience is collected inside the compiled program."""
+        return self.collector is not None and self.collector.environment is not None
 
     @property
     def first_log(self) -> data.Dataset | None:
@@ -64,13 +71,19 @@ def share(
         return Shared(logs, None, options.log_share)
     if environment is None:
         raise InputError("--online collects experience, and there is no environment to do so in")
-    if not isinstance(environment, envs.Environment):
-        raise InputError(
-            "--online collects in the environments of ddm.envs: "
-            f"{getattr(environment, 'name', environment)} is none of them"
-        )
     spec = _collect_spec(CollectSpec() if declared is None else declared(config), options)
-    return Shared(logs, Collector.create(environment, spec), options.log_share)
+    environment = resolve_environment(environment)
+    if isinstance(environment, envs.Environment):
+        return Shared(logs, Collector.create(environment, spec), options.log_share)
+    hosted = Collector(None, None, spec, *host_spaces(environment))
+    return Shared(logs, hosted, options.log_share)
+
+
+def host_spaces(environment: Any) -> tuple[Any, Any]:
+    """Flattened observation and action space of a gymnasium environment; one is made for it."""
+    stream = HostStream(environment, [0], copies=1)
+    stream.close()
+    return stream.observation_space, stream.action_space
 
 
 def _collect_spec(spec: CollectSpec, options: Options) -> CollectSpec:

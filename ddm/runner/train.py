@@ -16,6 +16,7 @@ from ddm.runner import records, report, sweep
 from ddm.runner.device import DeviceLanes
 from ddm.runner.failures import Failures
 from ddm.runner.files import sealed, write_errors_named, write_json
+from ddm.runner.host import host_collection
 from ddm.runner.lanes import largest
 from ddm.runner.locks import FolderLock
 from ddm.runner.metrics import MetricsWriter, read_metrics, require_tensorboard
@@ -127,6 +128,9 @@ class _Run:
         self._device = DeviceLanes(algorithm, configs, arrays, shared, options)
         self.policy = self._device.policy
         self._evaluator = self._device.evaluator(environment)
+        self._host = host_collection(
+            self._device, environment, shared, [lane.seed for lane in self._lanes], options
+        )
         self._writes = jax.process_index() == 0
         self._record = records.describe_run(algorithm, config, shared, environment, options, start)
         self._record["numerics"] = self._device.numerics()
@@ -144,6 +148,8 @@ class _Run:
             check_length(self.step, self.schedule.num_updates, self.run_dir)
             self._device.place(arrays)
             notices.extend(found)
+        if self._host is not None:
+            self._host.go_on(self.step, memory.get("collected"))
         self._remember(memory)
         self._open_outputs(notices, environment, memory)
 
@@ -195,8 +201,9 @@ class _Run:
 
     def __exit__(self, *exception):
         self.progress.close()
-        if self._evaluator is not None:
-            self._evaluator.close()
+        for opened in (self._evaluator, self._host):
+            if opened is not None:
+                opened.close()
         if self._metrics is not None:
             self._metrics.close()
         self._snapshots.close()
@@ -209,7 +216,9 @@ class _Run:
         updates = (last - self.step) // minibatches
         number = self._plan.index(self.step)
         with self._clock.interval(last - self.step):
-            means, not_finite = self._device.advance(updates, self._failures.alive, number)
+            collects = self._host is not None and stage.collects
+            advance = self._host.advance if collects else self._device.advance
+            means, not_finite = advance(updates, self._failures.alive, number)
         self._report_failures(
             self._failures.add_updates(not_finite, updates, self.step, minibatches)
         )
@@ -296,6 +305,9 @@ class _Run:
             "speed": self._clock.figures(len(self._lanes)),
             "metrics": None if self._metrics is None else self._metrics.sync(),
         }
+        if self._host is not None:
+            self._host.restart(self.step)  # as it will be for whoever resumes here
+            memory["collected"] = self._host.returns()
         self._snapshots.save(self.step, self._device.arrays(), memory)
 
     def finish(self):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from corridor import Corridor
 
 from ddm import data, runner
-from ddm.envs import stream
 from ddm.errors import InputError
+from ddm.evaluation.collecting import HostStream
 from ddm.imitation import bc
 from ddm.off_policy import sac
 from ddm.types import Stage
@@ -123,13 +124,11 @@ def model_then_policy(finish_value: float = 7.0):
 
 
 def test_stages_run_one_after_the_other_and_finish_once(tmp_path, log):
-    """Metrics carry the stage's name; a stage without a policy has no score; intervals end there."""
+    """Metrics carry the stage's name; without a policy there is no score; intervals end there."""
     staged = model_then_policy()
     folder = tmp_path / "whole"
     result = runner.train(staged, BC, log, CORRIDOR, options(folder, num_updates=10))
-    steps = {
-        tuple(line.split(",")[i] for i in (0, 2)) for line in rows_of(folder).splitlines()[1:]
-    }
+    steps = {tuple(line.split(",")[i] for i in (0, 2)) for line in rows_of(folder).splitlines()[1:]}
     assert {step for step, name in steps if name == "model/loss"} == {"4", "6"}
     assert {step for step, name in steps if name == "policy/loss"} == {"8", "10"}
     assert {step for step, name in steps if name == "evaluation/return"} == {"8", "10"}
@@ -201,7 +200,6 @@ def test_episodes_that_are_held_out_are_reported_and_not_learned_from(tmp_path, 
     ("changes", "environment", "words"),
     [
         ({"online": True}, None, "there is no environment"),
-        ({"online": True}, "Pendulum-v1", "is none of them"),
         ({}, None, "there is nothing to learn from"),
         ({"online": True, "buffer_capacity": 8}, CORRIDOR, "expected at least the 16 rows"),
         ({"holdout": 0.5, "online": True}, CORRIDOR, "there is not one log"),
@@ -225,10 +223,52 @@ def test_stages_without_steps_are_refused(tmp_path, log):
         runner.train(staged, BC, log, None, options(tmp_path))
 
 
-def test_random_steps_are_uniform(whole):
-    """The record says 20; the first rows of the buffer are those of `stream.random_action`."""
-    space = CORRIDOR.action_space(None)
-    drawn = jax.vmap(lambda key: stream.random_action(space, key))(
-        jax.random.split(jax.random.key(0), 500)
-    )
-    assert 0.0 <= float(drawn.min()) < 0.05 < 1.95 < float(drawn.max()) <= 2.0
+class Walk(gymnasium.Env):
+    """The corridor as gymnasium has it, without a state that could be saved."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 10.0, (1,))
+    action_space = gymnasium.spaces.Box(0.0, 2.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.time = self.np_random.uniform(0.0, 0.2), 0
+        return np.array([self.place], np.float32), {}
+
+    def step(self, action):
+        self.place, self.time = self.place + float(action[0]), self.time + 1
+        seen = np.array([self.place], np.float32)
+        return seen, self.place, self.place > 3.5, self.time >= 5, {}
+
+
+def test_gymnasium_environments_are_stepped_on_the_host(tmp_path):
+    """Stopped at a checkpoint and resumed, a run is the uninterrupted one, bit for bit."""
+    asked = {"seeds": 2, "collect_every": 2, "collect_copies": 2}
+    at_once = runner.train(sac, SAC, None, Walk, online(tmp_path / "a", **asked))
+    runner.train(sac, SAC, None, Walk, online(tmp_path / "b", num_updates=4, **asked))
+    resumed = runner.train(sac, SAC, None, Walk, online(tmp_path / "b", resume=True, **asked))
+    assert_same(resumed.policy.state, at_once.policy.state)
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    assert "collect/return" in rows_of(tmp_path / "a")
+
+
+def test_what_the_host_collects_is_what_happened():
+    """Each copy's rows follow each other; lanes see other episodes, and equal seeds equal ones."""
+    streams = [HostStream(Walk, [0, 7], copies=2) for _ in range(2)]
+    rows, again = (one.collect(None, 12) for one in streams)
+    assert_same(rows, again)
+    assert not np.array_equal(rows.observations[0], rows.observations[1])
+    places, later = rows.observations[..., 0], rows.next_observations[..., 0]
+    np.testing.assert_allclose(places + rows.actions[..., 0], later, rtol=1e-5)
+    np.testing.assert_array_equal(rows.terminations, later > 3.5)
+    ended = rows.terminations | rows.truncations
+    for copy in range(2):
+        before, after, stops = (x[:, copy::2] for x in (places, later, ended))
+        np.testing.assert_array_equal(before[:, 1:] == after[:, :-1], ~stops[:, :-1])
+        assert np.all(before[:, 1:][stops[:, :-1]] <= 0.2)  # a new start
+    for one in streams:
+        one.restart(40)
+    other, same = (one.collect(None, 3) for one in streams)
+    assert_same(other, same)
+    assert not np.array_equal(other.observations[:, :1], rows.observations[:, :1])
+    for one in streams:
+        one.close()
