@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tiny
 
+from ddm.envs.base import EnvParams
 from ddm.errors import DivergenceError, InputError
 from ddm.runner import load_policy, locks, resume, score_curve, train
 from ddm.runner.files import check_fields, read_json, sealed, write_json
@@ -117,6 +118,7 @@ def test_a_lock_ends_with_its_process_however_it_ends(tmp_path):
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(InputError, match=rf"process {other.pid} on .*name another folder"):
             locks.wait_until_free(tmp_path, 0.0)
@@ -261,7 +263,7 @@ def test_another_order_of_the_lanes_is_said(run, copy, capsys):
 class Shorter(tiny.Target):
     @property
     def default_params(self):
-        return super().default_params.replace(max_steps=2)
+        return EnvParams(max_steps=2)
 
 
 def test_another_environment_of_the_same_name_is_refused(run, copy, dataset):
