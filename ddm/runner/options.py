@@ -77,6 +77,8 @@ class Options:
     num_processes: int = 1
     # Index of this process, from 0.
     process_id: int = 0
+    # Seconds within which all processes must have started.
+    connect_timeout: int = 60
 
     # Folder of the run's files; empty: a new one under "runs".
     run_dir: str = ""
@@ -125,6 +127,7 @@ _AT_LEAST = {
     "seeds": 1, "seed": 0, "num_updates": 1, "batch_size": 1, "log_every": 1, "eval_every": 0,
     "eval_episodes": 1, "eval_seed": 0, "devices": 0, "num_processes": 1, "process_id": 0,
     "checkpoint_every": 0, "keep": 1, "max_episode_steps": 0, "eval_environments": 0,
+    "connect_timeout": 1,
 }  # fmt: skip
 
 LARGEST = 2**31 - 1  # step that an int32 counts
@@ -140,7 +143,7 @@ _AT_MOST = {
 RUN_ONLY = frozenset(
     {
         "num_updates", "log_every", "eval_every", "lanes", "devices", "coordinator_address",
-        "num_processes", "process_id", "run_dir", "resume", "checkpoint_every", "keep",
+        "num_processes", "process_id", "connect_timeout", "run_dir", "resume", "checkpoint_every", "keep",
         "tensorboard", "plots", "progress", "eval_environments", "on_evaluation_error",
         "eval_at_start",
     }

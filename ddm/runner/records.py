@@ -23,6 +23,7 @@ from ddm.errors import InputError
 from ddm.runner.files import full_disk_named, json_values, read_json, write_json
 from ddm.runner.flags import algorithm_name, flag_fields
 from ddm.runner.options import RUN_ONLY, Options
+from ddm.runner.processes import broadcast_value
 from ddm.types import Discrete, Space
 
 CONFIG = "config.json"
@@ -87,11 +88,14 @@ def resolve(algorithm: Any, config: Any, num_updates: int | None) -> Any:
 
 
 def schedule_length(options: Options) -> int:
-    """Gradient steps that the run was first asked for; a run that became longer keeps them."""
-    path = Path(options.run_dir).expanduser() / CONFIG
+    """Gradient steps that the run was first asked for; a run that became longer keeps them.
+
+    Process 0 decides: no other one needs to see the folder.
+    """
+    path, length = Path(options.run_dir).expanduser() / CONFIG, options.num_updates
     if options.resume and options.run_dir and path.is_file():
-        return int(read_json(path).get("schedule_length", options.num_updates))
-    return options.num_updates
+        length = int(read_json(path).get("schedule_length", options.num_updates))
+    return broadcast_value(length)
 
 
 def _describe_dataset(dataset: Any) -> dict[str, Any]:
@@ -213,7 +217,7 @@ def prepare_run_dir(
         raise InputError("--resume needs --run_dir, the folder of the run to go on with")
     folder = Path(options.run_dir or _new_name(record)).expanduser()
     if not write:
-        return folder, []
+        return Path(broadcast_value("")), []
     if options.resume and not folder.is_dir():
         raise InputError(f"--run_dir={folder} does not exist, so there is nothing to resume")
     path, notices = folder / CONFIG, []
@@ -232,7 +236,7 @@ def prepare_run_dir(
         except FileExistsError as error:
             raise InputError(f"--run_dir={folder} is a file, expected a folder") from error
         write_json(path, record)
-    return folder, notices
+    return Path(broadcast_value(str(folder))), notices
 
 
 def check_same_run(saved: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:

@@ -16,17 +16,19 @@ from ddm.errors import DivergenceError, EvaluationError
 from ddm.runner import checkpoints, records, report, sweep
 from ddm.runner.failures import Failures
 from ddm.runner.files import full_disk_named, json_values, write_json
-from ddm.runner.lanes import (
-    Layout,
-    broadcast,
-    broadcast_text,
-    largest,
-    map_lanes,
-    unwrap_keys,
-    wrap_keys,
-)
+from ddm.runner.lanes import Layout, map_lanes, unwrap_keys, wrap_keys
 from ddm.runner.metrics import MetricsWriter, read_metrics, require_tensorboard
 from ddm.runner.options import Options
+from ddm.runner.processes import (
+    broadcast,
+    broadcast_value,
+    check_same_run,
+    current,
+    gather_values,
+    largest,
+    together,
+    undisturbed,
+)
 from ddm.runner.program import example_batch, init_lanes, make_interval
 from ddm.runner.progress import Progress
 from ddm.runner.schedule import make_schedule
@@ -50,6 +52,7 @@ class Result:
         return FAILED_LANES if self.summary["failed"] else 0
 
 
+@together()
 def train(
     algorithm: Algorithm,
     config: Any,
@@ -73,6 +76,7 @@ def train(
       InputError: an option does not fit, or a file of the run cannot be read or written.
       DivergenceError: a metric of every lane became NaN or infinite.
       EvaluationError: a simulator failed, and `options.on_evaluation_error` is "stop".
+      ProcessError: another process that shares the lanes failed, or is gone.
       SystemExit: the process was told to stop; a checkpoint is written before.
     """
     run = _Run(algorithm, config, dataset, environment, options)
@@ -121,8 +125,9 @@ class _Run:
         self._place(arrays)
         if self._evaluator is not None:
             self._evaluator.check(self.policy())
-        self._writes = jax.process_index() == 0
+        self._writes = current().index == 0
         self._record = records.describe_run(algorithm, config, dataset, environment, options)
+        check_same_run(self._record, self._layout.placement)
         self.run_dir, changes = records.prepare_run_dir(self._record, options, write=self._writes)
         notices.extend(changes)
         self._store = checkpoints.Store(self.run_dir, options.keep)
@@ -215,8 +220,7 @@ class _Run:
     def _recall_failures(self, header):
         """What had failed when the checkpoint was written, on every process."""
         names = ("failures", "failed_evaluations")
-        text = json.dumps({name: header.get(name, {}) for name in names})
-        found = json.loads(broadcast_text(text if self._writes else ""))
+        found = broadcast_value({name: header.get(name, {}) for name in names})
         self._failures = Failures(self._lanes, found["failures"])
         self._failed_evaluations = found["failed_evaluations"]
 
@@ -256,7 +260,7 @@ class _Run:
     def _report_failures(self, new):
         """Says which lanes diverged; stops, before anything is saved, if no lane is left."""
         if new and len(self._failures) == len(self._lanes):
-            saved = self._store.steps() if self._writes else []
+            saved = broadcast_value(self._store.steps() if self._writes else [])
             kept = (
                 f"the last checkpoint is of step {saved[0]}"
                 if saved
@@ -290,9 +294,10 @@ class _Run:
             result = self._evaluator(self.policy(), self._options.eval_seed + self.step)
         except EvaluationError as raised:
             error = raised
-        failed = largest(int(error is not None))  # in one process: no other has all scores either
+        # Failed in one process: no other has all scores either.
+        failed = [text for text in gather_values(str(error or "")) if text]
         if result is None or failed:
-            self._report_failed_evaluation(error or EvaluationError("another process failed"))
+            self._report_failed_evaluation(error or EvaluationError(failed[0]))
             return
         metrics = report.score_metrics(result, self._dataset.info.reference_scores)
         metrics = self._layout.gather_host(metrics)
@@ -336,7 +341,8 @@ class _Run:
             header = checkpoints.header(example, self._dataset.normalization)
             header["failures"] = self._failures.record()
             header["failed_evaluations"] = self._failed_evaluations
-            self._store.save(self.step, self._saved_tree(arrays), header)
+            with undisturbed():
+                self._store.save(self.step, self._saved_tree(arrays), header)
 
     def finish(self):
         """Writes the summary and the plots."""
