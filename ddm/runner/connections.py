@@ -254,6 +254,7 @@ class Group:
 
 
 def gone(peer: int) -> str:
+    """What is said of a process that ended without a word."""
     return (
         f"process {peer} is gone: it was killed, or its machine or the network failed; start all "
         "processes again with --resume"
@@ -261,6 +262,7 @@ def gone(peer: int) -> str:
 
 
 def shorten(sentence: str) -> bytes:
+    """The bytes of a sentence, no more than a frame may have that is no data."""
     return sentence.encode(errors="replace")[:_SHORT]
 
 

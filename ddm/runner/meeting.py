@@ -16,6 +16,7 @@ from ddm.runner.connections import ERROR, HEARD, HELLO, START, Group, Line, gone
 
 _STRANGER = 5.0  # seconds for whoever connects to say that it is a process of this run
 _SPEAK_AFTER = 3.0  # seconds of waiting until that is said
+_LATECOMERS = 5.0  # seconds for others to come and hear why the run does not start
 _PAUSE = 0.2  # seconds between two attempts to connect
 
 
@@ -113,20 +114,25 @@ def _receive_all(
 ) -> dict[int, Line]:
     """The lines to processes 1, 2, ..."""
     lines: dict[int, Line] = {}
-    waiting = _Waiting(timeout)
+    waiting, problem = _Waiting(timeout), ""
     try:
         while missing := [i for i in range(1, count) if i not in lines]:
             names = _name(missing)
             waiting.say_once(f"process 0 waits at {address} for {names}")
             if waiting.is_over:
                 raise InputError(
-                    f"{names} did not connect to {address} within {timeout:g} s; start all "
+                    problem
+                    or f"{names} did not connect to {address} within {timeout:g} s; start all "
                     "processes at about the same time, or wait longer with --connect_timeout"
                 )
             server.settimeout(_PAUSE)
             with contextlib.suppress(TimeoutError):
                 connection, _ = server.accept()
-                _admit(connection, lines, count)
+                found = _admit(connection, lines, count)
+                if found and not problem:  # those that come a little later are told too
+                    problem, waiting = found, _Waiting(_LATECOMERS)
+        if problem:
+            raise InputError(problem)
     except BaseException as error:
         for line in lines.values():
             with contextlib.suppress(OSError):
@@ -137,11 +143,11 @@ def _receive_all(
     return lines
 
 
-def _admit(connection: socket.socket, lines: dict[int, Line], count: int) -> None:
-    """Adds whoever connects, if it is a process of this run; others are left alone.
+def _admit(connection: socket.socket, lines: dict[int, Line], count: int) -> str:
+    """Adds whoever connects, if it is a process of this run; strangers are sent away.
 
-    Raises:
-      InputError: it was started for another number of processes, or under a number that is taken.
+    Returns:
+      A sentence if it was started for another number of processes, or under an index that is taken.
     """
     line = Line(connection)
     try:
@@ -151,7 +157,7 @@ def _admit(connection: socket.socket, lines: dict[int, Line], count: int) -> Non
         index, its_count = int(greeting["process_id"]), int(greeting["num_processes"])
     except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError):
         line.close()
-        return
+        return ""
     problem = ""
     if its_count != count:
         problem = f"process {index} has num_processes={its_count}, process 0 has {count}"
@@ -163,8 +169,9 @@ def _admit(connection: socket.socket, lines: dict[int, Line], count: int) -> Non
     if problem:
         line.end_sending()
         line.close()
-        raise InputError(problem)
-    lines[index] = line
+    else:
+        lines[index] = line
+    return problem
 
 
 def _call(host: str, port: int, count: int, index: int, timeout: float) -> Line:

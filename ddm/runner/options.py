@@ -143,8 +143,8 @@ _AT_MOST = {
 RUN_ONLY = frozenset(
     {
         "num_updates", "log_every", "eval_every", "lanes", "devices", "coordinator_address",
-        "num_processes", "process_id", "connect_timeout", "run_dir", "resume", "checkpoint_every", "keep",
-        "tensorboard", "plots", "progress", "eval_environments", "on_evaluation_error",
+        "num_processes", "process_id", "connect_timeout", "run_dir", "resume", "checkpoint_every",
+        "keep", "tensorboard", "plots", "progress", "eval_environments", "on_evaluation_error",
         "eval_at_start",
     }
 )  # fmt: skip

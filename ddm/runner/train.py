@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from ddm.runner.processes import (
     broadcast,
     broadcast_value,
     check_same_run,
-    current,
     gather_values,
     largest,
     together,
@@ -125,7 +123,7 @@ class _Run:
         self._place(arrays)
         if self._evaluator is not None:
             self._evaluator.check(self.policy())
-        self._writes = current().index == 0
+        self._writes = self._layout.process_index == 0
         self._record = records.describe_run(algorithm, config, dataset, environment, options)
         check_same_run(self._record, self._layout.placement)
         self.run_dir, changes = records.prepare_run_dir(self._record, options, write=self._writes)
@@ -295,7 +293,8 @@ class _Run:
         except EvaluationError as raised:
             error = raised
         # Failed in one process: no other has all scores either.
-        failed = [text for text in gather_values(str(error or "")) if text]
+        said = gather_values(str(error or ""))
+        failed = [f"process {i}: {text}" for i, text in enumerate(said) if text]
         if result is None or failed:
             self._report_failed_evaluation(error or EvaluationError(failed[0]))
             return

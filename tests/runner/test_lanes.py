@@ -15,7 +15,6 @@ import tiny
 
 from ddm.errors import InputError
 from ddm.runner.lanes import Layout, map_lanes, unwrap_keys, wrap_keys
-from ddm.runner.processes import join_processes
 
 HERE = str(Path(__file__).parent)
 
@@ -146,8 +145,3 @@ def test_keys_survive_the_way_to_numpy_and_back():
 def test_more_devices_than_there_are():
     with pytest.raises(InputError, match=r"--devices=99, but this machine has"):
         Layout.create(4, devices=99)
-
-
-def test_several_processes_need_an_address():
-    with pytest.raises(InputError, match="--coordinator_address is missing"):
-        join_processes("", 2, 0)
