@@ -16,7 +16,7 @@ import tiny
 
 from ddm import evaluation
 from ddm.errors import DivergenceError, EvaluationError, InputError, ProcessError
-from ddm.runner import checkpoints, connections, meeting, processes, train
+from ddm.runner import checkpoints, connections, meeting, processes, records, train
 from ddm.runner.connections import Group
 from ddm.runner.meeting import meet, parse_address
 
@@ -53,6 +53,14 @@ def run_all(joined, monkeypatch):
     """A function that calls functions in as many processes, and returns how each one ended."""
     local = threading.local()
     monkeypatch.setattr(processes, "current", lambda: getattr(local, "group", Group()))
+    # Python 3.11 cannot parse sources in two threads at a time, as `inspect` does for comments.
+    read, one_by_one = records.flag_fields, threading.Lock()
+
+    def flag_fields(cls):
+        with one_by_one:
+            return read(cls)
+
+    monkeypatch.setattr(records, "flag_fields", flag_fields)
 
     def run_all(*functions):
         def call(group, function):
