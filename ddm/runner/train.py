@@ -115,6 +115,8 @@ class _Run:
         self._failures = Failures(self._lanes)
         self._failed_evaluations: dict[str, str] = {}  # step -> what the simulator said
         self._layout = Layout.create(len(self._lanes), options.devices)
+        self._record = records.describe_run(algorithm, config, dataset, environment, options)
+        check_same_run(self._record, self._layout.placement)
         self._evaluator = self._make_evaluator(environment)
         # What the algorithm or the environment refuses is refused here, before there is a folder.
         data.check_episodes(dataset, self._spec)
@@ -124,8 +126,6 @@ class _Run:
         if self._evaluator is not None:
             self._evaluator.check(self.policy())
         self._writes = self._layout.process_index == 0
-        self._record = records.describe_run(algorithm, config, dataset, environment, options)
-        check_same_run(self._record, self._layout.placement)
         self.run_dir, changes = records.prepare_run_dir(self._record, options, write=self._writes)
         notices.extend(changes)
         self._store = checkpoints.Store(self.run_dir, options.keep)

@@ -6,8 +6,12 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import linear_regression
 import numpy as np
@@ -428,3 +432,45 @@ def test_lanes_that_diverge_end_both_with_their_own_sentence(run_all, tmp_path):
     assert all(isinstance(end, DivergenceError) for end in ends)
     assert "the last checkpoint is of step 4" in str(ends[0])
     assert str(ends[0]) == str(ends[1])
+
+
+SCRIPT = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import linear_regression, tiny
+from absl import flags
+from ddm import runner
+
+runner.define_flags(
+    linear_regression, num_updates=8, log_every=4, eval_every=4, batch_size=8, seeds=2, plots=False
+)
+
+def killed(config, metrics):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def main(_):
+    options, config = runner.parse_flags(linear_regression)
+    if options.process_id == 1:
+        linear_regression.diagnose = killed
+    runner.train(linear_regression, config, tiny.make_dataset(), None, options)
+
+runner.launch(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_other_with_a_sentence(tmp_path):
+    given = ["--dataset=tiny", f"--run_dir={tmp_path}/run", "--num_processes=2"]
+    given.append(f"--coordinator_address={free_address()}")
+    zero, one = (
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, *given, f"--process_id={i}"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    )
+    _, said = zero.communicate(timeout=120)
+    assert one.wait(timeout=120) == -signal.SIGKILL
+    assert zero.returncode == 1
+    assert said.splitlines()[-1].startswith("error: process 1 is gone: it was killed")
