@@ -78,7 +78,7 @@ def faults(folder: Path) -> list[Fault]:
         Fault("differ", "other seeds", one=("--seed=7",)),
         Fault("differ", "another sweep", one=("--sweep=learning_rate=0.1,0.2",)),
         Fault("differ", "another num_processes", one=("--num_processes=3",)),
-        Fault("differ", "the same process_id", one=("--process_id=2",)),
+        Fault("differ", "two processes 0", ("--connect_timeout=10",), ("--process_id=0",)),
         Fault("error", "folder of another run", (f"--run_dir={folder / 'taken'}",)),
         Fault("error", "file in place of the folder", (f"--run_dir={folder / 'log.npz'}",)),
         Fault("error", "log that is missing in process 0", ("--dataset=missing.npz",)),
@@ -191,15 +191,19 @@ def _judged(fault: Fault, ends: list[End]) -> list[End]:
     ]
 
 
-# How many of the kind went wrong at the first examination, where it was counted.
-_BEFORE = {"differ": None, "error": None, "killed": None, "start": None}
 _KINDS = {
     "differ": "runs whose processes differ",
     "error": "runs with an error in one process",
     "killed": "runs with a killed process",
     "start": "addresses that cannot work",
 }
-# The seconds of faults that were timed at the first examination.
+# Faults that the first examination put in, all of which went wrong.
+_EXAMINED = {
+    "another learning rate", "another log", "another log_every", "folder of another run",
+    "disk full at step 20", "process 1 killed in training", "port in use", "127.0.0.1:notaport",
+    "foo", "nobody answers",
+}  # fmt: skip
+# The seconds of those that were timed then.
 _TIMED = {
     "folder of another run": 309,
     "process 1 killed in training": 85,
@@ -209,7 +213,7 @@ _TIMED = {
 
 def main(_) -> None:
     """Prints how each run ended, and the table."""
-    wrong: dict[str, list[int]] = {kind: [0, 0] for kind in _KINDS}
+    wrong: dict[Fault, bool] = {}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -217,27 +221,37 @@ def main(_) -> None:
         for fault in faults(folder):
             if _ONLY.value not in fault.name:
                 continue
-            all_ends = put_in(fault, folder, _LIMIT.value)
-            ends = _judged(fault, all_ends)
-            found = [end.wrong for end in ends if end.wrong]
-            wrong[fault.kind][0] += 1
-            wrong[fault.kind][1] += bool(found)
-            times = [end.seconds for end in all_ends]
-            # Of two processes, the last one ends so long after the first.
+            ends = put_in(fault, folder, _LIMIT.value)
+            judged = _judged(fault, ends)
+            found = [end.wrong for end in judged if end.wrong]
+            wrong[fault] = bool(found)
+            times = [end.seconds for end in ends]
             waited = max(times) - min(times) if len(times) > 1 else times[0]
             print(f"{fault.name:<34} {waited:5.1f} s  {', '.join(found) or 'ok'}", flush=True)
-            for end in ends:
+            for end in judged:
                 print(f"    {end.last[:150]}")
-            if fault.name in _TIMED:
-                rows.append(
-                    Row(f"{fault.name}: wait", 1, _TIMED[fault.name], round(waited), "seconds")
-                )
-    for kind, (inputs, count) in wrong.items():
-        if inputs:
-            rows.append(Row(_KINDS[kind], inputs, _BEFORE[kind], count, "without a sentence"))
+            if seconds := _TIMED.get(fault.name):
+                rows.append(Row(f"{fault.name}: wait", 1, seconds, round(waited), "seconds"))
+    rows.extend(_count(wrong))
     print_rows(rows)
     if _CSV.value:
         write_rows(_CSV.value, "processes", rows)
+
+
+def _count(wrong: dict[Fault, bool]) -> list[Row]:
+    """Of each kind, the faults of the first examination, and all faults."""
+    rows = []
+    for kind, what in _KINDS.items():
+        every = [fault for fault in wrong if fault.kind == kind]
+        first = [fault for fault in every if fault.name in _EXAMINED]
+        unit = "runs that train on, hang or crash"
+        if first:
+            count = sum(wrong[fault] for fault in first)
+            rows.append(Row(f"{what}, as examined", len(first), len(first), count, unit))
+        if every:
+            count = sum(wrong[fault] for fault in every)
+            rows.append(Row(what, len(every), None, count, unit))
+    return rows
 
 
 def worker(_):
