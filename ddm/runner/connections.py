@@ -257,7 +257,7 @@ def gone(peer: int) -> str:
     """What is said of a process that ended without a word."""
     return (
         f"process {peer} is gone: it was killed, or its machine or the network failed; start all "
-        "processes again with --resume"
+        "processes again (--resume goes on from the last checkpoint)"
     )
 
 
