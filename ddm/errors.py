@@ -19,5 +19,9 @@ class EvaluationError(DdmError, RuntimeError):
     """A simulator failed while a policy was evaluated in it."""
 
 
+class ProcessError(DdmError, RuntimeError):
+    """Another process that shares the lanes of a run failed, or is gone."""
+
+
 class MissingDependencyError(DdmError, ImportError):
     """An optional package is needed for what was asked, and is not installed."""

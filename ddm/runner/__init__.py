@@ -12,5 +12,6 @@ from ddm.runner.launch import launch as launch
 from ddm.runner.launch import load_dataset as load_dataset
 from ddm.runner.options import Options as Options
 from ddm.runner.policies import load_policy as load_policy
+from ddm.runner.processes import join_processes as join_processes
 from ddm.runner.train import Result as Result
 from ddm.runner.train import train as train

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddm.errors import InputError
+from ddm.runner import processes
 from ddm.types import PyTree
 
 AXIS = "lanes"
@@ -95,16 +96,21 @@ class Layout:
         local = jax.local_devices()
         if devices > len(local):
             raise InputError(f"--devices={devices}, but this machine has {len(local)}")
-        processes = jax.process_count()
+        group = processes.current()
         # Devices without a lane would compute copies only.
-        used = min(devices or len(local), math.ceil(num_lanes / processes))
-        per_device = math.ceil(num_lanes / (used * processes))
-        return cls(num_lanes, tuple(local[:used]), per_device, processes, jax.process_index())
+        used = min(devices or len(local), math.ceil(num_lanes / group.count))
+        per_device = math.ceil(num_lanes / (used * group.count))
+        return cls(num_lanes, tuple(local[:used]), per_device, group.count, group.index)
 
     @property
     def held(self) -> int:
         """Lanes on this process, padding included."""
         return len(self.devices) * self.per_device
+
+    @property
+    def placement(self) -> dict[str, int]:
+        """What must be the same in all processes, or lanes are trained twice or not at all."""
+        return {"number of devices used": len(self.devices), "lanes per device": self.per_device}
 
     @property
     def indices(self) -> np.ndarray:
@@ -154,19 +160,8 @@ class Layout:
     def gather_host(self, tree: PyTree) -> PyTree:
         """As `gather`, from numpy arrays (held, ...) or those without the padding."""
         if self.process_count > 1:
-            from jax.experimental import multihost_utils
-
-            padded = jax.tree.map(lambda x: np.resize(x, (self.held, *x.shape[1:])), tree)
-            # Bytes, because what JAX gathers loses 64-bit precision by default.
-            raw = jax.tree.map(lambda x: np.frombuffer(x.tobytes(), np.uint8), padded)
-            stacked = multihost_utils.process_allgather(raw)
-            tree = jax.tree.map(
-                lambda x, part: np.frombuffer(np.asarray(x).tobytes(), part.dtype).reshape(
-                    -1, *part.shape[1:]
-                ),
-                stacked,
-                padded,
-            )
+            tree = jax.tree.map(lambda x: np.resize(x, (self.held, *x.shape[1:])), tree)
+            tree = processes.gather_arrays(tree)
         return jax.tree.map(lambda x: x[: self.num_lanes], tree)
 
     def _to_host(self, tree: PyTree) -> PyTree:
@@ -193,55 +188,3 @@ def unwrap_keys(tree: PyTree) -> PyTree:
 def wrap_keys(tree: PyTree, like: PyTree) -> PyTree:
     """Turns raw data into typed keys where `like`, of the same structure, has keys."""
     return jax.tree.map(lambda x, y: jax.random.wrap_key_data(x) if is_key(y) else x, tree, like)
-
-
-def join_processes(coordinator_address: str, num_processes: int, process_id: int) -> None:
-    """Joins the processes that share the lanes of one run; call it before any other use of JAX.
-
-    Raises:
-      InputError: there is no address, or process 0 cannot be reached there.
-    """
-    if num_processes == 1:
-        return
-    if not coordinator_address:
-        raise InputError(
-            "--coordinator_address is missing: several processes need host:port of process 0"
-        )
-    try:
-        jax.distributed.initialize(coordinator_address, num_processes, process_id)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--coordinator_address={coordinator_address}: {reason}") from error
-    # The processes connect to each other at their first exchange, and wait 30 seconds for that:
-    # do it now, while they are in step.
-    largest(0)
-
-
-def largest(value: int) -> int:
-    """The largest of the values that the processes hold."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
-
-
-def broadcast(tree: PyTree) -> PyTree:
-    """Process 0's numpy arrays, on every process."""
-    if jax.process_count() == 1:
-        return tree
-    from jax.experimental import multihost_utils
-
-    raw = jax.tree.map(lambda x: np.frombuffer(np.asarray(x).tobytes(), np.uint8), tree)
-    raw = multihost_utils.broadcast_one_to_all(raw)
-    return jax.tree.map(
-        lambda x, y: np.frombuffer(np.asarray(x).tobytes(), y.dtype).reshape(y.shape), raw, tree
-    )
-
-
-def broadcast_text(text: str) -> str:
-    """Process 0's text, on every process."""
-    raw = np.frombuffer(text.encode(), np.uint8)
-    padded = np.zeros(largest(len(raw)), np.uint8)
-    padded[: len(raw)] = raw
-    return bytes(broadcast(padded)).rstrip(b"\0").decode()

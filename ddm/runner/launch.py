@@ -11,8 +11,8 @@ from absl import app, flags, logging
 
 from ddm.errors import DdmError, InputError, MissingDependencyError
 from ddm.runner.help import help_text
-from ddm.runner.lanes import join_processes
 from ddm.runner.options import Options
+from ddm.runner.processes import join_processes, others_told
 from ddm.types import Discrete
 
 
@@ -32,8 +32,14 @@ def launch(main: Callable[[Sequence[str]], Any]) -> None:
                 raise app.UsageError(f"'{arguments[1]}' is not a flag; flags start with --")
             values = flags.FLAGS
             if "num_processes" in values:
-                join_processes(values.coordinator_address, values.num_processes, values.process_id)
-            return getattr(main(arguments), "exit_code", 0)
+                join_processes(
+                    values.coordinator_address,
+                    values.num_processes,
+                    values.process_id,
+                    values.connect_timeout,
+                )
+            with others_told():
+                return getattr(main(arguments), "exit_code", 0)
         except DdmError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)

@@ -97,6 +97,8 @@ class Options:
     num_processes: int = 1
     # Index of this process, from 0.
     process_id: int = 0
+    # Seconds within which all processes must have started.
+    connect_timeout: int = 60
 
     # Folder of the run's files; empty: a new one under "runs".
     run_dir: str = ""
@@ -151,6 +153,7 @@ _AT_LEAST = {
     "collect_steps": 0, "collect_copies": 0, "random_steps": 0, "buffer_capacity": 0,
     "collect_every": 1,
     "checkpoint_every": 0, "keep": 1, "max_episode_steps": 0, "eval_environments": 0,
+    "connect_timeout": 1,
 }  # fmt: skip
 
 LARGEST = 2**31 - 1  # step that an int32 counts
@@ -166,8 +169,8 @@ _AT_MOST = {
 RUN_ONLY = frozenset(
     {
         "num_updates", "log_every", "eval_every", "lanes", "devices", "coordinator_address",
-        "num_processes", "process_id", "run_dir", "resume", "checkpoint_every", "keep",
-        "tensorboard", "plots", "progress", "eval_environments", "on_evaluation_error",
+        "num_processes", "process_id", "connect_timeout", "run_dir", "resume", "checkpoint_every",
+        "keep", "tensorboard", "plots", "progress", "eval_environments", "on_evaluation_error",
         "eval_at_start",
     }
 )  # fmt: skip

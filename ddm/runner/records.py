@@ -28,6 +28,7 @@ from ddm.runner.flags import algorithm_name, flag_fields
 from ddm.runner.lanes import unwrap_keys
 from ddm.runner.locks import FolderLock
 from ddm.runner.options import Options
+from ddm.runner.processes import broadcast_value
 from ddm.runner.saved import CONFIG as CONFIG
 from ddm.runner.saved import SUMMARY as SUMMARY
 from ddm.runner.saved import read_record
@@ -119,11 +120,14 @@ def resolve(algorithm: Any, config: Any, num_updates: int | None) -> Any:
 
 
 def schedule_length(options: Options) -> int:
-    """Gradient steps that the run was first asked for; a run that became longer keeps them."""
-    path = Path(options.run_dir).expanduser() / CONFIG
+    """Gradient steps that the run was first asked for; a run that became longer keeps them.
+
+    Process 0 decides: no other one needs to see the folder.
+    """
+    path, length = Path(options.run_dir).expanduser() / CONFIG, options.num_updates
     if options.resume and options.run_dir and path.is_file():
-        return read_record(path.parent).get("schedule_length") or options.num_updates
-    return options.num_updates
+        length = read_record(path.parent).get("schedule_length") or length
+    return broadcast_value(length)
 
 
 def _describe_source(source: Any) -> dict[str, Any]:
@@ -266,7 +270,7 @@ def prepare_run_dir(
         raise InputError("--resume needs --run_dir, the folder of the run to go on with")
     folder = Path(options.run_dir or _new_name(record)).expanduser()
     if not write:
-        return folder, []
+        return Path(broadcast_value("")), []
     with write_errors_named(folder):
         if options.resume and not folder.is_dir():
             raise InputError(f"--run_dir={folder} does not exist, so there is nothing to resume")
@@ -286,7 +290,7 @@ def prepare_run_dir(
             _require_empty(folder)
             record["run"] = uuid.uuid4().hex
             write_record(folder, record)
-    return folder, notices
+    return Path(broadcast_value(str(folder))), notices
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

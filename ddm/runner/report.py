@@ -16,6 +16,7 @@ from ddm import data, evaluation
 from ddm.evaluation import statistics
 from ddm.runner.files import save_figure
 from ddm.runner.metrics import History
+from ddm.runner.processes import gather_values
 from ddm.runner.sweep import Lane
 
 RETURN = "evaluation/return"
@@ -235,13 +236,14 @@ def describe_scores_now(metrics: Mapping[str, np.ndarray], lanes: Sequence[Lane]
 
 
 def device_record() -> dict[str, Any]:
-    """The machine that ran it."""
-    devices = jax.devices()
+    """The machines that ran it; all processes call this together."""
+    devices = jax.local_devices()
+    counts = gather_values(len(devices))
     return {
         "platform": jax.default_backend(),
         "device": devices[0].device_kind,
-        "device_count": len(devices),
-        "process_count": jax.process_count(),
+        "device_count": sum(counts),
+        "process_count": len(counts),
         "peak_bytes": _peak_bytes(),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from ddm.data import Normalization
 from ddm.errors import InputError
 from ddm.runner import checkpoints
 from ddm.runner.files import check_fields
-from ddm.runner.lanes import broadcast, broadcast_text, largest, unwrap_keys, wrap_keys
+from ddm.runner.lanes import unwrap_keys, wrap_keys
+from ddm.runner.processes import broadcast, broadcast_value, largest, undisturbed
 from ddm.training import Learner
 from ddm.types import PyTree
 
@@ -65,7 +65,8 @@ class Snapshots:
         self._saved_step = step
         if self._writes:
             header = {**self._header, **memory}
-            self._store.save(step, self._tree(arrays), header, arrays[0].experience)
+            with undisturbed():
+                self._store.save(step, self._tree(arrays), header, arrays[0].experience)
 
     def restore(self, fresh: PyTree) -> tuple[int, PyTree, dict[str, Any], list[str]]:
         """The newest checkpoint that is readable.
@@ -93,7 +94,7 @@ class Snapshots:
             header = self._store.header(step)
             check_fields(header, _MEMORY, f"{self._run_dir}: checkpoint of gradient step {step}")
             memory = {name: header.get(name) for name in _MEMORY}
-        memory = json.loads(broadcast_text(json.dumps(memory) if self._writes else ""))
+        memory = broadcast_value(memory)
         arrays = like
         if found:
             tree, experience = found[1]
@@ -103,7 +104,7 @@ class Snapshots:
 
     def kept(self) -> str:
         """A clause for the user: what there is to go on from."""
-        saved = self._store.steps() if self._writes else []
+        saved = broadcast_value(self._store.steps() if self._writes else [])
         if not saved:
             return "there is no checkpoint yet"
         return f"the last checkpoint is of step {saved[0]}"

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ddm import data, evaluation, training
@@ -17,10 +16,11 @@ from ddm.runner.device import DeviceLanes
 from ddm.runner.failures import Failures
 from ddm.runner.files import sealed, write_errors_named, write_json
 from ddm.runner.host import host_collection
-from ddm.runner.lanes import largest
+from ddm.runner.lanes import Layout
 from ddm.runner.locks import FolderLock
 from ddm.runner.metrics import MetricsWriter, read_metrics, require_tensorboard
 from ddm.runner.options import Options
+from ddm.runner.processes import check_same_run, gather_values, largest, together
 from ddm.runner.program import init_lanes
 from ddm.runner.progress import Progress
 from ddm.runner.schedule import make_schedule
@@ -48,6 +48,7 @@ class Result:
         return FAILED_LANES if self.summary["failed"] else 0
 
 
+@together()
 def train(
     algorithm: Algorithm,
     config: Any,
@@ -80,6 +81,7 @@ def train(
       InputError: an option does not fit, or a file of the run cannot be read or written.
       DivergenceError: a metric of every lane became NaN or infinite.
       EvaluationError: a simulator failed, and `options.on_evaluation_error` is "stop".
+      ProcessError: another process that shares the lanes failed, or is gone.
       SystemExit: the process was told to stop; a checkpoint is written before.
     """
     with FolderLock() as lock:
@@ -121,6 +123,9 @@ class _Run:
         notices.extend([*self._units.info.notes, *fitted])
         configs, self._lanes = sweep.expand(config, options.sweep, options.seeds, options.seed)
         self._means: dict[str, np.ndarray] = {}  # of all lanes, over the last interval
+        self._record = records.describe_run(algorithm, config, shared, environment, options, start)
+        placement = Layout.create(len(self._lanes), options.devices)
+        check_same_run(self._record, placement.placement)
         # What the algorithm or the environment refuses is refused here, before there is a folder.
         self._plan.check(shared, options.batch_size, holdout)
         arrays = init_lanes(algorithm, configs, self._lanes, shared, options.batch_size)
@@ -131,8 +136,7 @@ class _Run:
         self._host = host_collection(
             self._device, environment, shared, [lane.seed for lane in self._lanes], options
         )
-        self._writes = jax.process_index() == 0
-        self._record = records.describe_run(algorithm, config, shared, environment, options, start)
+        self._writes = placement.process_index == 0
         self._record["numerics"] = self._device.numerics()
         self.run_dir, changes = records.prepare_run_dir(
             self._record, options, write=self._writes, lock=lock, defaults=defaults
@@ -271,9 +275,11 @@ class _Run:
             result = self._evaluator(self.policy(), self._options.eval_seed + self.step)
         except EvaluationError as raised:
             error = raised
-        failed = largest(int(error is not None))  # in one process: no other has all scores either
+        # Failed in one process: no other has all scores either.
+        said = gather_values(str(error or ""))
+        failed = [f"process {i}: {text}" for i, text in enumerate(said) if text]
         if result is None or failed:
-            self._report_failed_evaluation(error or EvaluationError("another process failed"))
+            self._report_failed_evaluation(error or EvaluationError(failed[0]))
             return
         metrics = report.score_metrics(result, self._units.info.reference_scores)
         metrics = self._device.layout.gather_host(metrics)
