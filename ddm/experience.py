@@ -138,6 +138,7 @@ def collect(
     """
     environment, params = collector.environment, collector.params
     stream, buffer = experience.stream, experience.buffer
+    assert stream is not None  # it is, where the collector has an environment
     policy = policy_of(algorithm, config, state, buffer)
     memory = policy.initial_state()
 

@@ -54,13 +54,13 @@ class Buffer(struct.PyTreeNode):
         """
         if capacity < 1:
             raise InputError(f"{name}: capacity is {capacity}, expected at least 1")
-        assert isinstance(observation_space, Box), "observations are flattened"
+        assert isinstance(observation_space, Box)  # observations are flattened
         if normalization is None:
             normalization = units_of(observation_space, action_space)
         is_bytes = normalization.observation_mean is None
         shape, discrete = observation_space.shape, isinstance(action_space, Discrete)
         observations = jnp.zeros((capacity, *shape), jnp.uint8 if is_bytes else jnp.float32)
-        actions = () if discrete else action_space.shape
+        actions = action_space.shape if isinstance(action_space, Box) else ()
         no = jnp.zeros(capacity, bool)
         rows = Batch(
             observations=observations,

@@ -36,7 +36,8 @@ def take_episodes(dataset: Dataset, episodes: np.ndarray, name: str | None = Non
     info = dataset.info if name is None else dataclasses.replace(dataset.info, name=name)
     per_transition = ("actions", "rewards", "terminations", "truncations", "returns_to_go")
     drawn_for_next = np.isin(transitions, np.asarray(dataset.next_action_ids))
-    return dataset.replace(
+    return dataclasses.replace(
+        dataset,
         **{field: getattr(dataset, field)[transitions] for field in per_transition},
         observations=dataset.observations[rows],
         episode_starts=jnp.asarray(np.concatenate([[0], np.cumsum(lengths)]), jnp.int32),

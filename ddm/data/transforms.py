@@ -197,11 +197,13 @@ def _observe_like(dataset: Dataset, like: Normalization) -> Dataset:
     if ours.observation_mean is None:
         return dataset
     raw = ours.denormalize_observations(dataset.observations)
-    kept = ours.replace(
+    kept = dataclasses.replace(
+        ours,
         observation_mean=jnp.asarray(like.observation_mean),
         observation_std=jnp.asarray(like.observation_std),
     )
-    return dataset.replace(observations=kept.normalize_observations(raw), normalization=kept)
+    observations = kept.normalize_observations(raw)
+    return dataclasses.replace(dataset, observations=observations, normalization=kept)
 
 
 def _choose(dataset: Dataset) -> tuple[str, Dataset]:

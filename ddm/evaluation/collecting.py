@@ -118,14 +118,15 @@ class HostStream:
             self.last_returns[slot] = self._returns[slot]
             self.episodes += 1
             self._begin(slot)
-        return Batch(
-            observations=before,
-            actions=chosen,
-            rewards=rewards,
-            next_observations=after,
-            terminations=ends[0],
-            truncations=ends[1],
-        )
+        rows: dict[str, Any] = {  # numpy's, where a batch has JAX's
+            "observations": before,
+            "actions": chosen,
+            "rewards": rewards,
+            "next_observations": after,
+            "terminations": ends[0],
+            "truncations": ends[1],
+        }
+        return Batch(**rows)
 
     def _begin(self, slot: tuple[Any, ...]) -> None:
         """The next episode of a simulator; its seed is that of no other."""

@@ -106,9 +106,9 @@ def make_evaluator(
         raise InputError(f"num_episodes is {num_episodes}; an evaluation needs at least one")
     if max_environments < 0:
         raise InputError(f"max_environments is {max_environments}, expected at least 0")
-    environment = resolve_environment(environment)
-    if isinstance(environment, Environment):
-        return PureEvaluator(environment, num_episodes, deterministic, params)
+    found = resolve_environment(environment)
+    if isinstance(found, Environment):
+        return PureEvaluator(found, num_episodes, deterministic, params)
     if params is not None:
         raise InputError("params are for pure environments, not for gymnasium's")
-    return GymnasiumEvaluator(environment, num_lanes, num_episodes, deterministic, max_environments)
+    return GymnasiumEvaluator(found, num_lanes, num_episodes, deterministic, max_environments)

@@ -100,7 +100,9 @@ def fit_actions(config: Any, dataset: Any) -> Any:
     Raises:
       InputError: `num_actions` is given and the log has more.
     """
-    space = None if dataset is None else dataset.info.action_space
+    if dataset is None:
+        return config
+    space = dataset.info.action_space
     if not isinstance(space, Discrete):
         return config
     head = getattr(config, "head", None)
@@ -129,7 +131,7 @@ def find_environment(options: Options, dataset: Any) -> Any:
     from ddm import evaluation
     from ddm.evaluation.environments import GymnasiumFactory
 
-    info = None if dataset is None else dataset.info
+    info: Any = None if dataset is None else dataset.info
     logged = None if info is None else info.environment_spec
     spec = options.environment or logged or (None if info is None else info.environment_id)
     if not spec or spec == "none":

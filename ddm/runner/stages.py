@@ -55,13 +55,14 @@ class StagePlan:
         Raises:
           InputError: naming the lengths.
         """
-        before = self.ends[len(self.stages) - 2] if len(self.stages) > 1 else 0
+        *earlier, last = self.stages
+        before = self.ends[len(earlier) - 1] if earlier else 0
         if num_updates <= before:
             raise InputError(
-                f"num_updates is {num_updates}, and the stages before "
-                f"'{self.stages[-1].name}' take {before} gradient steps: expected more"
+                f"num_updates is {num_updates}, and the stages before '{last.name}' take {before} "
+                "gradient steps: expected more"
             )
-        if self.stages[-1].num_steps is not None and num_updates > self.ends[-1]:
+        if last.num_steps is not None and num_updates > before + last.num_steps:
             raise InputError(
-                f"num_updates is {num_updates}, and the stages end after {self.ends[-1]}"
+                f"num_updates is {num_updates}, and the stages end after {before + last.num_steps}"
             )

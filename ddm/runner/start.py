@@ -19,9 +19,14 @@ from ddm.types import Algorithm
 
 
 def complete(
-    algorithm: Algorithm, sources: Any, start: Any, holdout: Any, options: Options
+    algorithm: Algorithm, given: tuple[Any, Any, Any], options: Options
 ) -> tuple[Any, Any, Any]:
     """What the options say and the caller did not give.
+
+    Args:
+      algorithm: the algorithm module.
+      given: the sources, the policy to start from and the held-out data, or None.
+      options: of the run.
 
     Returns:
       The sources without the episodes that are held out, the policy to start from, and the
@@ -30,6 +35,7 @@ def complete(
     Raises:
       InputError: the folder to start from holds another algorithm, or nothing can be held out.
     """
+    sources, start, holdout = given
     if start is None and options.start_from:
         start = load_policy(options.start_from, algorithm, lane=None)
     if holdout is None and options.holdout:

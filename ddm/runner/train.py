@@ -113,7 +113,7 @@ class _Run:
             require_tensorboard()
         defaults = records.config_defaults(algorithm, options)
         config, notices = records.resolve_schedules(algorithm, config, options)
-        sources, start, holdout = complete(algorithm, *given, options)
+        sources, start, holdout = complete(algorithm, given, options)
         self._holdout = holdout
         shared = share(algorithm, config, sources, environment, options)
         self._units = shared.units
@@ -220,9 +220,8 @@ class _Run:
         updates = (last - self.step) // minibatches
         number = self._plan.index(self.step)
         with self._clock.interval(last - self.step):
-            collects = self._host is not None and stage.collects
-            advance = self._host.advance if collects else self._device.advance
-            means, not_finite = advance(updates, self._failures.alive, number)
+            lanes = self._host if self._host is not None and stage.collects else self._device
+            means, not_finite = lanes.advance(updates, self._failures.alive, number)
         self._report_failures(
             self._failures.add_updates(not_finite, updates, self.step, minibatches)
         )
