@@ -6,6 +6,7 @@ splitting it use it up. `fold_in` does not, so that numbers which are folded in 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -20,9 +21,13 @@ def check(function: Callable[..., Any], *arguments: Any) -> None:
       jax.errors.KeyReuseError: a key is used twice inside, or an unused copy of a used one is.
     """
     # The checker does not look inside a custom_vmap, and takes every key that goes in for used.
-    inside = mock.patch("jax.custom_batching.custom_vmap", _Plain)
-    with inside, jax.debug_key_reuse(True):
+    with without_custom_vmap(), jax.debug_key_reuse(True):
         jax.jit(lambda *arguments: function(*arguments)).trace(*arguments)
+
+
+def without_custom_vmap() -> contextlib.AbstractContextManager[Any]:
+    """Traces functions that `custom_vmap` would wrap as they are, inside the context."""
+    return mock.patch("jax.custom_batching.custom_vmap", _Plain)
 
 
 class _Plain:
