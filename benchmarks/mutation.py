@@ -105,7 +105,7 @@ def run_tests(root: Path, tests: Iterable[str], slow: bool, timeout: float) -> t
       ValueError: none of the tests exists or is selected.
     """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    command += ["-p", "no:xdist", *(["-m", ""] if slow else []), *tests]
+    command += [*(["-m", ""] if slow else []), *tests]
     variables = {**os.environ, "PYTHONPATH": str(root)}
     variables.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
     try:
