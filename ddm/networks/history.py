@@ -92,8 +92,8 @@ class Recurrent(Network):
 
     def initial_carry(self, inputs: jax.Array) -> Any:
         """The state before the first step, for inputs (..., D)."""
-        key = jax.random.key(0)  # the start is zero: nothing is drawn
-        return tuple(cell.initialize_carry(key, inputs.shape) for cell in self.cells)
+        # The start is zero: nothing is drawn, but a cell takes a key of its own.
+        return tuple(cell.initialize_carry(jax.random.key(0), inputs.shape) for cell in self.cells)
 
     def step(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
         """The state after one step with inputs (..., D), and its features (..., F)."""

@@ -45,6 +45,7 @@ def test_truncated_transition_without_successor_is_dropped():
     assert dataset.terminations.tolist() == [False, True, False, False]
     assert dataset.truncations.tolist() == [False, False, False, True]
     assert dataset.info.dropped_transitions == 1
+    assert dataset.info.data_cuts == 0  # the file says where episodes end
 
 
 def test_returns_are_those_of_the_recorded_episodes():
@@ -66,6 +67,7 @@ def test_one_truncated_step_vanishes_and_one_terminal_step_stays():
     assert dataset.observations[:, 0].tolist() == [0, 0, 2, 3, 4, 4]
     assert dataset.episode_starts.tolist() == [0, 1, 4]
     assert dataset.episode_returns.tolist() == [1, 28]
+    assert dataset.returns_to_go.tolist() == [1, 28, 24, 16]
     assert dataset.info.dropped_transitions == 1
 
 

@@ -171,6 +171,15 @@ def test_images_are_not_standardized():
         data.normalize(data.from_episodes([one]), "standardize")
 
 
+def test_actions_are_mapped_by_centre_and_half_width_and_back():
+    statistics = data.identity_normalization(
+        (2,), action_center=np.array([1.0, -2.0]), action_scale=np.array([2.0, 0.5])
+    )
+    raw, mapped = jnp.array([[3.0, -2.25]]), [[1.0, -0.5]]
+    np.testing.assert_allclose(statistics.normalize_actions(raw), mapped)
+    np.testing.assert_allclose(statistics.denormalize_actions(jnp.array(mapped)), raw)
+
+
 def test_normalization_is_a_pytree_of_arrays():
     normalization = data.normalize(small_dataset(), "standardize").normalization
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(normalization))

@@ -66,6 +66,18 @@ def test_transitions_match_the_dataset():
     np.testing.assert_allclose(batch.next_actions[:, 0], 0.1 * e + 0.01 * next_t, atol=1e-6)
 
 
+def test_a_truncation_is_no_termination():
+    fields = ("observations", "terminations", "truncations")
+    batch = draw(numbered_dataset(), jax.random.key(0), 256, BatchSpec(fields))
+    e, t = np.asarray(batch.observations).T
+    last, terminal = (
+        t == np.array(LENGTHS)[e.astype(int)] - 1,
+        np.array(TERMINAL)[e.astype(int)],
+    )
+    np.testing.assert_array_equal(batch.terminations, last & terminal)
+    np.testing.assert_array_equal(batch.truncations, last & ~terminal)
+
+
 def test_only_declared_fields_are_filled():
     batch = draw(numbered_dataset(), jax.random.key(0), 2, BatchSpec(("rewards",)))
     assert [x.shape for x in jax.tree.leaves(batch)] == [(2,)]

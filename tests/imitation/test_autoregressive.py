@@ -339,6 +339,16 @@ def test_wrong_configurations_are_refused_by_name(fields, message):
         autoregressive.init(SMALL.replace(**fields), jax.random.key(0), _random_batch(rows=2))
 
 
+def test_the_step_size_warms_up_from_the_first_step():
+    config = autoregressive.Config(learning_rate=0.1, warmup_steps=10, weight_decay=0.0)
+    gradient = {"weight": jnp.array([0.5, -0.5])}
+    for step, share in ((0, 0.1), (4, 0.5), (9, 1.0), (30, 1.0)):
+        optimizer = autoregressive._optimizer(config, jnp.int32(step))
+        moved, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+        # Adam's first step has the size of the learning rate.
+        np.testing.assert_allclose(moved["weight"], [-0.1 * share, 0.1 * share], rtol=1e-4)
+
+
 def test_discrete_actions_are_refused():
     batch = _random_batch(rows=2)
     batch = batch.replace(actions=batch.actions[..., 0].astype(jnp.int32))

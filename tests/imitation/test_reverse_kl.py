@@ -294,6 +294,24 @@ def test_rewards_have_the_divergences_gradient(divergence, float64):
     np.testing.assert_allclose(jax.grad(surrogate)(logits), jax.grad(exact)(logits), rtol=1e-10)
 
 
+def test_the_baseline_of_equal_rewards_leaves_none():
+    config = reverse_kl.Config(estimator="score", num_samples=3, hidden_sizes=(4,))
+    batch = Batch(observations=jnp.ones((5, 2)), actions=jnp.zeros((5, 1)))
+    state = jax.jit(reverse_kl.init)(config, jax.random.key(0), batch)
+    # A discriminator that says 1 everywhere, but for the bound.
+    params = jax.tree.map(jnp.zeros_like, state.discriminator.params)
+    params["params"]["mlp"]["output"]["bias"] = jnp.ones(1)
+    state = state.replace(discriminator=state.discriminator.replace(params=params))
+    loss = jax.jit(jax.value_and_grad(reverse_kl.policy_loss, argnums=2, has_aux=True))
+    (value, metrics), gradients = loss(
+        config, state, state.policy.params, batch.observations, jax.random.key(1)
+    )
+    assert metrics["loss"] == pytest.approx(-10.0 * np.tanh(0.1), rel=1e-5)
+    assert value == pytest.approx(0.0, abs=1e-6)
+    for leaf in jax.tree.leaves(gradients):
+        np.testing.assert_allclose(leaf, 0.0, atol=1e-5)
+
+
 def test_large_ratios_are_clipped():
     ratios = jnp.array([0.0, 5.0])
     np.testing.assert_allclose(reverse_kl.DIVERGENCES["fkl"](ratios, 20.0), [1.0, 20.0], rtol=1e-5)
