@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,14 @@ import numpy as np
 
 from damages.hdf5 import d4rl_damages, write_d4rl, write_robomimic
 from damages.kinds import ANY, CHANCE, REFUSED, SAME, Damage
-from damages.minari_sets import main_file, metadata_file, minari_damages, write_minari
+from damages.minari_sets import (
+    columnar_file,
+    main_file,
+    metadata_file,
+    minari_damages,
+    write_columnar,
+    write_minari,
+)
 from damages.plain import npz_damages, plain_npz_damages, write_plain
 from damages.saved import saved_damages, write_saved
 from damages.tables import csv_damages, path_damages, write_csv
@@ -42,7 +50,7 @@ class Outcome(NamedTuple):
 def formats() -> tuple[Format, ...]:
     """All formats that this machine can write."""
     paths = tuple(path_damages())
-    return (
+    known = (
         Format("saved npz", write_saved, (*saved_damages(), *npz_damages(), *paths), checked=True),
         Format("plain npz", write_plain, (*plain_npz_damages(), *paths), checked=True),
         Format("D4RL", write_d4rl, (*d4rl_damages(), *paths)),
@@ -51,6 +59,13 @@ def formats() -> tuple[Format, ...]:
         Format("Minari metadata", write_minari, (), metadata_file),
         Format("CSV", write_csv, (*csv_damages(), *paths)),
     )
+    if importlib.util.find_spec("pyarrow") is None:
+        return known
+    columnar = tuple(
+        Format(f"Minari {kind}", write_columnar(kind), (), columnar_file)
+        for kind in ("arrow", "parquet")
+    )
+    return known + columnar
 
 
 def same(first: data.Dataset, second: data.Dataset) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,29 +17,69 @@ from damages.kinds import ANY, REFUSED, WEIRD, Damage
 from damages.saved import put
 from ddm import data
 
+EPISODES = (3, 1, 2)  # steps of each
 
-def write_minari(folder: Path, name: str = "test/tiny-v0") -> Path:
-    """A Minari dataset of three episodes."""
+
+def episodes() -> list[dict[str, Any]]:
+    """The first is terminated, the others are cut."""
     rng = np.random.default_rng(2)
-    episodes = [
+    return [
         {
-            "observations": rng.normal(size=(steps + 1, 2)),
-            "actions": rng.uniform(-1.9, 1.9, (steps, 1)),
+            "observations": rng.normal(size=(steps + 1, 2)).astype(np.float32),
+            "actions": rng.uniform(-1.9, 1.9, (steps, 1)).astype(np.float32),
             "rewards": rng.normal(size=steps),
-            "terminations": steps == 3,
+            "terminations": np.arange(steps) == 2,
+            "truncations": (np.arange(steps) == steps - 1) & (steps < 3),
         }
-        for steps in (3, 1, 2)
+        for steps in EPISODES
     ]
+
+
+def write_minari(folder: Path) -> Path:
+    """A Minari dataset of three episodes."""
+    with _datasets_in(folder):
+        bounds = ([-2.0], [2.0])
+        options = {"action_space": bounds, "environment_id": "E-v0"}
+        return data.write_minari("test/tiny-v0", episodes(), **options)
+
+
+def write_columnar(data_format: str) -> Callable[[Path], Path]:
+    """The same, as "arrow" or "parquet", by minari itself."""
+
+    def write(folder: Path) -> Path:
+        import gymnasium
+        import minari
+        from minari.data_collector import EpisodeBuffer
+
+        with _datasets_in(folder), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            minari.create_dataset_from_buffers(
+                "test/tiny-v0",
+                [EpisodeBuffer(**episode) for episode in episodes()],
+                observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (2,)),
+                action_space=gymnasium.spaces.Box(-2, 2, (1,)),
+                data_format=data_format,
+            )
+        return folder / "test" / "tiny-v0"
+
+    return write
+
+
+@contextlib.contextmanager
+def _datasets_in(folder: Path) -> Iterator[None]:
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(folder)
     try:
-        return data.write_minari(
-            name, episodes, action_space=([-2.0], [2.0]), environment_id="E-v0"
-        )
+        yield
     finally:
         del os.environ["MINARI_DATASETS_PATH"]
         if before is not None:
             os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def columnar_file(folder: Path) -> Path:
+    """The largest file of the first episode, which has its arrays."""
+    return max((folder / "data" / "0").rglob("*.*"), key=lambda path: path.stat().st_size)
 
 
 def main_file(folder: Path) -> Path:
