@@ -18,6 +18,7 @@ from absl import app, flags
 from ddm import data
 from ddm.runner.lanes import Layout, map_lanes
 from ddm.runner.program import init_lanes, make_interval
+from ddm.runner.sources import Shared
 from ddm.runner.sweep import expand
 
 _ALGORITHM = flags.DEFINE_string("algorithm", "ddm.policy_constraint.td3_bc", "Algorithm module.")
@@ -45,14 +46,13 @@ def measure(algorithm, dataset: data.Dataset, count: int) -> dict[str, float]:
     configs, lanes = expand(algorithm.Config(), seeds=count)
     spec = algorithm.batch_spec(configs)
     layout = Layout.create(count, devices=1)
-    shared = layout.replicate(dataset)
-    interval = make_interval(algorithm, spec, _BATCH_SIZE.value, _UPDATES.value)
+    log = Shared(dataset, None, 0.5)
+    shared = layout.replicate(log)
+    interval = make_interval(algorithm, _BATCH_SIZE.value, _UPDATES.value)
     programs = {mode: map_lanes(interval, mode, layout.devices) for mode in MODES}
     states, best = {}, dict.fromkeys(MODES, 0.0)
     for mode in MODES:  # compiles
-        state, keys = layout.place(
-            init_lanes(algorithm, configs, lanes, dataset, _BATCH_SIZE.value)
-        )
+        state, keys = layout.place(init_lanes(algorithm, configs, lanes, log, _BATCH_SIZE.value))
         state = (state, layout.place(np.ones(count, bool)))
         config = layout.place(configs)
         states[mode], _ = jax.block_until_ready(programs[mode](config, state, keys, shared))

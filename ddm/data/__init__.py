@@ -1,13 +1,13 @@
 """Datasets: reading, writing, validating, normalising, describing and sampling them."""
 
 from ddm.data.arrays import from_arrays as from_arrays
-from ddm.data.arrays import from_episodes as from_episodes
-from ddm.data.arrays import to_episodes as to_episodes
 from ddm.data.buffer import Buffer as Buffer
 from ddm.data.dataset import Dataset as Dataset
 from ddm.data.dataset import DatasetInfo as DatasetInfo
 from ddm.data.describe import Description as Description
 from ddm.data.describe import describe as describe
+from ddm.data.episodes import from_episodes as from_episodes
+from ddm.data.episodes import to_episodes as to_episodes
 from ddm.data.identity import digest as digest
 from ddm.data.load import load as load
 from ddm.data.memory import check_fits as check_fits

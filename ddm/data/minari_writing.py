@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ddm.data import spaces
-from ddm.data.arrays import from_episodes, stored_fields, to_episodes
 from ddm.data.dataset import Dataset
+from ddm.data.episodes import from_episodes, stored_fields, to_episodes
 from ddm.data.minari_finding import datasets_root, import_minari, is_dataset_id
 from ddm.data.minari_metadata import ENVIRONMENT_FIELDS
 from ddm.data.reading import reason

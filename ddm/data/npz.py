@@ -18,7 +18,8 @@ from ddm.data.dataset import Dataset
 from ddm.data.fields import EXTRAS, SETTINGS, find_fields
 from ddm.data.normalization import Normalization
 from ddm.data.reading import reading, reason
-from ddm.data.saved import ARRAYS, FORMAT, HEADER, PREFIX, STATISTICS, VERSION, restore
+from ddm.data.saved import ARRAYS, PREFIX, STATISTICS, restore
+from ddm.data.saved_header import FORMAT, HEADER, VERSION
 from ddm.data.spaces import to_record
 from ddm.errors import InputError
 

@@ -18,28 +18,13 @@ import numpy as np
 from ddm.data import columns as host
 from ddm.data.dataset import Dataset, DatasetInfo
 from ddm.data.normalization import Normalization
-from ddm.data.references import are_references, check_references
-from ddm.data.schema import (
-    COUNT,
-    FLAG,
-    RECORD,
-    TEXT,
-    TEXTS,
-    Field,
-    check_record,
-    optional,
-    read_json,
-    read_specification,
-    shown,
-)  # fmt: skip
-from ddm.data.spaces import from_record, parse_space
+from ddm.data.saved_header import HEADER, read_header, read_info
+from ddm.data.schema import shown
+from ddm.data.spaces import parse_space
 from ddm.data.values import LARGEST, locate
 from ddm.errors import InputError
 from ddm.types import Box, Discrete, Space
 
-FORMAT = "ddm-dataset"
-VERSION = 2
-HEADER = "header"  # JSON: format, version and DatasetInfo
 PREFIX = "normalization_"
 
 UNKNOWN_LENGTHS = 1  # files up to this version do not say which episodes lost their last step
@@ -56,25 +41,6 @@ ARRAYS = (
     "recorded_lengths",
 )
 STATISTICS = tuple(PREFIX + field.name for field in dataclasses.fields(Normalization))
-
-_INFO: Mapping[str, Field] = {
-    "name": TEXT,
-    "observation_space": RECORD,
-    "action_space": RECORD,
-    "environment_id": optional(TEXT),
-    "environment_spec": optional(TEXT),
-    "environment_source": optional(TEXT),
-    "reference_scores": optional(Field("two finite numbers that differ", are_references)),
-    "reference_source": optional(TEXT),
-    "clipped_actions": COUNT,
-    "dropped_transitions": COUNT,
-    "moved_actions": COUNT,
-    "bounds_guessed": FLAG,
-    "has_rewards": FLAG,
-    "notes": TEXTS,
-    "data_cuts": COUNT,
-}
-_REQUIRED = ("name", "observation_space", "action_space")  # the first version had no others
 
 # numpy's kinds that each array may have; a wider float or integer becomes the 32 bits of the device
 _KINDS = {
@@ -110,8 +76,8 @@ def restore(
       InputError: an array or a value of the header is missing or not what `save_npz` writes.
     """
     del clip_actions
-    record, version = _read_header(arrays[HEADER], path)
-    info = host.override(_read_info(record, str(path)), environment_id, reference_scores)
+    record, version = read_header(arrays[HEADER], path)
+    info = host.override(read_info(record, str(path)), environment_id, reference_scores)
     if version <= UNKNOWN_LENGTHS:
         arrays = {**arrays, **_complete(arrays, info)}
     for name in ARRAYS:
@@ -182,47 +148,6 @@ def _with_start(info: DatasetInfo, statistics: Mapping[str, Any]) -> Space:
     return dataclasses.replace(space, start=int(start))
 
 
-# --- The header ---
-
-
-def _read_header(stored: np.ndarray, path: Path) -> tuple[dict[str, Any], int]:
-    """The record of a `DatasetInfo`, and the version of the format."""
-    where = f"{path}: the header is not that of a saved dataset"
-    if stored.shape != () or stored.dtype.kind != "U":
-        raise InputError(f"{where}: it is {stored.dtype} of shape {stored.shape}")
-    header = read_json(str(stored), where)
-    kind: Any = header.get("format")
-    version: Any = header.get("version")
-    known = isinstance(version, int) and not isinstance(version, bool) and 1 <= version <= VERSION
-    if kind != FORMAT or not known:
-        raise InputError(
-            f"{path} has format {shown(kind)}, version {shown(version)}, expected {FORMAT} up to "
-            f"version {VERSION}"
-        )
-    check_record(header, {"info": RECORD}, f"{path}: the header", ("info",))
-    return header["info"], version
-
-
-def _read_info(record: Mapping[str, Any], path: str) -> DatasetInfo:
-    where = f"{path}: the header"
-    check_record(record, _INFO, where, _REQUIRED)
-    unknown = sorted(set(record) - set(_INFO))
-    if unknown:
-        raise InputError(f"{where} has the unknown field {unknown[0]}")
-    fields = dict(record)
-    for field in ("observation_space", "action_space"):
-        fields[field] = from_record(record[field], f"{where}: {field}")
-    if not isinstance(fields["observation_space"], Box):
-        raise InputError(f"{where}: observation_space is no Box, expected one of flat vectors")
-    if fields.get("reference_scores") is not None:
-        fields["reference_scores"] = tuple(map(float, fields["reference_scores"]))
-        check_references(fields["reference_scores"], where)
-    if fields.get("environment_spec") is not None:
-        read_specification(fields["environment_spec"], f"{where}: environment_spec")
-    fields["notes"] = tuple(record.get("notes", ()))
-    return DatasetInfo(**fields)
-
-
 # --- The arrays ---
 
 
@@ -260,7 +185,7 @@ def _check_episodes(arrays: Mapping[str, np.ndarray], info: DatasetInfo, path: P
 
 
 def _check_observations(observations: np.ndarray, space: Space, path: Path) -> None:
-    assert isinstance(space, Box)  # by `_read_info`
+    assert isinstance(space, Box)  # by `read_info`
     expected_kind = "u" if space.dtype == "uint8" else "f"
     if (
         observations.shape[1:] != space.shape

@@ -272,8 +272,13 @@ def _close_episodes(
     ends = (last & ~state_only) | before_state
     flags = {}
     for field in ("terminations", "truncations"):
-        flag = np.nan_to_num(np.asarray(fields.get(field, np.zeros(len(last))), np.float64))
-        flag = flag.reshape(len(last))
+        flag = np.asarray(fields.get(field, np.zeros(len(last))), np.float64).reshape(len(last))
+        unknown = np.flatnonzero(np.isnan(flag) & ~state_only)
+        if unknown.size:
+            raise InputError(
+                f"{source.name}: {field} is empty at {source.row(unknown[0])}, expected 0 or 1"
+            )
+        flag = np.nan_to_num(flag)
         # A flag may stand beside the state that the episode ended in.
         flags[field] = np.where(before_state, np.maximum(flag, np.append(flag[1:], 0)), flag)
         inside = np.flatnonzero((flag != 0) & ~ends & ~state_only)

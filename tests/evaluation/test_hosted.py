@@ -127,10 +127,10 @@ def test_environments_stay_open_between_calls_and_nothing_compiles_again():
     Countdown.opened = Countdown.closed = 0
     with evaluation.make_evaluator(Countdown, num_lanes=2, num_episodes=3) as evaluator:
         first = evaluator(echo(0.1, 0.05), seed=1)
-        compiled = hosted._act._cache_size()
+        compiled = hosted.act._cache_size()
         evaluator(echo(0.0, 0.15), seed=2)
         again = evaluator(echo(0.1, 0.05), seed=1)
-        assert hosted._act._cache_size() == compiled
+        assert hosted.act._cache_size() == compiled
         assert (Countdown.opened, Countdown.closed) == (6, 0)
     assert Countdown.closed == 6
     np.testing.assert_array_equal(first.returns, again.returns)

@@ -443,14 +443,15 @@ def test_a_folder_with_a_run_is_not_overwritten(run, swept):
 
 def test_the_dataset_is_an_argument_of_the_program(dataset):
     from ddm.runner.program import init_lanes, make_interval
+    from ddm.runner.sources import Shared
     from ddm.runner.sweep import expand
 
     configs, lanes = expand(linear_regression.Config())
-    spec = linear_regression.batch_spec(configs)
-    state, keys = init_lanes(linear_regression, configs, lanes, dataset, 8)
-    config, state, key = jax.tree.map(lambda x: x[0], (configs, state, keys))
-    interval = make_interval(linear_regression, spec, 8, 2)
-    program = jax.make_jaxpr(interval)(config, (state, True), key, dataset)
+    shared = Shared(dataset, None, 0.5)
+    learner, keys = init_lanes(linear_regression, configs, lanes, shared, 8)
+    config, learner, key = jax.tree.map(lambda x: x[0], (configs, learner, keys))
+    interval = make_interval(linear_regression, 8, 2)
+    program = jax.make_jaxpr(interval)(config, (learner, True), key, shared)
     assert max((np.size(constant) for constant in program.consts), default=0) <= 1
 
 
@@ -460,13 +461,15 @@ def test_an_environment_that_is_registered_by_its_class_is_recorded(dataset):
     from ddm.envs.gym import GymnasiumFace
     from ddm.evaluation import make_environment
     from ddm.runner.records import describe_run
+    from ddm.runner.sources import Shared
 
     gymnasium.register("ByClass-v0", GymnasiumFace, kwargs={"environment": tiny.Target()})
     try:
         environment = make_environment("ByClass-v0")
         options = tiny.make_options("unused")
+        shared = Shared(dataset, None, 0.5)
         record = describe_run(
-            linear_regression, linear_regression.Config(), dataset, environment, options
+            linear_regression, linear_regression.Config(), shared, environment, options
         )
     finally:
         del gymnasium.registry["ByClass-v0"]
