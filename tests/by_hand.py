@@ -2,7 +2,7 @@
 
 Nothing here calls the networks, losses or optimisers of `ddm`. Three things hide wrong lines:
 targets equal to what they follow; critics of one order or one sign; and the first step of Adam,
-whose length is the step size whatever the gradient. :func:`disturbed` takes them away.
+whose length is the step size whatever the gradient. :func:`some_state` takes them away.
 """
 
 from __future__ import annotations
@@ -44,27 +44,32 @@ def transitions(
     return Batch(**{name: arrays[name] for name in (*fields, *more)})
 
 
-def disturbed(state: Any, step: int = 4, seed: int = 0) -> Any:
-    """The state with noise on every parameter and target, and with optimisers under way."""
+def some_state(algorithm: Any, config: Any, batch: Batch, step: int = 4, seed: int = 0) -> Any:
+    """A state of noise in the shapes of `init`: every target its own, optimisers under way."""
     random = np.random.default_rng(seed)
 
-    def disturb(path: Any, leaf: jax.Array) -> jax.Array:
+    def noise(path: Any, leaf: Any) -> Any:
         names = [getattr(part, "name", None) for part in path]
-        if "count" in names:
-            return jnp.full_like(leaf, 1000)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(5)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
+            return jnp.full(leaf.shape, 1000 if "count" in names else step, leaf.dtype)
+        values = random.normal(size=leaf.shape)
         if "nu" in names:
-            return jnp.asarray(0.01 * random.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
-        if "mu" in names:
-            return leaf + jnp.asarray(0.1 * random.normal(size=leaf.shape), leaf.dtype)
-        keys = [getattr(part, "key", None) for part in path]
-        leaf = leaf + jnp.asarray(0.5 * random.normal(size=leaf.shape), leaf.dtype)
-        # Relu layers are positive: weights that sum to 0 give values of both signs.
-        return leaf - leaf.mean(axis=-2, keepdims=True) if keys[-2:] == OUTPUT else leaf
+            values = 0.01 * (0.5 + values**2)
+        elif "mu" in names:
+            values = 0.1 * values
+        elif leaf.ndim > 1:  # the weights of a layer
+            values = values / np.sqrt(leaf.shape[-2] / 2)
+            if [getattr(part, "key", None) for part in path][-2:] == OUTPUT:
+                # Relu layers are positive: weights that sum to 0 give values of both signs.
+                values = values - values.mean(axis=-2, keepdims=True)
+        else:
+            values = 0.4 * values
+        return jnp.asarray(values, leaf.dtype)
 
-    state = jax.tree_util.tree_map_with_path(disturb, state)
-    return state.replace(step=jnp.asarray(step, jnp.int32))
+    shapes = jax.eval_shape(algorithm.init, config, jax.random.key(0), batch)
+    return jax.tree_util.tree_map_with_path(noise, shapes)
 
 
 # Networks.
@@ -79,24 +84,18 @@ def mlp(params: Any, inputs: jax.Array) -> jax.Array:
     return inputs
 
 
-def members(params: Any) -> list[Any]:
-    """The parameters of each member of an ensemble."""
-    count = jax.tree.leaves(params)[0].shape[0]
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)]
-
-
 def critics(params: Any, observations: jax.Array, actions: jax.Array) -> jax.Array:
     """Q_i (E, B, ...) of actions (B, ..., A), or of indices (B,)."""
     if jnp.issubdtype(actions.dtype, jnp.integer):
         return chosen(all_values(params, observations), actions)
     observations = like(observations, actions)
     inputs = jnp.concatenate([observations, actions], axis=-1)
-    return jnp.stack([mlp(member, inputs)[..., 0] for member in members(params)])
+    return jax.vmap(lambda member: mlp(member, inputs)[..., 0])(params)
 
 
 def all_values(params: Any, observations: jax.Array) -> jax.Array:
     """Q_i (E, B, K) of all discrete actions."""
-    return jnp.stack([mlp(member, observations) for member in members(params)])
+    return jax.vmap(lambda member: mlp(member, observations))(params)
 
 
 def chosen(values: jax.Array, actions: jax.Array) -> jax.Array:
@@ -183,9 +182,9 @@ def check_update(algorithm: Any, config: Any, batch: Batch, equations: Any, step
         critics, which must disagree.
       step: updates done before.
     """
-    start, equations = jax.jit(algorithm.init)(config, jax.random.key(0), batch), jax.jit(equations)
+    equations = jax.jit(equations)
     for seed in range(50):
-        old = disturbed(start, step, seed)
+        old = some_state(algorithm, config, batch, step, seed)
         expected, expected_metrics, seen = equations(old, batch)
         if all(disagree(values) for values in seen):
             break

@@ -12,9 +12,9 @@ from by_hand import (
     averaged,
     check_update,
     critics,
-    disturbed,
     mlp,
     same,
+    some_state,
     transitions,
 )
 
@@ -81,7 +81,7 @@ def test_sac():
 
 def test_sac_acts_by_a_sample_or_by_the_mode():
     batch = transitions()
-    state = disturbed(jax.jit(sac.init)(SAC, jax.random.key(0), batch))
+    state = some_state(sac, SAC, batch)
     one, key = batch.observations[0], jax.random.key(7)
     policy = Squashed(SAC, state.actor.params, one)
     same(sac.act(SAC, state, one, key)[0], jnp.tanh(policy.raw(key)))
@@ -176,7 +176,7 @@ def test_rebrac():
 def test_td3_acts_with_noise_unless_it_is_to_be_deterministic(exploration_noise):
     config = td3.Config(**TD3, exploration_noise=exploration_noise)
     batch = transitions()
-    state = disturbed(jax.jit(td3.init)(config, jax.random.key(0), batch))
+    state = some_state(td3, config, batch)
     one, key = batch.observations[0], jax.random.key(7)
     action = np.tanh(mlp(state.actor.params, one))
     noise = exploration_noise * jax.random.normal(key, (2,))

@@ -14,14 +14,14 @@ from by_hand import (
     check_update,
     chosen,
     critics,
-    disturbed,
     mlp,
     normal_log_prob,
     same,
+    some_state,
     transitions,
 )
 
-from ddm.policy_constraint import awac, awr, crr, iql, one_step
+from ddm.policy_constraint import awac, awr, crr, iql, one_step, regression
 from ddm.types import Batch
 
 SHARED = {
@@ -135,8 +135,7 @@ def test_iql(num_actions):
     check_update(iql, config, transitions(num_actions=num_actions), equations)
 
 
-@KINDS
-def test_one_step(num_actions):
+def test_one_step():
     def equations(old, batch):
         key, _ = jax.random.split(old.key)
         logged = critics(old.critic_target_params, batch.observations, batch.actions)
@@ -159,10 +158,9 @@ def test_one_step(num_actions):
         return new, value_metrics | actor_metrics | critic_metrics, (logged, following)
 
     config = one_step.Config(
-        **SHARED, target_rate=0.1, inverse_temperature=2.0, max_weight=5.0, num_actions=num_actions
+        **SHARED, target_rate=0.1, inverse_temperature=2.0, max_weight=5.0, bc_steps=4
     )
-    batch = transitions("next_actions", num_actions=num_actions)
-    check_update(one_step, config, batch, equations)
+    check_update(one_step, config, transitions("next_actions"), equations)
 
 
 def advantages_of(critic, old, batch, key, num_actions, baseline, count):
@@ -310,7 +308,7 @@ def test_awr():
 def test_they_act_by_a_sample_or_by_the_mode(num_actions):
     config = iql.Config(**SHARED, num_actions=num_actions)
     batch = transitions(num_actions=num_actions)
-    state = disturbed(jax.jit(iql.init)(config, jax.random.key(0), batch))
+    state = some_state(iql, config, batch)
     one, key = batch.observations[0], jax.random.key(7)
     outputs = mlp(state.actor.params, one)
     mode = jnp.argmax(outputs) if num_actions else jnp.tanh(outputs)
@@ -323,3 +321,20 @@ def test_they_act_by_a_sample_or_by_the_mode(num_actions):
     else:
         same(act(key), sample(state.actor.params, one, key))
         assert np.abs(actions).max() == 1.0  # clipped to the box
+
+
+def test_dropout_is_for_training_alone():
+    config = iql.Config(**{**SHARED, "actor_learning_rate": 0.0}, dropout_rate=0.5)
+    batch = transitions()
+    state = some_state(iql, config, batch)
+    keys = jax.random.split(jax.random.key(0), 2)
+    one = batch.observations[0]
+    for key in keys:
+        mode, _ = iql.act(config, state, one, key, deterministic=True)
+        same(mode, jnp.tanh(mlp(state.actor.params, one)))
+    weights = jnp.ones(16)
+    first, again, other = (
+        regression.actor_step(config, state.actor, batch, weights, state.step, key)[1]["actor_loss"]
+        for key in (keys[0], keys[0], keys[1])
+    )
+    assert first == again != other
