@@ -40,6 +40,20 @@ def test_episodes_are_whole_and_consistent():
         np.testing.assert_allclose(moved[free], velocities[1:][free], atol=1e-5)
 
 
+def test_actions_stand_between_the_observation_they_were_taken_at_and_the_next():
+    point = envs.PointMass(num_dimensions=2)
+    policy = lambda observation, key, state: (-0.5 * observation, state)  # noqa: E731
+    params = point.default_params.replace(max_steps=3)
+    [episode] = envs.collect(point, policy, jax.random.key(0), num_episodes=1, params=params)
+    observations = episode["observations"]
+    np.testing.assert_allclose(episode["actions"], -0.5 * observations[:-1], rtol=1e-6)
+    np.testing.assert_allclose(observations[1:], 0.95 * observations[:-1], rtol=1e-5)
+    distances = np.linalg.norm(observations[1:] - 0.5, axis=1)
+    np.testing.assert_allclose(episode["rewards"], -distances, rtol=1e-5)
+    np.testing.assert_array_equal(episode["truncations"], [False, False, True])
+    assert not episode["terminations"].any()
+
+
 def test_same_key_same_episodes():
     first, again, other = (
         envs.collect(MAZE, EXPERT, jax.random.key(seed), num_episodes=8, params=PARAMS)

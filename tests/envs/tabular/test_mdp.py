@@ -127,3 +127,22 @@ def test_draw_never_takes_an_impossible_index():
     drawn = jax.vmap(draw, (0, None))(jax.random.split(jax.random.key(0), 5_000), probabilities)
     assert set(np.unique(drawn)) == {1, 3}
     np.testing.assert_allclose(np.mean(drawn == 3), 0.7, atol=0.03)
+
+
+@pytest.mark.parametrize("form", ["sparse", "dense"])
+def test_a_sampled_reward_is_that_of_the_state_which_is_entered(form):
+    rewards = np.array([[[1.0, 2.0, 3.0]], [[4.0, 5.0, 6.0]], [[7.0, 8.0, 9.0]]])
+    chances = np.full((3, 1, 3), 1.0 / 3.0)
+    if form == "dense":
+        mdp = tabular.make_mdp(chances, rewards, 0, 0.9)
+    else:
+        mdp = tabular.make_sparse_mdp(np.tile(np.arange(3), (3, 1, 1)), chances, rewards, 0, 0.9)
+    keys = jax.random.split(jax.random.key(0), 50)
+    next_states, sampled = jax.vmap(mdp.sample, (0, None, None))(keys, 1, 0)
+    assert set(np.asarray(next_states)) == {0, 1, 2}
+    np.testing.assert_allclose(sampled, rewards[1, 0, next_states])
+
+
+def test_the_smallest_draw_of_all_takes_no_impossible_index(monkeypatch):
+    monkeypatch.setattr(jax.random, "uniform", lambda key, dtype: jnp.zeros((), dtype))
+    assert draw(jax.random.key(0), jnp.array([0.0, 0.4, 0.6])) == 1
