@@ -3,8 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import pathlib
-import subprocess
-import sys
+
+import scripts
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "tables" / "summary.py"
 
@@ -37,9 +37,7 @@ def _write_run(folder, *, interval=(10.0, 11.0), **score):
 
 
 def _run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True
-    )
+    return scripts.run(SCRIPT, *arguments, cwd=SCRIPT.parent)
 
 
 def test_rows_hold_scores_and_the_command_that_repeats_the_run(tmp_path):
