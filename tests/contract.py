@@ -325,7 +325,8 @@ def check_sharded(algorithm: Any) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8"
     os.environ["JAX_PLATFORMS"] = "cpu"
     for each in algorithms():
         if len(sys.argv) > 1 and short_name(each) not in sys.argv[1:]:

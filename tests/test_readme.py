@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import scripts
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = "--hidden_sizes=8"
@@ -69,26 +70,22 @@ def _write_logs(path, actions):
     return path
 
 
-def _run(*arguments, folder):
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 def test_the_example_of_the_readme_runs(logs):
     [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     example = example.replace("1000", "2").replace("256", "4")
-    done = _run("-c", f"{example}\nprint(action.shape, int(state.step))", folder=logs.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{example}\nprint(action.shape, int(state.step))"],
+        cwd=logs.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.stdout.split() == ["(2,)", "2"], done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_experiment_trains_without_an_environment(name, logs, tmp_path):
-    done = _run(
+    done = scripts.run(
         ROOT / "experiments" / f"{name}.py", f"--dataset={logs}", "--num_updates=4",
         "--log_every=2", "--batch_size=4", "--run_dir=run", "--noplots", *SCRIPTS[name],
-        folder=tmp_path,
+        cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "no score" in done.stdout + done.stderr
@@ -99,10 +96,10 @@ def test_every_experiment_trains_without_an_environment(name, logs, tmp_path):
 
 @pytest.mark.parametrize("name", ["crr", "discrete_bcq", "kl_control", "spibb_dqn"])
 def test_experiments_train_on_discrete_actions(name, discrete_logs, tmp_path):
-    done = _run(
+    done = scripts.run(
         ROOT / "experiments" / f"{name}.py", f"--dataset={discrete_logs}", "--num_updates=4",
         "--log_every=2", "--batch_size=4", "--run_dir=run", "--noplots", SMALL,
-        folder=tmp_path,
+        cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "summary.json").is_file()
@@ -110,9 +107,9 @@ def test_experiments_train_on_discrete_actions(name, discrete_logs, tmp_path):
 
 @pytest.mark.parametrize(("name", "wrong"), [("bcq", "discrete_logs"), ("discrete_bcq", "logs")])
 def test_actions_of_the_other_kind_are_refused_in_one_sentence(name, wrong, request, tmp_path):
-    done = _run(
+    done = scripts.run(
         ROOT / "experiments" / f"{name}.py", f"--dataset={request.getfixturevalue(wrong)}",
-        "--run_dir=run", SMALL, folder=tmp_path,
+        "--run_dir=run", SMALL, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode != 0
     assert "actions" in done.stderr
@@ -121,7 +118,10 @@ def test_actions_of_the_other_kind_are_refused_in_one_sentence(name, wrong, requ
 
 
 def test_help_shows_hyper_parameters_with_their_meaning(tmp_path):
-    done = _run(ROOT / "experiments" / "iql.py", "--help", folder=tmp_path)
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / "iql.py", "--help"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     text = " ".join((done.stdout + done.stderr).split())
     assert "--expectile: 0.5 evaluates the behaviour policy" in text
     assert "(in (0, 1)) (default: 0.7)" in text
@@ -134,7 +134,7 @@ def test_mistakes_get_one_sentence_and_no_traceback(logs, tmp_path):
         (["--dataset=nowhere.npz"], "nowhere.npz"),
         ([f"--dataset={logs}", "--sweep=colour=1,2"], "colour"),
     ):
-        done = _run(ROOT / "experiments" / "bc.py", *arguments, folder=tmp_path)
+        done = scripts.run(ROOT / "experiments" / "bc.py", *arguments, cwd=tmp_path)
         assert done.returncode != 0
         assert message in done.stdout + done.stderr
         assert "Traceback" not in done.stderr

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import pathlib
-import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+import scripts
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 
@@ -65,10 +65,7 @@ def test_the_script_makes_its_images_and_drives(tmp_path):
         "--views=shifted", "--num_frames=20", "--num_updates=4", "--log_every=2", "--eval_every=0",
         "--eval_episodes=2", "--hidden_sizes=4", "--run_dir=run", "--noplots",
     )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, EXPERIMENTS / "alvinn.py", *arguments],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = scripts.run(EXPERIMENTS / "alvinn.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["dataset"]["name"] == "road-shifted"

@@ -14,6 +14,7 @@ import types
 import jax
 import numpy as np
 import pytest
+import scripts
 
 from ddm import data, envs
 from ddm.envs import point_mass
@@ -35,9 +36,7 @@ def compare():
 
 
 def _run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True
-    )
+    return scripts.run(SCRIPT, *arguments, cwd=SCRIPT.parent)
 
 
 def test_every_method_has_its_experiment(compare):

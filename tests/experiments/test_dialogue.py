@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import importlib
 import pathlib
-import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+import scripts
 
 from ddm.envs import dialogue
 
@@ -38,11 +38,8 @@ def log(experiment, language):
     return experiment.collect_log(language, 0, 256)
 
 
-def _run(*arguments, folder, text=None):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *TINY, *arguments],
-        cwd=folder, input=text, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def _run(*arguments, folder, text=""):
+    return scripts.run(SCRIPT, *TINY, *arguments, cwd=folder, text=text)
 
 
 def test_the_language_model_talks_like_its_text(experiment, language):
@@ -130,9 +127,7 @@ def test_the_log_trains_on_the_command_line(log, tmp_path):
         "--prior_steps=2", "--num_updates=4", "--log_every=2", "--batch_size=4", "--run_dir=run",
         "--noplots",
     )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, str(script), *flags], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = scripts.run(script, *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "summary.json").is_file()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pathlib
-import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scripts
 
 from ddm.envs import tabular
 
@@ -261,10 +261,8 @@ def test_learners_on_a_broad_log(figures):
     [("grid_world", []), ("compounding_error", ["--sampled_episodes=20", "--longest=200"])],
 )
 def test_scripts_write_a_table_and_a_picture(name, arguments, tmp_path):
-    done = subprocess.run(
-        [sys.executable, FOLDER / f"{name}.py", f"--output_dir={tmp_path}", *arguments],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    script = FOLDER / f"{name}.py"
+    done = scripts.run(script, f"--output_dir={tmp_path}", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv", f"{name}.png"}
     lines = (tmp_path / f"{name}.csv").read_text().splitlines()

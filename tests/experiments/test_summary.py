@@ -3,10 +3,10 @@ from __future__ import annotations
 import csv
 import json
 import pathlib
-import subprocess
 import sys
 
 import pytest
+import scripts
 
 from ddm.errors import InputError
 
@@ -41,9 +41,7 @@ def _write_run(folder, *, interval=(10.0, 11.0), **score):
 
 
 def _run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True
-    )
+    return scripts.run(SCRIPT, *arguments, cwd=SCRIPT.parent)
 
 
 def test_rows_hold_scores_and_the_command_that_repeats_the_run(tmp_path):

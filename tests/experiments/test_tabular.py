@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import scripts
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 SCRIPTS = (
@@ -31,12 +30,9 @@ def _save(path, actions):
 
 
 def _run(name, logs, folder):
-    return subprocess.run(
-        [
-            sys.executable, str(EXPERIMENTS / f"{name}.py"), f"--dataset={logs}",
-            "--num_updates=4", "--log_every=2", "--batch_size=4", "--run_dir=run", "--noplots",
-        ],
-        cwd=folder, capture_output=True, text=True, check=False,
+    return scripts.run(
+        EXPERIMENTS / f"{name}.py", f"--dataset={logs}", "--num_updates=4", "--log_every=2",
+        "--batch_size=4", "--run_dir=run", "--noplots", cwd=folder,
     )  # fmt: skip
 
 

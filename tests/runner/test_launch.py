@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scripts
 import tiny
 
 from ddm import data
@@ -47,8 +48,7 @@ def call(tmp_path_factory):
     script.write_text(f"import sys; sys.path.insert(0, {HERE!r})\n{SCRIPT}")
 
     def call(*arguments):
-        command = [sys.executable, str(script), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return scripts.run(script, *arguments, cwd=script.parent)
 
     return call
 

@@ -18,7 +18,9 @@ from ddm.runner import report, train
 from ddm.runner.failures import Failures
 from ddm.runner.metrics import read_metrics
 from ddm.runner.program import STATE, init_lanes, make_interval
+from ddm.runner.sources import Shared
 from ddm.runner.sweep import Lane, expand
+from ddm.training import Learner
 
 CONFIG = linear_regression.Config()
 SPEC = linear_regression.batch_spec(CONFIG)
@@ -44,9 +46,10 @@ def middle(dataset):
 
 def _run(dataset, middle, config=CONFIG, alive=True, **options):
     key, states, _ = middle
-    interval = jax.jit(make_interval(linear_regression, SPEC, 8, 4, **options))
-    (state, alive), (means, firsts) = interval(config, (states[0], alive), key, dataset)
-    return state, alive, means, {name: int(first) for name, first in firsts.items()}
+    interval = jax.jit(make_interval(linear_regression, 8, 4, **options))
+    carried = Learner(states[0]), alive
+    (learner, alive), (means, firsts) = interval(config, carried, key, Shared(dataset, None, 0.5))
+    return learner.state, alive, means, {name: int(first) for name, first in firsts.items()}
 
 
 @pytest.mark.parametrize("freeze", [False, True])
@@ -83,12 +86,13 @@ def test_a_lane_that_diverges_keeps_its_last_good_state(dataset, middle):
 
 def test_lanes_begin_from_their_own_seeds_and_three_keys(dataset):
     configs, lanes = expand(CONFIG, seeds=2, seed=4)
-    states, sampling_keys = init_lanes(linear_regression, configs, lanes, dataset, 8)
+    shared = Shared(dataset, None, 0.5)
+    learners, sampling_keys = init_lanes(linear_regression, configs, lanes, shared, 8)
     for i, seed in enumerate((4, 5)):
         init_key, sampling_key, example_key = jax.random.split(jax.random.key(seed), 3)
         batch = data.sample(dataset, example_key, 8, SPEC)
         expected = linear_regression.init(CONFIG, init_key, batch)
-        np.testing.assert_allclose(states.weights[i], expected.weights, rtol=1e-6)
+        np.testing.assert_allclose(learners.state.weights[i], expected.weights, rtol=1e-6)
         found = jax.random.key_data(sampling_keys)[i]
         np.testing.assert_array_equal(found, jax.random.key_data(sampling_key))
 

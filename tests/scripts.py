@@ -1,0 +1,97 @@
+"""Runs scripts as a user would, each in a process of its own, but imports libraries only once.
+
+Half of what a short script computes is the import of jax and the libraries about it. A server,
+which is this file run as a program, imports them and then forks for each script. Nothing of `ddm`
+is imported before, so that a script has only the modules of it that it asks for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+LIBRARIES = (
+    "absl.app", "chex", "distrax", "flax.linen", "gymnasium", "h5py", "jax.numpy",
+    "matplotlib.pyplot", "optax", "orbax.checkpoint",
+)  # fmt: skip
+STREAMS = ("stdin", "stdout", "stderr")
+
+
+def run(
+    script: str | pathlib.Path, *arguments: object, cwd: pathlib.Path, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run([sys.executable, script, *arguments])`.
+
+    Args:
+      script: path of the script.
+      *arguments: its command line.
+      cwd: the folder that it runs in.
+      text: what it reads from its standard input.
+    """
+    if not hasattr(os, "fork"):
+        return subprocess.run(
+            [sys.executable, str(script), *map(str, arguments)],
+            cwd=cwd, input=text, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: os.path.join(folder, name) for name in STREAMS}
+        pathlib.Path(files["stdin"]).write_text(text, encoding="utf-8")
+        job = {
+            "arguments": [str(script), *map(str, arguments)], "cwd": str(cwd), **files,
+        }  # fmt: skip
+        server = _server()
+        print(json.dumps(job), file=server.stdin, flush=True)
+        answer = server.stdout.readline()
+        if not answer:
+            raise RuntimeError("the server of scripts ended")
+        stdout, stderr = (
+            pathlib.Path(files[name]).read_text(encoding="utf-8") for name in ("stdout", "stderr")
+        )
+    return subprocess.CompletedProcess(job["arguments"], int(answer), stdout, stderr)
+
+
+@functools.cache
+def _server() -> Any:
+    server = subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(server.communicate)  # the end of its input ends it
+    return server
+
+
+def _become(job: dict[str, Any]) -> None:
+    """In the child: its folder, streams, arguments and path are those of the script."""
+    os.chdir(job["cwd"])
+    modes = (os.O_RDONLY, *2 * (os.O_WRONLY | os.O_CREAT,))
+    for number, (name, mode) in enumerate(zip(STREAMS, modes, strict=True)):
+        os.dup2(os.open(job[name], mode, 0o600), number)
+    sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115  (the other one may have read ahead)
+    sys.argv = job["arguments"]
+    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
+
+
+def _serve() -> None:
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        job = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _become(job)
+            runpy.run_path(job["arguments"][0], run_name="__main__")
+            return
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
