@@ -94,6 +94,28 @@ def test_every_experiment_trains_without_an_environment(name, logs, tmp_path):
         assert summary["script_flags"] == {"binning": "quantile"}
 
 
+def test_a_script_collects_its_own_experience_and_goes_on_from_another_run(logs, tmp_path):
+    shared = (
+        "--num_updates=4", "--log_every=2", "--batch_size=4", "--eval_episodes=1", "--noplots",
+        SMALL,
+    )  # fmt: skip
+    online = ("--online", "--random_steps=20", "--buffer_capacity=64")
+    script = ROOT / "experiments" / "sac.py"
+    task = "--environment=PointMass-8-v0"
+    done = scripts.run(script, *online, task, *shared, "--run_dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["score"]["metric"] == "return"
+    again = ("--start_from=run", "--run_dir=next")
+    done = scripts.run(script, *online, task, *shared, *again, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    wrong = (*again[:1], f"--dataset={logs}", "--run_dir=wrong")
+    done = scripts.run(script, *shared, *wrong, cwd=tmp_path)
+    assert "observations have shape (3,), those of the policy (8,)" in done.stderr
+    done = scripts.run(script, *online, *shared, "--run_dir=no", cwd=tmp_path)
+    assert "--online needs --environment" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["crr", "discrete_bcq", "kl_control", "spibb_dqn"])
 def test_experiments_train_on_discrete_actions(name, discrete_logs, tmp_path):
     done = scripts.run(
