@@ -262,7 +262,6 @@ def worker(_):
         os.kill(os.getpid(), signal.SIGKILL)
     with _behaving(fault):
         dataset = runner.load_dataset(options)
-        config = runner.fit_actions(config, dataset)
         environment = "scored" if fault.startswith("score") else None
         return runner.train(bc, config, dataset, environment, options)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ddm.training import Learner as Learner
     from ddm.training import fit as fit
     from ddm.training import fit_online as fit_online
+    from ddm.training import prepare as prepare
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,7 @@ _PUBLIC = {
     "Learner": "ddm.training",
     "fit": "ddm.training",
     "fit_online": "ddm.training",
+    "prepare": "ddm.training",
 }
 
 

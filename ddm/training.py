@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 
 from ddm import data, experience
 from ddm.errors import InputError
-from ddm.types import Algorithm, Metrics, PRNGKey, Stage, num_minibatches, stages_of
+from ddm.types import Algorithm, Discrete, Metrics, PRNGKey, Stage, num_minibatches, stages_of
 
 
 def fit(
@@ -54,6 +54,7 @@ def fit(
     Raises:
       InputError: the source lacks what the algorithm needs, or `num_steps` does not divide.
     """
+    config = prepare(algorithm, config, source)
     init_key, sampling_key = jax.random.split(key)
     stages = stages_of(algorithm, config)
     if state is None:
@@ -119,6 +120,7 @@ def fit_online(
       InputError: the policy does not fit the environment, the buffer is smaller than a batch, or
         `num_steps` does not divide.
     """
+    config = prepare(algorithm, config, collector.empty_buffer(log, 1))
     spec = algorithm.batch_spec(config)
     init_key, sampling_key, collect_key = jax.random.split(key, 3)
     if learner is None:
@@ -138,6 +140,44 @@ def fit_online(
     return jax.lax.scan(step, learner, length=num_updates(num_steps, spec))
 
 
+def prepare(algorithm: Algorithm, config: Any, source: Any) -> Any:
+    """The configuration with what the data decide, where it is not set.
+
+    The number of discrete actions becomes the log's, and a policy class for real vectors that is
+    the default becomes a categorical one. What else an algorithm takes from the data, such as the
+    edges of bins, its own `prepare(config, dataset)` adds. Everything that trains calls this.
+
+    Args:
+      algorithm: the algorithm module.
+      config: its configuration.
+      source: a dataset, a buffer, or a dict of them; the first one decides.
+
+    Raises:
+      InputError: `num_actions` is given and the data have more.
+    """
+    first = next(iter(source.values())) if isinstance(source, Mapping) else source
+    config = _fit_actions(config, first.info)
+    own = getattr(algorithm, "prepare", None)
+    return config if own is None else own(config, first)
+
+
+def _fit_actions(config: Any, info: Any) -> Any:
+    space = info.action_space
+    if not isinstance(space, Discrete) or not hasattr(config, "num_actions"):
+        return config
+    head = getattr(config, "head", None)
+    if head is not None and head == type(config)().head:
+        config = config.replace(head="categorical")
+    if not config.num_actions:
+        return config.replace(num_actions=space.n)
+    if config.num_actions < space.n:
+        raise InputError(
+            f"num_actions is {config.num_actions}, and {info.name} has {space.n} actions: "
+            "expected at least as many"
+        )
+    return config
+
+
 def init(algorithm: Algorithm, config: Any, source: Any, key: PRNGKey) -> Any:
     """A fresh state for the shapes of a source."""
     spec = algorithm.batch_spec(config)
@@ -150,13 +190,21 @@ def draw(source: Any, sampling_key: PRNGKey, step: jax.Array, batch_size: int, s
     return data.sample(source, jax.random.fold_in(sampling_key, step), batch_size, spec)
 
 
-def own_sources(buffer: data.Buffer, log: data.Dataset | None, log_share: float, spec: Any) -> Any:
-    """The sources of an algorithm that collects: by name, or mixed for one that knows no names."""
+def own_sources(buffer: data.Buffer, log: Any, log_share: float, spec: Any) -> Any:
+    """The sources of an algorithm that collects.
+
+    Args:
+      buffer: its own experience.
+      log: a dataset, a dict of them, or None.
+      log_share: of the log in each batch of an algorithm that knows no names.
+      spec: of its batch.
+    """
     if log is None:
         return {experience.OWN: buffer}
     if data.is_named(spec):
-        return {experience.OWN: buffer, "log": log}
-    return data.Mixture((log, buffer), (log_share, 1.0 - log_share))
+        logs = log if isinstance(log, Mapping) else {"log": log}
+        return {experience.OWN: buffer, **logs}
+    return data.Mixture((data.only_source(log), buffer), (log_share, 1.0 - log_share))
 
 
 def plan(stages: Sequence[Stage], done: int, num_steps: int) -> list[tuple[Stage, int, bool]]:

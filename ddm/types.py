@@ -151,6 +151,7 @@ class Algorithm(Protocol):
     #
     # `batch_spec` may be a dict of specs, one for each source; `init` and `update` then get a dict
     # of batches. `stages(config)` gives the parts of a training, see :class:`Stage`.
+    # `prepare(config, dataset)` adds what the log decides and nothing else set: see `ddm.prepare`.
     # `collect_spec(config)` says how a policy collects own experience: `ddm.CollectSpec`.
     # `loss(config, state, batch, key)` gives metrics of held-out data; without it, the metrics of
     # an update that is thrown away stand for it.

@@ -17,7 +17,6 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(awac)
     dataset = runner.load_dataset(options)
-    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
     return runner.train(awac, config, dataset, environment, options)
 

@@ -18,7 +18,6 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(constrained_iteration)
     dataset = runner.load_dataset(options)
-    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
     return runner.train(constrained_iteration, config, dataset, environment, options)
 

@@ -18,7 +18,6 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(fitted_q)
     dataset = runner.load_dataset(options)
-    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
     return runner.train(fitted_q, config, dataset, environment, options)
 

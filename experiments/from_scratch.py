@@ -87,22 +87,23 @@ class Networks(NamedTuple):
 
 
 VALUE, CRITIC = MLP(1), MLP(1)
+as_array = jnp.asarray  # flax may return more than an array; these networks do not
 
 
 def values_of(params: Any, observations: jax.Array) -> jax.Array:
     """V(s), (B,)."""
-    return VALUE.apply(params, observations)[:, 0]
+    return as_array(VALUE.apply(params, observations))[:, 0]
 
 
 def critics_of(params: Any, observations: jax.Array, actions: jax.Array) -> jax.Array:
     """Q_i(s, a), (2, B)."""
-    return jax.vmap(CRITIC.apply, (0, None, None))(params, observations, actions)[..., 0]
+    return as_array(jax.vmap(CRITIC.apply, (0, None, None))(params, observations, actions))[..., 0]
 
 
 def mean_action(params: Any, observations: jax.Array) -> jax.Array:
     """The policy's mean, (B, A); its standard deviation is fixed, so its likelihood is a square."""
     size = params["params"]["Dense_2"]["bias"].shape[0]
-    return jnp.tanh(MLP(size).apply(params, observations))
+    return jnp.tanh(as_array(MLP(size).apply(params, observations)))
 
 
 # The update.
@@ -166,7 +167,7 @@ def train(
     def step(carry, number):
         key = jax.random.fold_in(sampling_key, number)
         rows = jax.random.randint(key, (BATCH,), 0, log["rewards"].shape[0])
-        params, moments, losses = update(*carry, jax.tree.map(lambda x: x[rows], log))
+        params, moments, losses = update(carry[0], carry[1], jax.tree.map(lambda x: x[rows], log))
         return (params, moments), losses
 
     (params, _), losses = jax.lax.scan(step, (params, moments), jnp.arange(steps))

@@ -19,7 +19,6 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(history_bc)
     dataset = runner.load_dataset(options)
-    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
     return runner.train(history_bc, config, dataset, environment, options)
 

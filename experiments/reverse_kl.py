@@ -19,7 +19,6 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(reverse_kl)
     dataset = runner.load_dataset(options)
-    config = runner.fit_actions(config, dataset)
     environment = runner.find_environment(options, dataset)
     return runner.train(reverse_kl, config, dataset, environment, options)
 

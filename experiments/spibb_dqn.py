@@ -19,8 +19,6 @@ def main(_):
     """Load, normalise, train, evaluate, report."""
     options, config = runner.parse_flags(spibb_dqn)
     dataset = runner.load_dataset(options)
-    config = runner.fit_actions(config, dataset)
-    config = config.replace(dataset_size=config.dataset_size or dataset.num_transitions)
     environment = runner.find_environment(options, dataset)
     return runner.train(spibb_dqn, config, dataset, environment, options)
 

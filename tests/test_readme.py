@@ -90,8 +90,9 @@ def test_every_experiment_trains_without_an_environment(name, logs, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "no score" in done.stdout + done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    if name == "autoregressive":  # it has a flag of its own, which belongs to the run's record
-        assert summary["script_flags"] == {"binning": "quantile"}
+    if name == "autoregressive":  # what it took from the log is part of its configuration
+        assert summary["config"]["binning"] == "quantile"
+        assert len(summary["config"]["edges"]) == 2 * 9
 
 
 def test_a_script_collects_its_own_experience_and_goes_on_from_another_run(logs, tmp_path):

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -81,6 +82,11 @@ class Config(Configuration):
     # The bins' edges where they are not equal, num_bins + 1 numbers for each action dimension, one
     # dimension after the other; empty: equal bins from bin_low to bin_high.
     edges: tuple[float, ...] = static((), "[-1, 1]")
+    # How `prepare` fits edges that are not given to the log: box (not at all), uniform (equal bins
+    # on the range of the actions), quantile or mu_law.
+    binning: str = static("box")
+    # Percent of the logged actions that `prepare` cuts off at each end of the bins' range.
+    clip_percentile: float = static(0.0, "[0, 50)")
     decoder: str = static("transformer")  # transformer, lstm, mlp or factorised
     targets: str = static("one_hot")  # one_hot; soft: a hill over the bins nearby
     decode: str = static("centre")  # centre of the bin; dither: sampled actions uniform in it
@@ -130,6 +136,30 @@ def batch_spec(config: Config) -> BatchSpec:
         history=history,
         min_episode_steps=config.chunk_size,
     )
+
+
+def prepare(config: Config, dataset: Any) -> Config:
+    """The edges of the bins, fitted to the logged actions as `binning` says, where not given.
+
+    Raises:
+      InputError: an unknown `binning`; the dataset is traced, as under jit.
+    """
+    if config.edges or config.binning == "box":
+        return config
+    if config.binning not in binning.BINNINGS:
+        known = ", ".join(("box", *binning.BINNINGS))
+        raise InputError(
+            f"autoregressive: binning={config.binning} is unknown; choose one of {known}"
+        )
+    if isinstance(dataset.actions, jax.core.Tracer):
+        raise InputError(
+            "autoregressive: bins are fitted to the values of the log: call "
+            "ddm.prepare(autoregressive, config, dataset) outside of jit"
+        )
+    edges = binning.fit_edges(
+        np.asarray(dataset.actions), config.num_bins, config.binning, config.clip_percentile
+    )
+    return config.replace(edges=tuple(edges.ravel().tolist()))
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:

@@ -100,6 +100,13 @@ def batch_spec(config: Config) -> BatchSpec:
     )
 
 
+def prepare(config: Config, dataset: Any) -> Config:
+    """The number of logged transitions, where it is not set."""
+    if config.dataset_size:
+        return config
+    return config.replace(dataset_size=dataset.num_transitions)
+
+
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`, and an empty table.
 

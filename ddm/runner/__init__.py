@@ -7,7 +7,6 @@ from ddm.runner.flags import define_flags as define_flags
 from ddm.runner.flags import parse_flags as parse_flags
 from ddm.runner.lanes import map_lanes as map_lanes
 from ddm.runner.launch import find_environment as find_environment
-from ddm.runner.launch import fit_actions as fit_actions
 from ddm.runner.launch import launch as launch
 from ddm.runner.launch import load_dataset as load_dataset
 from ddm.runner.options import Options as Options

@@ -13,7 +13,6 @@ from ddm.errors import DdmError, InputError, MissingDependencyError
 from ddm.runner.help import help_text
 from ddm.runner.options import Options
 from ddm.runner.processes import join_processes, others_told
-from ddm.types import Discrete
 
 
 def launch(main: Callable[[Sequence[str]], Any]) -> None:
@@ -86,36 +85,6 @@ def load_dataset(options: Options) -> Any:
         reward_scale=options.reward_scale,
         like=load_normalization(options.start_from) if options.start_from else None,
     )
-
-
-def fit_actions(config: Any, dataset: Any) -> Any:
-    """The configuration with the number of discrete actions: the one given, or the log's.
-
-    A policy class for real vectors that is the default becomes a categorical one.
-
-    Args:
-      config: of a method for discrete actions, or for both kinds.
-      dataset: its log; one with real actions, or None, changes nothing.
-
-    Raises:
-      InputError: `num_actions` is given and the log has more.
-    """
-    if dataset is None:
-        return config
-    space = dataset.info.action_space
-    if not isinstance(space, Discrete):
-        return config
-    head = getattr(config, "head", None)
-    if head is not None and head == type(config)().head:
-        config = config.replace(head="categorical")
-    if not config.num_actions:
-        return config.replace(num_actions=space.n)
-    if config.num_actions < space.n:
-        raise InputError(
-            f"num_actions is {config.num_actions}, and {dataset.info.name} has {space.n} actions: "
-            "expected at least as many"
-        )
-    return config
 
 
 def find_environment(options: Options, dataset: Any) -> Any:

@@ -117,6 +117,7 @@ class _Run:
         self._holdout = holdout
         shared = share(algorithm, config, sources, environment, options)
         self._units = shared.units
+        config = training.prepare(algorithm, config, self._units)
         self._plan = StagePlan(algorithm, config)
         self.schedule, fitted = make_schedule(options, self._plan.minibatches, self._plan.ends)
         self._plan.check_length(self.schedule.num_updates)

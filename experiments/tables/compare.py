@@ -31,7 +31,7 @@ from absl import flags
 from children import Children
 
 from ddm import runner
-from ddm.data import minari_io
+from ddm.data import minari_finding
 from ddm.errors import InputError
 from ddm.evaluation import statistics
 from ddm.runner import locks
@@ -80,8 +80,10 @@ def main(_):
         raise InputError("--datasets is missing: name at least one Minari id, folder or file")
     methods = chosen_methods(_METHODS.value, _METHOD.value)
     for dataset in _DATASETS.value:  # downloaded now: a result belongs to what is there
-        if not pathlib.Path(dataset).expanduser().exists() and minari_io.is_dataset_id(dataset):
-            minari_io.find_dataset(dataset)
+        if not pathlib.Path(dataset).expanduser().exists() and minari_finding.is_dataset_id(
+            dataset
+        ):
+            minari_finding.find_dataset(dataset)
     out = pathlib.Path(_OUT.value)
     jobs = {
         (dataset, name): (command, out / folder_name(dataset, name, command))
@@ -191,7 +193,7 @@ def identity(dataset: str, words: list[str]) -> str:
     path = pathlib.Path(dataset).expanduser()
     found.update((str(path.resolve()) if path.exists() else dataset).encode())
     if not path.exists():
-        path = minari_io.datasets_root() / dataset
+        path = minari_finding.datasets_root() / dataset
     if path.is_file():
         with path.open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())

@@ -17,7 +17,8 @@ from ddm.data import DatasetInfo
 from ddm.errors import InputError, MissingDependencyError
 from ddm.imitation import bc
 from ddm.policy_constraint import iql
-from ddm.runner import find_environment, fit_actions, load_dataset
+from ddm.runner import find_environment, load_dataset
+from ddm.training import prepare
 from ddm.types import Box, Discrete
 
 HERE = str(Path(__file__).parent)
@@ -194,19 +195,19 @@ def test_environment_kwargs_are_a_json_object(tmp_path, text):
 @pytest.mark.parametrize("algorithm", [bc, iql])
 def test_the_number_of_actions_is_the_one_given_or_the_logs(algorithm):
     log = types.SimpleNamespace(info=named(None).info)  # two actions
-    assert fit_actions(algorithm.Config(), log).num_actions == 2
-    assert fit_actions(algorithm.Config(num_actions=5), log).num_actions == 5
+    assert prepare(algorithm, algorithm.Config(), log).num_actions == 2
+    assert prepare(algorithm, algorithm.Config(num_actions=5), log).num_actions == 5
     with pytest.raises(InputError, match="num_actions is 1, and log has 2 actions"):
-        fit_actions(algorithm.Config(num_actions=1), log)
+        prepare(algorithm, algorithm.Config(num_actions=1), log)
     box = dataclasses.replace(log.info, action_space=Box((1,), (-1.0,), (1.0,)))
     config = algorithm.Config()
-    assert fit_actions(config, types.SimpleNamespace(info=box)) is config
+    assert prepare(algorithm, config, types.SimpleNamespace(info=box)) is config
 
 
 def test_the_default_policy_class_follows_the_kind_of_actions():
     log = types.SimpleNamespace(info=named(None).info)
-    assert fit_actions(bc.Config(), log).head == "categorical"
-    assert fit_actions(bc.Config(head="tabular"), log).head == "tabular"
+    assert prepare(bc, bc.Config(), log).head == "categorical"
+    assert prepare(bc, bc.Config(head="tabular"), log).head == "tabular"
 
 
 def test_bounds_of_actions_come_in_pairs(tmp_path):
