@@ -25,7 +25,7 @@ class Mixture(struct.PyTreeNode):
     online from logged data with an algorithm that knows of one source only.
     """
 
-    parts: tuple[Dataset | Buffer, ...]
+    parts: tuple[Any, ...]  # datasets and buffers
     shares: tuple[float, ...] = struct.field(pytree_node=False)  # they sum to 1
 
     @property
