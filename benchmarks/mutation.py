@@ -158,6 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds of one fault's tests")
     parser.add_argument("--csv", action="store_true", help=f"write into {RESULTS.name}")
     options = parser.parse_args(arguments)
+    if options.csv and (options.only or options.limit):
+        parser.error("--csv is for all faults: leave --only and --limit out")
     faults = [fault for fault in read_faults() if re.search(options.only, str(fault))]
     faults = faults[: options.limit or None]
     check_unmutated(faults, timeout=len(faults) * options.timeout)

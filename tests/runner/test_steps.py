@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import linear_regression
@@ -14,7 +15,7 @@ import pytest
 import tiny
 
 from ddm import data, evaluation
-from ddm.runner import report, train
+from ddm.runner import load_policy, report, train
 from ddm.runner.failures import Failures
 from ddm.runner.metrics import read_metrics
 from ddm.runner.program import STATE, init_lanes, make_interval
@@ -131,12 +132,9 @@ def test_every_evaluation_meets_new_episodes_and_acts_as_asked(dataset, tmp_path
         tmp_path, num_updates=8, seeds=2, eval_seed=100, deterministic_eval=deterministic
     )
     result = train(SAMPLING, config, dataset, tiny.Target(), options)
-    for found, expected in zip(
-        jax.tree.leaves(result.policy.normalization),
-        jax.tree.leaves(dataset.normalization),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(found, expected)
+    saved = load_policy(tmp_path, SAMPLING, lane=None)
+    for policy in (result.policy, saved):
+        chex.assert_trees_all_equal(policy.normalization, dataset.normalization)
     history = read_metrics(tmp_path / "metrics.csv", [Lane(0), Lane(1)])
     evaluate = functools.partial(
         evaluation.evaluate, result.policy, tiny.Target(), num_episodes=3,
