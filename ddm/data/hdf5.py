@@ -127,7 +127,7 @@ class Members:
         if name == "":
             return self._groups[""]
         group, _, last = name.rpartition("/")
-        parent = self._object(group) if links == 0 else self._follow(group, links, self._h5o)
+        parent = self._parent(group, links)
         if not isinstance(parent, self._h5g.GroupID):
             raise InputError(f"{self.path}: {group} is no group, expected {last} in it")
         key = last.encode()
@@ -143,8 +143,13 @@ class Members:
             )
         try:
             return kind.open(parent, key)
-        except TypeError:  # a group in place of a dataset
+        except (TypeError, ValueError, KeyError):  # a group in place of a dataset, or the reverse
             return self._h5o.open(parent, key)
+
+    def _parent(self, name: str, links: int) -> Any:
+        if links == 0:
+            return self._object(name, self._h5g)
+        return self._follow(name, links, self._h5g)
 
     def _follow_soft(self, name: str, target: str, links: int, kind: Any) -> Any:
         if links >= LONGEST_CHAIN:
