@@ -8,9 +8,10 @@ its user may read; they are refused unless they are asked for.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -56,6 +57,14 @@ def check_links(path: Path, external_links: bool) -> None:
             members.size(name)
 
 
+class Stored(NamedTuple):
+    """An open dataset; what is asked of it costs as much as opening it, and is asked once."""
+
+    id: Any  # h5py's
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
 class Members:
     """Groups and datasets of an open file, through h5py's low-level calls.
 
@@ -69,10 +78,11 @@ class Members:
         self.path = path
         self._place = place
         self._external_links = external_links
-        self._root = file.id
         self._length = path.stat().st_size
-        self._h5 = {"d": h5d, "g": h5g, "l": h5l, "o": h5o, "s": h5s, "t": h5t}
-        self._groups: dict[str, Any] = {}
+        self._h5d, self._h5g, self._h5l, self._h5o = h5d, h5g, h5l, h5o
+        self._all, self._create_type = h5s.ALL, h5t.py_create
+        self._types: dict[np.dtype, Any] = {}
+        self._groups: dict[str, Any] = {"": h5g.open(file.id, b"/")}
         self._last: tuple[str, Any] = ("", None)
 
     # --- Finding ---
@@ -93,60 +103,71 @@ class Members:
         Raises:
           InputError: there is none, or it lies in another file.
         """
-        return isinstance(self._object(name), self._h5["g"].GroupID)
+        return isinstance(self._object(name), self._h5g.GroupID)
 
-    def _object(self, name: str) -> Any:
-        """An open group or dataset; groups stay open until another one of their depth is used."""
-        if name == "":
-            return self._h5["g"].open(self._root, b"/")
+    def _object(self, name: str, kind: Any = None) -> Any:
+        """An open group or dataset; groups stay open until another one of their depth is used.
+
+        Args:
+          name: from the root, without a slash at its beginning.
+          kind: h5py's module of what it should be, whose calls are several times as fast.
+        """
         if name in self._groups:
             return self._groups[name]
         self._place.member = name
-        found = self._follow(name, 0)
-        if isinstance(found, self._h5["g"].GroupID):
+        found = self._follow(name, 0, kind or self._h5o)
+        if isinstance(found, self._h5g.GroupID):
             depth = name.count("/")
-            self._groups = {n: g for n, g in self._groups.items() if n.count("/") < depth}
-            self._groups[name] = found
+            kept = {n: group for n, group in self._groups.items() if n.count("/") < depth}
+            self._groups = {"": self._groups[""], **kept, name: found}
         return found
 
-    def _follow(self, name: str, links: int) -> Any:
+    def _follow(self, name: str, links: int, kind: Any) -> Any:
+        """Opens what a name leads to, after so many soft links."""
+        if name == "":
+            return self._groups[""]
         group, _, last = name.rpartition("/")
-        parent = self._object(group) if links == 0 else self._follow_group(group, links)
-        if not isinstance(parent, self._h5["g"].GroupID):
+        parent = self._parent(group, links)
+        if not isinstance(parent, self._h5g.GroupID):
             raise InputError(f"{self.path}: {group} is no group, expected {last} in it")
         key = last.encode()
         try:
-            kind = parent.links.get_info(key).type
+            link = parent.links.get_info(key).type
         except (KeyError, RuntimeError):
             raise InputError(f"{self.path}: {name} is missing") from None
-        layer = self._h5["l"]
-        if kind == layer.TYPE_HARD:
-            return self._h5["o"].open(parent, key)
-        if kind == layer.TYPE_SOFT:
-            if links >= LONGEST_CHAIN:
-                raise InputError(f"{self.path}: {name} is a link that leads back to itself")
-            target = parent.links.get_val(key).decode()
-            absolute = target if target.startswith("/") else f"{group}/{target}"
-            try:
-                return self._follow(_normal(absolute), links + 1)
-            except InputError as error:
-                if "is missing" in str(error):
-                    raise InputError(
-                        f"{self.path}: {name} is a link to {target}, which is missing"
-                    ) from None
-                raise
-        if not self._external_links:
+        if link == self._h5l.TYPE_SOFT:
+            return self._follow_soft(name, parent.links.get_val(key).decode(), links, kind)
+        if link != self._h5l.TYPE_HARD and not self._external_links:
             raise InputError(
                 f"{self.path}: {name} is a link to another file, which is not followed; {ASK}"
             )
-        return self._h5["o"].open(parent, key)
+        try:
+            return kind.open(parent, key)
+        except (TypeError, ValueError, KeyError):  # a group in place of a dataset, or the reverse
+            return self._h5o.open(parent, key)
 
-    def _follow_group(self, name: str, links: int) -> Any:
-        return self._h5["g"].open(self._root, b"/") if name == "" else self._follow(name, links)
+    def _parent(self, name: str, links: int) -> Any:
+        if links == 0:
+            return self._object(name, self._h5g)
+        return self._follow(name, links, self._h5g)
+
+    def _follow_soft(self, name: str, target: str, links: int, kind: Any) -> Any:
+        if links >= LONGEST_CHAIN:
+            raise InputError(f"{self.path}: {name} is a link that leads back to itself")
+        group = name.rpartition("/")[0]
+        absolute = target if target.startswith("/") else f"{group}/{target}"
+        try:
+            return self._follow(_normal(absolute), links + 1, kind)
+        except InputError as error:
+            if "is missing" not in str(error):
+                raise
+            raise InputError(
+                f"{self.path}: {name} is a link to {target}, which is missing"
+            ) from None
 
     # --- Datasets ---
 
-    def dataset(self, name: str) -> Any:
+    def dataset(self, name: str) -> Stored:
         """An open dataset, whose content lies in this file.
 
         Raises:
@@ -154,23 +175,27 @@ class Members:
         """
         if name == self._last[0]:
             return self._last[1]
-        found = self._object(name)
-        if not isinstance(found, self._h5["d"].DatasetID):
+        found = self._object(name, self._h5d)
+        if not isinstance(found, self._h5d.DatasetID):
             raise InputError(f"{self.path}: {name} is no dataset, expected an array")
-        plist = found.get_create_plist()
-        layer = self._h5["d"]
-        outside = plist.get_layout() == layer.VIRTUAL or (
-            plist.get_layout() == layer.CONTIGUOUS and plist.get_external_count() > 0
-        )
-        if outside and not self._external_links:
+        space = found.get_space()
+        if not self._external_links and not _lies_inside(found, space):
             raise InputError(
                 f"{self.path}: {name} has its content in another file, which is not read; {ASK}"
             )
-        if not outside and plist.get_nfilters() == 0:
-            # Without compression the file cannot hold less than what the shape says.
-            check_held(_size(found), self._length, f"{self.path}: {name}")
-        self._last = (name, found)
-        return found
+        stored = Stored(found, tuple(space.shape or ()), found.dtype)
+        self._last = (name, stored)
+        return stored
+
+    def _declared(self, name: str) -> int:
+        """Bytes of a dataset in memory; without compression a file cannot hold less."""
+        stored = self.dataset(name)
+        size = math.prod(stored.shape) * stored.dtype.itemsize
+        plist = stored.id.get_create_plist()
+        inside = plist.get_layout() in (self._h5d.CONTIGUOUS, self._h5d.CHUNKED)
+        if inside and plist.get_nfilters() == 0 and _lies_inside(stored.id, stored.id.get_space()):
+            check_held(size, self._length, f"{self.path}: {name}")
+        return size
 
     def size(self, name: str, depth: int = 0) -> int:
         """Bytes of a dataset, or of all in a group, as they will be in memory."""
@@ -180,7 +205,7 @@ class Members:
             )
         if self.is_group(name):
             return sum(self.size(f"{name}/{key}", depth + 1) for key in self.names(name))
-        return _size(self.dataset(name))
+        return self._declared(name)
 
     def read(self, name: str) -> Any:
         """An array, or the arrays of a group by name: a dict observation."""
@@ -189,7 +214,7 @@ class Members:
         import h5py
 
         self._place.member = name
-        array = h5py.Dataset(self.dataset(name))[()]
+        array = h5py.Dataset(self.dataset(name).id)[()]
         if isinstance(array, h5py.Empty):
             raise InputError(f"{self.path}: {name} is empty")
         return array
@@ -200,38 +225,41 @@ class Members:
         Raises:
           InputError: another shape, or a dtype whose numbers would be cut.
         """
-        dataset = self.dataset(name)
+        dataset, shape, stored = self.dataset(name)
         self._place.member = name
-        shape = dataset.shape
         if shape != out.shape and shape != (*out.shape, 1):
             raise InputError(f"{self.path}: {name} has shape {shape}, expected {out.shape}")
-        stored = dataset.dtype
         if not _converts(stored, out.dtype):
             raise InputError(f"{self.path}: {name} has dtype {stored}, expected {out.dtype}")
-        layer = self._h5
         if stored.kind == "f" and out.dtype.kind == "i":
             numbers = np.empty(out.shape, np.float64)
-            dataset.read(layer["s"].ALL, layer["s"].ALL, numbers, self._type(numbers.dtype))
+            dataset.read(self._all, self._all, numbers, self._type(numbers.dtype))
             if not np.array_equal(numbers, np.rint(numbers)) or np.any(np.abs(numbers) > 2**53):
                 raise InputError(f"{self.path}: {name} has dtype {stored}, expected whole numbers")
             out[...] = numbers
             return
-        dataset.read(layer["s"].ALL, layer["s"].ALL, out, self._type(out.dtype))
+        dataset.read(self._all, self._all, out, self._type(out.dtype))
         if out.dtype == bool and out.size and out.view(np.uint8).max() > 1:
             raise InputError(f"{self.path}: {name} has flags other than 0 and 1")
 
     def _type(self, dtype: np.dtype) -> Any:
-        found = self._h5.setdefault("types", {})
-        if dtype not in found:
-            found[dtype] = self._h5["t"].py_create(dtype)
-        return found[dtype]
+        if dtype not in self._types:
+            self._types[dtype] = self._create_type(dtype)
+        return self._types[dtype]
 
 
-def _size(dataset: Any) -> int:
-    size = 1
-    for length in dataset.shape or ():
-        size *= length
-    return size * dataset.dtype.itemsize
+def _lies_inside(dataset: Any, space: Any) -> bool:
+    """Whether a dataset has its content in its own file."""
+    if dataset.get_offset() is not None:
+        return True  # in one piece
+    try:
+        dataset.get_num_chunks(space)
+    except RuntimeError:  # neither in chunks: external, virtual, or so small that it has no place
+        from h5py import h5d  # pyright: ignore
+
+        plist = dataset.get_create_plist()
+        return plist.get_layout() != h5d.VIRTUAL and plist.get_external_count() == 0
+    return True
 
 
 def _normal(name: str) -> str:

@@ -63,8 +63,11 @@ def _read(
     action = _action_leaf(action_space, reader.path)
     shapes = [(steps + episodes, *leaf.shape) for leaf in observation_leaves]
     dtypes = [_dtype(leaf) for leaf in observation_leaves]
-    per_step = {"actions": (action.shape, _dtype(action))}
-    per_step |= {field: ((), np.dtype(dtype)) for field, dtype in STEP_FIELDS.items()}
+    # Rewards come first: their length was asked just before, and they are still open.
+    per_step: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+        field: ((), np.dtype(dtype)) for field, dtype in STEP_FIELDS.items()
+    }
+    per_step["actions"] = (action.shape, _dtype(action))
     sizes = [
         math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)
     ] + [steps * math.prod(shape) * dtype.itemsize for shape, dtype in per_step.values()]

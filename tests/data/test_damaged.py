@@ -98,7 +98,7 @@ def test_parts_in_other_files_are_read_where_they_are_asked_for(name, what, tmp_
     path = FORMATS[name].write(tmp_path)
     damage.apply(path, np.random.default_rng(0))
     if (name, what) == ("Minari", "external link"):  # of five rewards, and the episode has three
-        with pytest.raises(InputError, match=r"episode_0/actions has shape \(3, 1\)"):
+        with pytest.raises(InputError, match=r"has shape \(3,.*, expected \(5,"):
             data.load(path, external_links=True)
         return
     found = np.asarray(data.load(path, external_links=True).rewards)[:3]
