@@ -13,12 +13,12 @@ authors' gap minus log(3 `num_samples`), and it estimates the same number for ev
 `num_samples`. Temperature, policy and critic losses all see the parameters before the step.
 
 The unit of a Lagrange gap. Over N = 30 samples the authors steer weight * (gap + log N) to their
-threshold, with a weight of its own beside the dual variable, which starts at 1; here the dual
-variable is their product and starts at `alpha`. Their threshold t at weight w is a `target_gap` of
-t / w - log 30: the default, 1 - log 30 = -2.4, is their AntMaze setting (w = 5, t = 5), and w = 1,
-t = 5 is 1.6. JaxCQL and Cal-QL steer the gap itself: their g is g - log 30 here, -2.6 for 0.8.
-Values that do not depend on the action have a gap of log 2 for each action dimension: a target
-above that turns the penalty off from the first step.
+threshold. They have a fixed weight and a dual variable that starts at 1; here the dual variable is
+the product of the two and starts at `alpha`. Their threshold t at weight w is a `target_gap` of t /
+w - log 30: the default, 1 - log 30 = -2.4, is their AntMaze setting (w = 5, t = 5), and w = 1, t =
+5 is 1.6. JaxCQL and Cal-QL steer the gap itself: their threshold g is g - log 30 here, so 0.8
+becomes -2.6. Values that do not depend on the action have a gap of log 2 for each action dimension:
+a target above that turns the penalty off from the first step.
 
 From the authors' code: two layers of 256, not three (`hidden_sizes`); they step the temperature
 first, at the policy's step size of 1e-4; the likelihood of their cloning steps (`bc_steps`, 40,000
@@ -202,7 +202,7 @@ def _critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) ->
 def _penalised_actions(
     config: Config, state: State, batch: Batch, key: PRNGKey
 ) -> tuple[jax.Array, jax.Array]:
-    """Actions (B, 3 num_samples, A) at s and the log-densities (B, 3 num_samples) they have."""
+    """Actions (B, 3 num_samples, A) at s and their log-densities (B, 3 num_samples)."""
     uniform_key, current_key, next_key = jax.random.split(key, 3)
     rows, action_size = batch.actions.shape
     uniform = jax.random.uniform(

@@ -6,8 +6,8 @@
 by plain gradient descent. The penalty pushes all values of a visited state down and those of the
 logged actions up. Its gradient, alpha (softmax Q(s, .) - beta(. | s)) summed over the rows of a
 state, never vanishes for an action that was not logged there: such values fall without limit, as
--log(steps); compare decisions, not values, there. A rare action is pulled hard as well: its values
-gather beta(a | s) of the squared error, but the softmax's whole share of the penalty.
+-log(steps); compare decisions, not values, there. A rare action is pulled hard as well: it gets
+only a share beta(a | s) of the squared error, but the softmax's whole share of the penalty.
 
 The paper's 1/2 stands before the squared error. The targets follow the table at every step; there
 is no second table, and gradients do not pass through them. The loss is a mean over rows, so that a

@@ -8,8 +8,9 @@ The paper's objective, with the convex f and its conjugate f*,
 is the return less beta times the f-divergence of pi's discounted occupancy from the data. At its
 inner optimum f*' of the scaled residual is the ratio of pi's occupancy to the data's, so that the
 policy needs no importance weights. What is implemented is the form of the authors' code, with
-f*(x) = |x|^p / p. There alpha stands beside the first term instead of inside the second, which is
-the objective times a constant with alpha = beta^(p - 1), and the bootstrap is mostly a target's:
+f*(x) = |x|^p / p. There alpha multiplies the first term, where the paper's beta is in the second.
+This is the objective times a constant, with alpha = beta^(p - 1). Most of the bootstrap comes from
+target networks:
 
     delta_i = r + gamma (1 - termination) (nu_i'(s', a') - tau log pi(a' | s')) - nu_i(s, a)
     nu_i'   = kappa nu_i + (1 - kappa) min_j nubar_j,    a' ~ pi(. | s'),  a_0 ~ pi(. | s_0)
@@ -26,10 +27,10 @@ called `critic` in the state, as they estimate the value of pi for the reward le
 
 One `update` is `policy_delay` critic steps on consecutive mini-batches, then a step of the policy,
 the temperature and the targets, as in the authors' code. The policy is SAC's here: its log std is
-clipped to its range, where theirs is squashed by a tanh, and its layers start uniform, where theirs
-start orthogonal; the penalty that keeps features orthogonal is theirs. It needs a discount below 1
-(their form for the average reward is not here), and the first observations of episodes in every
-batch.
+clipped to its range (theirs is squashed by a tanh), and its layers start uniform (theirs start
+orthogonal). The penalty that keeps features orthogonal is theirs. It needs a discount below 1
+(their form for the average reward is not implemented), and every batch needs first observations of
+episodes.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
     # Without the entropy in the residual nothing here depends on the temperature.
     found = sac.temperature_at_bound(config, metrics) if config.backup_entropy > 0.0 else []
     entropy = config.backup_entropy * metrics.get("temperature", 0.0) * metrics.get("entropy", 0.0)
-    # What the density ratio takes off a reward, at least.
+    # The density ratio takes at least this off a reward.
     ratio = config.alpha * metrics.get("density_ratio", 0.0)
     cost = ratio ** (1.0 / max(config.exponent - 1.0, 1e-3)) if ratio > 0.0 else 0.0
     bonus = abs(entropy) + cost
@@ -174,7 +175,7 @@ def residuals(
     bootstrap = config.online_share * online + (1.0 - config.online_share) * target
     entropy = config.backup_entropy * sac.temperature(state) * log_probs[None]
     bootstrap = bootstrap - entropy
-    # Not `ops.td_target`, through which no gradient passes.
+    # Not `ops.td_target`, which stops the gradient.
     bootstrap = jnp.where(batch.terminations[None], 0.0, bootstrap)
     backups = batch.rewards[None] + config.discount * bootstrap
     values = network.apply(critic_params, batch.observations, batch.actions)

@@ -6,7 +6,7 @@
     w(A) = min(exp(A / lambda), w_max),   or B softmax(A / lambda) over a batch of B
 
 The order is that of CORL's code: critics, then the policy with the new critics, then the targets.
-`inverse_temperature` is 1 / lambda. The two weights are not two scales of one thing:
+`inverse_temperature` is 1 / lambda. The two weights differ in more than scale:
 
 - "exponential" (the paper, CORL) has no bound but w_max. Where advantages are much larger than
   lambda most weights are at w_max or near 0, and their mean may be 50 or 0.01.
@@ -14,9 +14,9 @@ The order is that of CORL's code: critics, then the policy with the new critics,
   within the batch count. A lambda that is right for the one is wrong by an order of magnitude for
   the other: rlkit has 2 for locomotion and 0.5 for hands, CORL 1/3 and 0.1.
 
-The metrics ``weight`` and ``effective_share`` show which case one is in. Here the mean of the
-policy passes through a tanh, as in IQL; CORL's does not, and its `log_std_min` is -20: one policy
-serves all weighted regressions here. CORL standardises observations
+The metrics ``weight`` and ``effective_share`` show which case a run is in. Here the mean of the
+policy passes through a tanh, as in IQL; CORL's does not, and its `log_std_min` is -20. All weighted
+regressions here share one policy. CORL standardises observations
 (`--normalize_observations=standardize`). Discrete actions (`num_actions`) have exact expectations
 under the policy, in the target and in the advantage.
 """

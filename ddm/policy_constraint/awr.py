@@ -4,21 +4,20 @@
     L_V  = (V(s) - R)^2
     L_pi = - min(exp(A / temperature), w_max) log pi(a | s),   A = R - V(s)
 
-The only critic is V, on logged returns: nothing is stitched together from two episodes beyond
-what V knows, and no value is asked for an action. The advantages are standardised, so that the
-temperature has no unit.
+The only critic is V, fitted to logged returns: two episodes are combined only through V, and no
+value of an action is needed. The advantages are standardised, so that the temperature has no unit.
 
 Where this leaves the authors' loop. They compute R and A of the whole buffer, fit V for hundreds of
-steps, compute them again, and fit the policy for a thousand. Here each update draws rows, looks
-`window` steps ahead from each for its R, and takes one step of V and one of the policy, both from
-the values before it: another pass over the windows would double the cost. The return of a row is
-cut after `window` steps, or at its episode's end if that is nearer, and bootstrapped there: by V
-at a truncation, by 0 at a termination. What lies beyond has a weight of (gamma lambda)^window in
-an uncut return, 14 % at the defaults. Advantages are standardised over the batch, not over the
-buffer. Adam takes the place of SGD with momentum, and V needs no scaling by 1 - gamma with it. The
-authors' policy has a fixed width, 0.4 or 0.2; here it is learned, and `log_std_min` =
-`log_std_max` fixes it. Their penalty on means outside of the box has no use for means that are a
-tanh.
+steps, compute them again, and fit the policy for a thousand. Here each update draws rows and looks
+`window` steps ahead of each to compute its R. Then it takes one step of V and one of the policy.
+Both use the values before the update: another pass over the windows would double the cost. The
+return of a row is cut after `window` steps, or at its episode's end if that is nearer, and
+bootstrapped there: by V at a truncation, by 0 at a termination. In an uncut return, the part beyond
+the window has a weight of (gamma lambda)^window, 14 % at the defaults. Advantages are standardised
+over the batch, not over the buffer. Adam takes the place of SGD with momentum, and V needs no
+scaling by 1 - gamma with it. The authors' policy has a fixed width, 0.4 or 0.2; here it is learned,
+and `log_std_min` = `log_std_max` fixes it. Their penalty on means outside the box is not needed
+here: the means pass through a tanh.
 """
 
 from __future__ import annotations
@@ -155,8 +154,8 @@ def resolve(config: Config, num_updates: int) -> Config:
 def values_and_returns(config: Config, state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """V(s) and R, both (B,), of the first step of each window.
 
-    A window repeats its episode's last step beyond its end, so that the last next observation is
-    that of the last valid step, wherever this lies.
+    Beyond the episode's end a window repeats its last step. So the window's last next observation
+    is always that of its last valid step.
     """
     observations = jnp.concatenate([batch.observations, batch.next_observations[:, -1:]], axis=1)
     values = regression.value_network(config).apply(state.value.params, observations)

@@ -8,9 +8,9 @@
     act   = argmax_m Q_1(s, a_m)
 
 A variational autoencoder proposes actions like those of the data, a network moves each by at most
-phi, and the best by value is taken: of 10 in the target, with the target networks, of 100 to act.
-At phi = 0 values choose among the model's own actions (as in EMaQ, Ghasemipour et al. 2021); with
-one proposal on top it is cloning.
+phi, and the one with the best value is taken: of 10 in the target, by the target networks, or of
+100 to act. At phi = 0 values choose among the model's own actions (as in EMaQ, Ghasemipour et al.
+2021); with, in addition, only one proposal it is cloning.
 
 The order is that of the authors' code (sfujim/BCQ): model, critics with the new model, then xi with
 the new model and critics, then the targets of critics and xi. The proposals at s and s' come from

@@ -7,20 +7,21 @@
     act     = argmax_m Q_1(s, a_m),   a_m ~ pi(. | s)
 
 with a_m ~ pi(. | s') in the target, u_n ~ pi(. | s) and b_n of a behaviour model, both before their
-tanh, where no gradient dies. The policy may be anywhere where the data is, not only where it is
-dense: with few samples and a bandwidth that is wide beside the actions, the maximum mean
-discrepancy says little about densities and much about supports (section 5.2 and appendix).
+tanh, where gradients do not vanish. The policy may choose any action that the data supports, not
+only where the data is dense: with few samples and a bandwidth that is large compared with the
+actions, the maximum mean discrepancy says little about densities and much about supports (section
+5.2 and appendix).
 
-MMD is the root of the mean over all pairs, a sample's pair with itself included, plus 1e-6: two
-samples of 4 from one wide distribution are already far apart (0.1 for uniform actions and the
-defaults), and where epsilon is below that, alpha grows to its bound. Watch ``mmd`` and
+MMD is the root of (the mean over all pairs + 1e-6), where pairs of a sample with itself count too.
+So two samples of 4 from the same wide distribution are already far apart (0.1 for uniform actions
+and the defaults). If epsilon is below that, alpha grows to its bound. Watch ``mmd`` and
 ``log_alpha``; `diagnose` does.
 
 The form is that of rail-berkeley/d4rl_evaluations: the behaviour model steps first; then all
 losses see the same critics, policy and alpha; in the first `warmup_steps` the policy only imitates;
-the target's actions are those of the policy itself. The first authors' code (aviralkumar2907/BEAR)
-is `deviation_weight` above 0, which takes the ensemble's deviation off its value: 1.2 there.
-Without noise, `act` draws its actions from a fixed key.
+the target's actions are those of the policy itself. The code of BEAR's authors
+(aviralkumar2907/BEAR) also subtracts the ensemble's deviation from its value: this is
+`deviation_weight`, 1.2 there. Without noise, `act` draws its actions from a fixed key.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from ddm.types import (
     static,
 )
 
-# One value (B,) of an ensemble (E, B), by which the policy is improved.
+# One value (B,) from an ensemble (E, B); the policy is improved by it.
 ValueFn = Callable[[jax.Array], jax.Array]
 VALUES: dict[str, ValueFn] = {
     "minimum": lambda values: jnp.min(values, axis=0),

@@ -13,20 +13,20 @@ BRAC-p does not. The divergence D(s) of the policy from the behaviour policy is 
 - ``mmd``: squared maximum mean discrepancy of samples of pi and of beta.
 - ``kl_dual``: the largest E_pi log h(s, a) - E_data h(s, a) + 1 with h = softplus(c(s, a)).
 - ``wasserstein``: the largest E_pi c(s, a) - E_data c(s, a). Both are dual: a critic c is trained,
-  with a penalty on slopes above `max_slope`, and the data speak for themselves.
+  with a penalty on slopes above `max_slope`, and no behaviour policy is needed.
 
 Primal divergences need a behaviour policy beta. The authors train it beforehand, for 3e5 to 1e6
-steps, and then keep it. Here it is a network of the state that takes a step of maximum likelihood
-with every batch (with the first `behavior_steps`, if that is not 0), and the first `warmup_steps`
-of the policy, without Q, are the time that it gets to become useful: the policy follows it. The
-value penalty too waits for the end of the warm-up: the first divergences are hundreds of nats, and
-values that have learned them forget slowly. Where the behaviour policy has not settled by then,
-`behavior_progress` and `diagnose` say so: warm up for longer.
+steps, and then keep it. Here it is part of the state: a network that takes one step of maximum
+likelihood per batch (only in the first `behavior_steps`, if that is not 0). It has the first
+`warmup_steps` to become useful: in these the policy ignores Q and follows the behaviour policy. The
+value penalty also waits for the end of the warm-up: the first divergences are hundreds of nats, and
+values that have learned them forget slowly. If the behaviour policy has not converged by then,
+`behavior_progress` and `diagnose` say so: use a longer warm-up.
 
-Other differences: one loss draws the actions of D and of Q, where the authors draw anew for the
-step of alpha; the further steps of a dual critic see the same rows with new actions of the policy,
-not new rows; widths are clipped, not squashed, to their range; all networks have layers of 256,
-where the authors' policies have 200 and their critics 300; the behaviour policy's likelihood has no
+Other differences: D, Q and the step of alpha use the same drawn actions, where the authors draw new
+ones for alpha; further steps of a dual critic see the same rows with new actions of the policy, not
+new rows; widths are clipped to their range, not squashed; all networks have layers of 256, where
+the authors' policies have 200 and their critics 300; the behaviour policy's likelihood has no
 entropy term. `act` is the authors' "max-Q" policy; without noise, its draws are fixed.
 """
 
@@ -59,9 +59,10 @@ from ddm.types import (
     static,
 )
 
-# Actions are this far inside their box where the behaviour policy's density is asked for.
+# Actions are moved this far inside their box before the behaviour policy's density is computed.
 ACTION_MARGIN = 1e-3
-# Fall of the behaviour policy's loss, in nats over about 900 updates, that counts as converged.
+# The behaviour policy has converged if its loss falls by at most this many nats in about 900
+# updates.
 SETTLED = 0.1
 
 # (config, pi, beta, key) -> estimates (B,) at the observations of the two distributions.
@@ -131,7 +132,7 @@ class Config(Configuration):
 
 
 class Behavior(struct.PyTreeNode):
-    """The behaviour policy, and how well it is known."""
+    """The behaviour policy, and how far its training has converged."""
 
     policy: networks.Trainable
     fit: convergence.Convergence  # of its loss
@@ -204,7 +205,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     ``divergence``, mean over the batch; ``entropy``, the sample estimate -log pi; ``alpha``, before
     its step; ``value_weight``, 1 once the warm-up is over; ``reward_max``, the largest size of a
     reward in the batch. Primal divergences: ``behavior_loss``,
-    in nats, and ``behavior_progress``, by how much it fell over about the last 900 updates. Dual
+    in nats, and ``behavior_progress``, its fall over about the last 900 updates. Dual
     ones: ``slope_penalty``, the mean squared excess slope of the divergence's critic.
     """
     check_batch(batch, batch_spec(config), "brac")
@@ -254,7 +255,7 @@ def act(
 ) -> tuple[jax.Array, PyTree]:
     """The best by Q_1 of `num_eval_samples` actions of the policy, new ones or always the same.
 
-    With 0 of them, a sample, or tanh of the mean.
+    If `num_eval_samples` is 0: a sample, or tanh of the mean.
     """
     policy = policy_at(config, state.actor.params, observation)
     if config.num_eval_samples < 1:
@@ -379,7 +380,7 @@ def critic_network(config: Config) -> networks.ActionValue:
 
 
 def penalty_weight(config: Config, state: State) -> jax.Array | float:
-    """Alpha: learned, or as configured."""
+    """Alpha: the learned value, or the configured one."""
     return state.alpha.params if config.adaptive else config.alpha
 
 
@@ -455,7 +456,7 @@ def _behavior_step(config: Config, state: State, batch: Batch) -> tuple[State, M
     learns = (config.behavior_steps < 1) | (state.step < config.behavior_steps)
     rate = jnp.where(learns, config.behavior_learning_rate, 0.0)
     policy, metrics = networks.minimize(loss_fn, old.policy, optax.adam(rate))
-    # A model that no longer learns has not converged for that: the tracker stops with it.
+    # Stopping a model's training does not make it converge: the tracker stops with it.
     fit = jax.tree.map(
         lambda now, before: jnp.where(learns, now, before),
         convergence.observe(old.fit, metrics["behavior_loss"]),

@@ -5,9 +5,9 @@
 
 `improve` is greedy under one of the constraints of `CONSTRAINTS`, and beta the empirical policy of
 the log. Each update sweeps over the whole log, so that the iteration is exact in the empirical
-MDP. A pair that was never logged keeps `initial_value`, as the extrapolation of a function
-approximator would invent a value for it: an optimistic one misleads every constraint that lets
-mass leak off the support, and no other.
+MDP. A pair that was never logged keeps `initial_value`. This plays the part of the value that a
+function approximator would extrapolate. An optimistic value misleads exactly those constraints that
+let probability leave the support.
 
 The five rows of the table are the exact, tabular forms of what deep methods approximate: support
 constraints (BCQ, Fujimoto et al. 2019; BEAR, Kumar et al. 2019), divergences to the behaviour

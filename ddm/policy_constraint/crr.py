@@ -9,18 +9,18 @@
 "binary" with "max" keeps the fewest actions, "exponential" with "mean" the most. Critics, then the
 policy with the new critics, then the targets of both.
 
-Where this leaves acme's code and the paper: the critics regress means, where the paper's have a
-distribution over returns; targets are moving averages, where acme copies both networks every 100
-steps; the policy sees the critics after their step, in acme before it. Both have one critic, as
-here; `num_critics=2` takes the minimum of two. acme's policy is a tanh of a Gaussian with a width
-for each state; here it is a Gaussian about a tanh mean with one width a dimension, as in all
-weighted regressions, whose density is finite at the bounds of actions. It acts by its mode, acme by
-that of the target policy. The paper's other way to act, a softmax over the values of samples, is
-not here.
+Differences from acme's code and the paper: the critics learn mean returns (the paper's learn a
+distribution over returns); targets are moving averages (acme copies both networks every 100 steps);
+the policy sees the critics after their step (in acme before it). Both have one critic, as here;
+`num_critics=2` takes the minimum of two. acme's policy is a tanh of a Gaussian with a width for
+each state. Here it is a Gaussian around a tanh mean with one width per dimension, as in all
+weighted regressions: its density is finite at the bounds of actions. It acts by its mode, acme by
+the mode of the target policy. The paper's other way to act, a softmax over the values of samples,
+is not implemented.
 
 Discrete actions (`num_actions`) have the exact mean under the policy, or the maximum over all
-actions. No logged action is better than that one, which leaves "binary" nothing to clone: the
-two together are refused.
+actions. No logged action is better than this maximum, so "binary" would clone nothing: "max" and
+"binary" together are refused.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from ddm.types import (
     static,
 )
 
-# Values (B, M) of the policy's actions, and the share (B, M) that each stands for -> V (B,).
+# Values (B, M) of the policy's actions, and the probability (B, M) of each -> V (B,).
 BaselineFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -104,7 +104,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 
     Raises:
       InputError: actions of another kind than `num_actions` says, an unknown weight or baseline,
-        or two that leave discrete actions without any weight.
+        or "binary" with "max" for discrete actions.
     """
     check_example(batch, batch_spec(config), "crr")
     _check_choices(config)

@@ -4,9 +4,9 @@
     L_beta = - mean log beta(a | s) + w mean i(s, .)^2,   beta = softmax of the logits i
 
 The methods differ in v(s'), which they compute from Qbar and beta. Huber's loss estimates means
-only where errors are within its width: where the targets of one pair scatter farther, as in a
-random world with large values, its values lean towards medians, and the width should grow with
-them.
+only where errors are within its width. Where the targets of one pair vary more than that, as in a
+random world with large values, its values move towards medians. The width should then grow with the
+values.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from ddm.types import (
     static,
 )
 
-# Nats of likelihood that the clone's last 900 updates or so may have gained, in one that counts
-# as converged.
+# A clone has converged if about its last 900 updates gained at most this many nats of likelihood.
 SETTLED = 0.01
 
 
@@ -57,7 +56,7 @@ class Config(Configuration):
 
 
 class Clone(struct.PyTreeNode):
-    """The behaviour policy as far as it is learned."""
+    """The learned behaviour policy, and how far its training has converged."""
 
     policy: networks.Trainable
     tracker: convergence.Convergence

@@ -8,13 +8,13 @@
 (Fujimoto et al. 2019, arXiv 1910.01708, algorithm 1), with beta = softmax(i) cloned alongside and h
 Huber's loss. At tau = 0 it is double DQN, at tau = 1 it takes the likeliest action of the clone.
 tau is a threshold on a *density*: an action that the behaviour takes a tenth as often as its
-favourite is out of reach from tau = 0.1 on, whatever its value.
+favourite is excluded for every tau above 0.1, whatever its value.
 
 From the authors' code (sfujim/BCQ), vector observations: actions at the threshold are allowed, so
-that tau = 1 leaves one; the logits of beta are plain, where their first release sends them through
-a relu; critic and clone have networks and step sizes of their own; biases start at 0. Their Atari
-settings copy the target (`target_period=8000`), explore (`exploration=0.001`) and have step sizes
-of 6.25e-5, with an epsilon of 1.5e-4 in Adam, which is 1e-8 here as theirs is on vectors.
+that tau = 1 leaves one; the logits of beta are linear (their first release applies a relu); critic
+and clone have networks and step sizes of their own; biases start at 0. Their Atari settings copy
+the target (`target_period=8000`), explore (`exploration=0.001`) and have step sizes of 6.25e-5,
+with an epsilon of 1.5e-4 in Adam. Here that epsilon is 1e-8, as in their code for vectors.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ddm.types import (
 
 
 class Config(discrete.Config):
-    """Hyper-parameters; defaults are the authors' for vector observations, 64 rows a batch."""
+    """Hyper-parameters; defaults are the authors' for vector observations, 64 rows per batch."""
 
     # tau: smallest allowed share of the likeliest action's probability
     threshold: float = leaf(0.3, "[0, 1]")

@@ -6,7 +6,7 @@
     act   = argmax_m Q_1(s, a_m)
 
 Both means of the first line are over the batch *and* the dimensions, of actions and of latents, as
-in the code of BCQ and BEAR. The clip cuts the latents off where few actions of the data lie.
+in the code of BCQ and BEAR. The clip cuts off latents that few actions of the data have.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from ddm.types import (
     static,
 )
 
-# Share of the model's loss that its last 900 updates or so may have taken off, in a model that
-# counts as converged.
+# A model has converged if about its last 900 updates lowered its loss by at most this share.
 SETTLED = 0.02
 
 
@@ -43,11 +42,11 @@ class Config(Configuration):
     vae_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size of the behaviour model
     discount: float = leaf(0.99, "[0, 1]")  # gamma
     target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the targets
-    # lambda: weight of the smallest critic, of the largest 1 - lambda
+    # lambda: weight of the smallest critic; that of the largest is 1 - lambda
     minimum_weight: float = leaf(0.75, "[0, 1]")
     # w: weight of the model's divergence, averaged over latent dimensions
     kl_weight: float = leaf(0.5, "[0, inf)")
-    # c: bound of the latents from which actions are proposed
+    # c: bound of the latents that actions are decoded from
     latent_clip: float = leaf(0.5, "[0, inf)")
     log_var_min: float = leaf(-8.0, at_most="log_var_max")  # floor of the latent's log-variances
     # Ceiling of the latent's log-variances; the authors have 30, whose exponential can overflow
@@ -66,7 +65,7 @@ class Config(Configuration):
 
 
 def vae_network(config: Config, action_size: int, *, bounded: bool = True) -> networks.ActionVAE:
-    """The behaviour model; not `bounded`, it decodes to the numbers of which actions are tanh."""
+    """The behaviour model; if not `bounded`, it decodes to actions before their tanh."""
     return networks.ActionVAE(
         config.vae_hidden_sizes,
         config.latent_dim or 2 * action_size,
@@ -184,7 +183,7 @@ def choose(
 
 
 def candidate_key(key: PRNGKey, deterministic: bool) -> PRNGKey:
-    """The key of the actions among which `act` chooses: a fixed one, for the same each time."""
+    """The key of the actions that `act` chooses from; a fixed one if `deterministic`."""
     return jax.random.key(0) if deterministic else key
 
 

@@ -4,12 +4,12 @@
     L_Q  = sum_i (Q_i(s, a) - r - gamma (1 - termination) V(s'))^2                     (eq. 6)
     L_pi = - min(exp(beta (min_i Qbar_i(s, a) - V(s))), w_max) log pi(a | s)           (eq. 7)
 
-No value is ever asked for an action outside the data. The order is that of the authors' code: V,
-then the policy and the critics with the new V, then the targets. Their reward scaling for
-locomotion is `--reward_transform=iql_locomotion`. From their code: the policy's cosine schedule
-ends with the run (theirs after 1,000,000 steps, whatever its length; without a runner to resolve
-it, the rate is constant), and last layers are not orthogonal, as hidden ones are. Discrete actions
-(`num_actions`) have a softmax policy and critics with one output an action; the equations are the
+No value of an action outside the data is ever used. The order is that of the authors' code: V, then
+the policy and the critics with the new V, then the targets. Their reward scaling for locomotion is
+`--reward_transform=iql_locomotion`. From their code: the policy's cosine schedule ends with the run
+(theirs after 1,000,000 steps, whatever its length; without a runner to resolve it, the rate is
+constant), and only hidden layers start orthogonal, not the last ones. Discrete actions
+(`num_actions`) have a softmax policy and critics with one output per action; the equations are the
 same.
 """
 

@@ -12,13 +12,13 @@ pi = softmax Psi, and Psi starts from log p. With `form`
     V' = max Q', Q'(argmax Q) (`backup` double), or c log sum exp (Q'/c) (logsumexp)
 
 Psi' and Q' are moving averages. The loss is smooth L1. The networks hold
-D(s, a) = c (Psi(s, a) - log p(a | s)), what the policy expects to gain beyond the prior's odds, in
-units of the reward: pi ~ p exp(D / c), and form psi reads
+D(s, a) = c (Psi(s, a) - log p(a | s)), the gain of an action over what the prior gives it, in units
+of the reward: pi ~ p exp(D / c), and form psi becomes
 
     D(s, a) <- r + gamma (1 - termination) c log sum_a' p(a' | s') exp (D'(s', a') / c)
 
-so that p may be a network or any function, without rewards D = 0 and pi = p stay exact, and at
-c = 0 it is Q-learning (on the support of p). Form q at c = 0 is DQN (double with that backup).
+So p may be a network or any function. Without rewards D = 0 and pi = p stay exact. At c = 0 form
+psi is Q-learning (on the support of p), and form q is DQN (double DQN with that backup).
 
 Form psi has the optimum of the objective as its fixed point. Form q counts the entropy twice, in
 the reward and in the softmax: with the logsumexp backup its fixed point is
@@ -29,9 +29,8 @@ its own dropout mask in the target network; the penalty is added after it.
 
 Conventions where paper and authors' code differ: the code adds log p - log pi also in Psi-learning,
 leaves rewards undivided by c, and its `integral` penalty is KL(p || pi); here it is KL(pi || p).
-Rewards are taken as they are; the authors standardise them. In the first `prior_steps` updates the
-prior is fitted to the log by likelihood; :func:`with_prior` puts in one that was trained
-elsewhere.
+Rewards are not changed; the authors standardise them. In the first `prior_steps` updates the prior
+is fitted to the log by likelihood; :func:`with_prior` sets one that was trained elsewhere.
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ def batch_spec(config: Config) -> BatchSpec:
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
-    """Fresh networks for the shapes in `batch`; D is 0, so that the policy is the prior.
+    """Fresh networks for the shapes in `batch`; D is 0, so the policy equals the prior.
 
     Raises:
       InputError: continuous actions, no `num_actions`, or choices that do not exist or fit.
@@ -173,7 +172,7 @@ def act(
     *,
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
-    """A sample of the policy, or its first likeliest action; greedy in any case at c = 0."""
+    """A sample of the policy, or the first of its likeliest actions; always greedy at c = 0."""
     logits = log_policy(config, state, observation)
     action = jnp.argmax(logits) if deterministic else jax.random.categorical(key, logits)
     return action.astype(jnp.int32), policy_state
@@ -182,8 +181,8 @@ def act(
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
     """A sentence if values exceed what rewards and discount allow.
 
-    Of form psi alone: what it backs up is a mean of later values, whatever the prior. The penalty
-    of form q has no bound.
+    For form psi only: it backs up a mean of later values, whatever the prior. The penalty of form q
+    has no bound.
     """
     return ops.values_beyond_rewards(config.discount, metrics) if config.form == "psi" else []
 
@@ -192,7 +191,7 @@ def with_prior(config: Config, state: State, params: Any) -> State:
     """The state with a prior that was trained elsewhere; the policy starts from it.
 
     Args:
-      config: with `prior` "learned"; set `prior_steps` to 0 to keep what is put in.
+      config: with `prior` "learned"; set `prior_steps` to 0 to keep the given prior.
       state: of :func:`init`.
       params: of the network in `state.prior`, for example of another run of this module, or
         of `ddm.imitation.bc` with head "categorical" (network "mlp", observations vectors).
@@ -238,7 +237,7 @@ def log_prob(
 
 
 def state_values(config: Config, state: State, observations: jax.Array) -> jax.Array:
-    """What the learner believes is to be gained (...,): reward less c times the divergence."""
+    """The learner's estimate of the objective (...,): reward minus c times the divergence."""
     gains = _scores(config, state.critic.params, observations)
     return _next_values(config, log_prior(config, state, observations), gains, gains)
 
@@ -282,14 +281,14 @@ def _next_values(
 
 
 def _penalty(config: Config, state: State, batch: Batch) -> jax.Array | float:
-    """What form q adds to the reward of a logged action, and to go from Q to D."""
+    """What form q adds to the reward of a logged action, and to turn Q into D."""
     if config.form == "psi":
         return 0.0
     log_priors = log_prior(config, state, batch.observations)
     gains = _scores(config, state.critic.params, batch.observations)
     if config.kl_calc == "sample":  # c (log p - log pi) less c log p
         soft = _soft_value(config.kl_weight, log_priors, gains)
-        # c log pi is c log p + D - V, also near c = 0, where log pi has no bound.
+        # c log pi = c log p + D - V holds also near c = 0, where log pi has no bound.
         scaled = _times_weight(config, _of(batch.actions, log_priors))
         penalty = soft - scaled - _of(batch.actions, gains)
     else:
@@ -331,7 +330,7 @@ def _keep_critic(
 
 
 def _fit_prior(config: Config, state: State, batch: Batch, key: PRNGKey) -> dict[str, Any]:
-    """One step of the prior's likelihood; D follows it, with an output of 0."""
+    """One step of the prior's likelihood; D gets the same parameters, with an output of 0."""
     assert state.prior is not None
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
@@ -359,7 +358,7 @@ def _keep_all(config: Config, state: State, batch: Batch, key: PRNGKey) -> dict[
 def _scores(
     config: Config, params: Any, observations: jax.Array, dropout_key: PRNGKey | None = None
 ) -> jax.Array:
-    """(..., K) of the network; dropout needs a key."""
+    """Outputs (..., K) of the network; dropout needs a key."""
     dropout: dict[str, Any] = {}
     if dropout_key is not None and config.dropout_rate > 0.0:
         dropout = {"deterministic": False, "rngs": {"dropout": dropout_key}}
@@ -378,7 +377,7 @@ def _log_policy(config: Config, log_priors: jax.Array, gains: jax.Array) -> jax.
 def _soft_value(weight: jax.Array | float, log_priors: jax.Array, gains: jax.Array) -> jax.Array:
     """C log sum_a p exp(D / c) (...,), and max D on the prior's support at c = 0."""
     exponents = log_priors + gains / _nonzero(weight)
-    # The second term is 0 but for rounding; without rewards the value is then 0 without it.
+    # The second term is 0 except for rounding: it makes the value exactly 0 without rewards.
     normalisers = jax.nn.logsumexp(exponents, axis=-1) - jax.nn.logsumexp(log_priors, axis=-1)
     greatest = jnp.max(jnp.where(log_priors > -jnp.inf, gains, -jnp.inf), axis=-1)
     return jnp.where(weight > 0.0, weight * normalisers, greatest)

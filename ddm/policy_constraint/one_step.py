@@ -6,16 +6,17 @@
     L_pi = - min(exp(tau (min_i Qbar_i(s, a) - V(s))), w_max) log pi(a | s)
 
 Q is the value of the behaviour policy, by SARSA, and the policy improves on it once: no value is
-ever asked for an action outside the data, nor for one of the learned policy, so that no error
-feeds on itself. It is AWR with a critic, and IQL with an expectile of 0.5 but for the target. The
-weights are the paper's "exponentially weighted imitation"; its other operators (best of a behaviour
-model's proposals, reverse KL) are `bcq` without perturbation and `brac` on other values.
+ever needed for an action outside the data or for one of the learned policy, so that errors do not
+feed on themselves. It is AWR with a critic. It is also IQL with an expectile of 0.5, except for the
+target. The weights are the paper's "exponentially weighted imitation"; its other operators (best of
+a behaviour model's proposals, reverse KL) are `bcq` without perturbation and `brac`, both with
+other values.
 
 The authors fit the behaviour policy, then Q, then start the policy from the behaviour policy. Q
 does not depend on the policy, so that all may also be fitted side by side, as here: the policy
 clones for `bc_steps` and follows the advantages from then on. Their V is the mean of Q over samples
-of the fitted behaviour policy; here it is fitted to logged actions alone. Their tau is chosen for
-each dataset; so should it be here, since it goes with the scale of rewards.
+of the fitted behaviour policy; here it is fitted to logged actions alone. They choose tau for each
+dataset. Do so here as well: it depends on the scale of rewards.
 """
 
 from __future__ import annotations

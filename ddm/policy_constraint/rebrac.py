@@ -6,15 +6,15 @@
 
 a~ is the smoothed action of the target policy, a' the logged next action, and lambda is
 1 / mean |min_i Q_i(s, pi(s))|, without gradient. The penalties are sums over action dimensions,
-where TD3+BC has a mean: of A dimensions, its alpha is 1 / (A beta_1).
-Rewards and observations are left alone but for AntMaze (rewards times 100, gamma 0.999).
+where TD3+BC has a mean: with A dimensions, its alpha is 1 / (A beta_1). Rewards and observations
+are not changed, except on AntMaze (rewards times 100, gamma 0.999).
 
-The pieces are TD3's, and so are their differences from the authors' code: layer norm stands before
-the relu, there after it; last layers start at the usual scale, there at 1e-3 and 3e-3, and biases
-at 0, there at 0.1; the policy's target follows the policy of this step, there of the one before.
-The defaults are the authors' for locomotion, with batches of 1024; beta_1 and beta_2 they choose
-for each dataset, mostly from 0.001 to 0.1 and 0 to 0.5. Elsewhere they have step sizes of 3e-4 and
-batches of 256.
+The pieces are TD3's, and so are their differences from the authors' code. Layer norm stands before
+the relu (theirs: after it). Last layers start at the usual scale (theirs: 1e-3 and 3e-3), and
+biases at 0 (theirs: 0.1). The policy's target follows the policy of this step (theirs: of the step
+before). The defaults are the authors' for locomotion, with batches of 1024. They choose beta_1 and
+beta_2 for each dataset, mostly from 0.001 to 0.1 and from 0 to 0.5. Elsewhere they have step sizes
+of 3e-4 and batches of 256.
 """
 
 from __future__ import annotations
@@ -125,5 +125,5 @@ def _value_scale(config: Config, values: jax.Array) -> jax.Array | float:
 
 
 def _squared_distances(one: jax.Array, other: jax.Array) -> jax.Array:
-    """(B,) of actions (B, A): the sum over dimensions."""
+    """Squared distances (B,) of actions (B, A): the sum over dimensions."""
     return jnp.sum(jnp.square(one - other), axis=-1)

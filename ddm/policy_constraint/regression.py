@@ -2,10 +2,10 @@
 
     L_pi = - mean_i w(A(s_i, a_i)) log pi(a_i | s_i)
 
-The policy is fitted to the log by likelihood, and the weights say which of its actions. They
+The policy is fitted to the log by likelihood, and the weights say which logged actions count. They
 differ in where the advantage A comes from and in the weight. Actions are real vectors, for a
-Gaussian with a tanh mean, or indices, for a softmax; the critics follow suit. What a policy's
-actions are worth is exact for a softmax, and estimated from samples, clipped to the box, otherwise.
+Gaussian with a tanh mean, or indices, for a softmax; the critics match. The value of a policy's
+actions is exact for a softmax. Otherwise it is estimated from samples that are clipped to the box.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ ConfigT = TypeVar("ConfigT", bound=PolicyConfig)
 
 
 class PolicyValues(NamedTuple):
-    """min_i Q_i(s, .) of the logged action, and of M actions that stand for the policy's."""
+    """min_i Q_i(s, .) of the logged action, and of M actions of the policy."""
 
     logged: jax.Array  # (B,)
     values: jax.Array  # (B, M)
-    shares: jax.Array  # (B, M) probability that each stands for; they sum to 1
+    shares: jax.Array  # (B, M) probability of each of the M actions; they sum to 1
 
 
 def actor_network(config: PolicyConfig, action_size: int) -> networks.Network:
-    """pi(a | s): a Gaussian with one learned width an action dimension, or a softmax."""
+    """pi(a | s): a Gaussian with one learned width per action dimension, or a softmax."""
     if config.num_actions > 0:
         return networks.CategoricalPolicy(
             config.hidden_sizes, config.num_actions, dropout_rate=config.dropout_rate
@@ -139,7 +139,7 @@ def policy_values(
       critic_params: of the ensemble, online or target.
       policy: pi(. | s) at those observations.
       batch: with observations and actions.
-      key: for samples of a policy over real vectors.
+      key: for samples, if actions are real vectors.
       num_samples: their number M; a softmax has all its actions instead.
     """
     network = critic_network(config)

@@ -11,9 +11,9 @@ probability, given by N_wedge, Pi_b is not worse than the baseline. At N_wedge =
 iteration in the empirical MDP, at infinity the baseline.
 
 Three deviations: the baseline is the empirical policy of the log (the authors are given it, and
-later estimate it: Simao et al. 2020); one sweep of the backup follows each improvement, where they
-evaluate each policy to the end, which has the same fixed point; and pairs without data, whose
-estimated reward and future are 0 in the authors' code, keep the initial value of 0.
+later estimate it: Simao et al. 2020); one sweep of the backup follows each improvement (they
+evaluate each policy until convergence, which has the same fixed point); and pairs without data,
+whose estimated reward and future are 0 in the authors' code, keep the initial value of 0.
 
 Observations are one-hot rows of S features, those of a Discrete(S) space; others are refused.
 """

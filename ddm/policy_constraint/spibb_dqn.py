@@ -5,22 +5,22 @@
                        + (1 - sum over a in B(s') of beta(a | s')) max over a not in B(s') of Qbar ]
     L_Q  = h(Q(s, a) - y),   h Huber's loss
 
-Where the data is scarce the policy does what the baseline beta did, with the rest of its
-probability it is greedy. At N_wedge = 0 it is DQN, at infinity the baseline. On one-hot
-observations, with a counted baseline and a wide `huber_width`, its fixed point is that of the
-tabular `spibb`.
+Where data is scarce the policy does what the baseline beta did. The rest of its probability goes to
+the best other action. At N_wedge = 0 it is DQN, at infinity the baseline. On one-hot observations,
+with a counted baseline and a wide `huber_width`, its fixed point is that of the tabular `spibb`.
 
 Pseudo-counts N come from one of
 
 - ``grid``: rounded observations, `cell_size` apart, are hashed into a table of 2^`hash_bits` rows.
-- ``one_hot``: one row for each feature of the observation, of which the largest counts: exact.
-- a function from observations (B, O) to counts (B, K). :func:`neighbor_counts` makes the one of
-  the authors, which looks at every logged state each time.
+- ``one_hot``: one row for each feature of the observation; the largest feature gives the row:
+exact.
+- a function from observations (B, O) to counts (B, K). :func:`neighbor_counts` makes the authors'
+  function, which reads every logged state in each call.
 
-The tables fill from the batches, as training sees them: N(s, a) is `dataset_size` times the share
-of rows so far that fell on the pair. It is exact if every batch is the whole log, and otherwise
-settles after a few passes; the table is closed after 2^24 rows, up to which float32 counts
-exactly. A limit between whole numbers, such as 4.5, is less sensitive to what noise is left.
+The tables are counted from the batches during training: N(s, a) is `dataset_size` times the share
+of this pair in the rows so far. It is exact if every batch is the whole log, and otherwise settles
+after a few passes; counting stops after 2^24 rows, because float32 counts exactly only up to there.
+A limit between whole numbers, such as 4.5, is less sensitive to the noise that is left.
 
 The baseline is ``cloned`` by likelihood while Q is learned (the authors clone first, or are given
 it), ``counted``, N(s, .) over its sum, or a function from observations to probabilities (B, K).
@@ -66,7 +66,7 @@ class Config(discrete.Config):
     cell_size: float = leaf(0.5, "(0, inf)")
     count: str | TableFn = static("grid")  # grid or one_hot; or a function
     behavior: str | TableFn = static("cloned")  # cloned or counted; or a function
-    # transitions in the log, of which the tables count shares
+    # transitions in the log, by which the counted shares are multiplied
     dataset_size: int = static(0, "[0, inf)")
     hash_bits: int = static(16, "[1, 30]")  # the grid's table has 2 to this power rows
     bounded: bool = static(False)  # Pi_<=b: uncertain actions may also be taken less often
@@ -74,7 +74,7 @@ class Config(discrete.Config):
 
 
 class Counts(struct.PyTreeNode):
-    """How the rows so far fell on pairs of a cell and an action."""
+    """Counts of the rows so far, by cell and action."""
 
     table: jax.Array  # (N, K) float32
     rows: jax.Array  # () float32
@@ -234,7 +234,7 @@ def neighbor_counts(
       radius: distance at which a logged state no longer counts.
 
     Returns:
-      A function for `Config.count`. It costs a product of (B, O) and (O, N) a call.
+      A function for `Config.count`. Each call costs a matrix product of (B, O) and (O, N).
     """
     logged = jnp.asarray(observations, jnp.float32)
     taken = jax.nn.one_hot(actions, num_actions, dtype=jnp.float32)
@@ -249,7 +249,7 @@ def neighbor_counts(
 
 
 def _uncertain(config: Config, counts: jax.Array) -> jax.Array:
-    # A count that equals the limit may have been rounded below it on the way from its share.
+    # A count equal to the limit may be rounded to below it, because it is computed from a share.
     return counts < config.min_count * (1.0 - 1e-5)
 
 

@@ -3,8 +3,8 @@
     L_pi = - lambda mean Q_1(s, pi(s)) + mean (pi(s) - a)^2,   lambda = alpha / mean |Q_1(s, pi(s))|
 
 The second mean is over the batch and the action dimensions; lambda carries no gradient. The paper
-standardises observations (`--normalize_observations=standardize`) and leaves rewards alone. The
-start of the networks is TD3's here: biases of 0, where the authors' are uniform.
+standardises observations (`--normalize_observations=standardize`) and does not change rewards.
+Networks start as in TD3 here: biases are 0, where the authors' are uniform.
 """
 
 from __future__ import annotations
