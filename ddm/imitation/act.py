@@ -15,14 +15,14 @@ divergence is summed over the latent's dimensions and averaged over the batch.
 A chunk is played in one of two ways: ``execute_steps`` of its actions before the next one is made
 (the authors: all of them), or ``temporal_ensemble``: a chunk every step, and the weighted mean of
 all predictions for the present one. An ensemble averages *actions*: it is for policies that do
-not jump between modes. So is the latent z = 0 of the paper, the prior's mean: where the decoder
-needs z to tell two ways apart it averages them. ACT relies on a large ``kl_weight``, which leaves
-z little to say, and ``latent="sample"`` draws it.
+not jump between modes. The same holds for the paper's latent z = 0, the prior's mean: where the
+decoder needs z to tell two ways apart, it averages them. ACT relies on a large ``kl_weight``, with
+which z carries little information; ``latent="sample"`` draws z.
 
-Where this leaves the authors' code:
+Differences from the authors' code:
 
-- The error is divided by the number of valid entries; theirs by all, which dilutes the loss of
-  chunks that reach beyond the episode's end.
+- The error is divided by the number of valid entries. Theirs is divided by all entries, which makes
+  the loss of chunks that reach beyond the episode's end too small.
 - Blocks have their layer norms inside the residual branches, and a last one; theirs are post-norm.
 - Positions are added once, to the tokens, not to the queries and keys of every layer.
 - One decoder layer is the default. Theirs has seven and uses the output of the first.
@@ -92,7 +92,7 @@ class Config(Configuration):
 
 
 class State(struct.PyTreeNode):
-    """Everything that training changes, and what an observation is like."""
+    """Everything that training changes, and the form of an observation."""
 
     policy: networks.Trainable
     observation: jax.Array  # (*O,) zeros: the shape and type of one observation
@@ -105,7 +105,7 @@ class Memory(struct.PyTreeNode):
 
     frames: plans.Frames
     plan: Any  # a plans.Plan, or a plans.Ensemble with `temporal_ensemble`
-    latent: jax.Array  # (Z,) the episode's, for an ensemble: it averages chunks of one mode
+    latent: jax.Array  # (Z,) fixed for an episode, so that an ensemble averages chunks of one mode
 
 
 def batch_spec(config: Config) -> BatchSpec:
@@ -206,8 +206,8 @@ def act(
 
     `policy_state` is a :class:`Memory`; the empty tuple begins an episode.
 
-    The policy has no noise but the latent's, so that ``latent`` alone decides whether it draws:
-    `deterministic` changes nothing.
+    Only the latent is random, so ``latent`` alone decides whether the policy draws: `deterministic`
+    changes nothing.
     """
     del deterministic
     memory = policy_state or initial_policy_state(config, state)
@@ -292,7 +292,7 @@ def _network(config: Config, action_size: int) -> ChunkVAE:
 
 
 class ChunkVAE(networks.Network):
-    """Frames (..., To, *O), a chunk (..., T, A) and its mask (..., T) to the chunk decoded again.
+    """Maps frames (..., To, *O), a chunk (..., T, A) and its mask (..., T) to the decoded chunk.
 
     Returns (..., T, A) actions, and the mean and log-variance (..., Z) of the latent.
     """

@@ -1,28 +1,30 @@
 """ALVINN: the first network that drove by imitation (Pomerleau 1989, 1991).
 
 One hidden layer of logistic units looks at a video image and a range image, and steers by a
-population code: `num_units` output units stand for curvatures from one end of the scale to the
-other, and the target is a hill of activation around the driver's choice,
+population code: each of `num_units` output units means one curvature, from one end of the scale to
+the other, and the target is a hill of activation around the driver's choice,
 
     L(theta) = sum_i (o_i - t_i)^2,
 
 averaged over the batch. One more output says whether the road is lighter than its surroundings,
-and is fed back as an input at the next frame. In training that input is the true answer, which
-the network could copy to the output without a look at the road; during the first
-`random_feedback_steps` it is therefore random (1989, section 3).
+and is fed back as an input at the next frame. In training that input is the true answer. The
+network could copy it to the output and ignore the road, so during the first `random_feedback_steps`
+it is random (1989, section 3).
 
 Observations are byte images (H, W, 1) whose last `range_rows` rows are the range image. Actions
 are two numbers: the curvature on [-1, 1], and the driver's answer whether the road is lighter (+1)
-or darker (-1), because the network learns both. Between two frames of a drive the answer stays
-the same, so that its own answer stands in for the previous frame's and single images suffice.
+or darker (-1), because the network learns both. The answer stays the same between two frames of a
+drive. So an image's own answer can replace the previous frame's, and training needs only single
+images.
 
 Defaults are the network of 1989. :data:`VERSIONS` has that of 1991 too, which has 5 hidden units
 and neither range nor feedback; its second action is not read and comes back as 0.
 
 The papers do not print learning rates, the first weights or what is done to pixels. Ours: momentum
-on mini-batches; each image standardised; small first weights and a negative bias of the outputs,
-without which 45 mostly silent units are answered by silence. Not here: the buffer of 200
-patterns balanced on-line (1991); the shifted views are data (`ddm.envs.road`).
+on mini-batches; each image standardised; small first weights and a negative bias of the outputs.
+Without this bias the network learns to keep all 45 units silent, because most targets are near 0.
+Not implemented: the buffer of 200 patterns that is balanced during driving (1991). Shifted views
+are part of the data (`ddm.envs.road`).
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ from ddm.types import (
 
 HILL_1989 = (1.0, 0.89, 0.61, 0.32, 0.10)  # by distance from the correct unit; then 0
 GAUSSIAN_1991 = 10.0  # exp(-d^2 / 10), d in units
-HILL_REACH = len(HILL_1989) - 1  # units on each side of the highest one that make up its hill
+HILL_REACH = len(HILL_1989) - 1  # units on each side of the highest one that belong to its hill
 INPUT_WEIGHTS, OUTPUT_WEIGHTS = 0.05, 0.1  # first weights are uniform within plus and minus
 NO_FEEDBACK_YET = 0.5  # the input before the first frame
 
@@ -110,7 +112,7 @@ class Outputs(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What the units' net inputs (..., U) mean, and what training does with them."""
+    """How the units' net inputs (..., U) are read, and their loss."""
 
     activations: Callable[[jax.Array], jax.Array]
     per_row: Callable[[Outputs, jax.Array, jax.Array], jax.Array]

@@ -1,25 +1,25 @@
 """Autoregressive policies over bins: any joint distribution of actions, one dimension at a time.
 
-Each action dimension becomes one of K bins, b_d = bin of a_d, and the joint is the product of D
-softmaxes, each of which sees the bins before it (RT-1, Brohan et al. 2022; Trajectory Transformer,
-Janner et al. 2021; Metz et al. 2017):
+Each action dimension becomes one of K bins, b_d = bin of a_d. The joint distribution is the product
+of D softmaxes, and each softmax sees the bins before it (RT-1, Brohan et al. 2022; Trajectory
+Transformer, Janner et al. 2021; Metz et al. 2017):
 
     log p(b | s) = sum_d log softmax(f_d(s, b_1, ..., b_{d-1}))[b_d]
     L            = - E_D [ log p(b | s) ]                      one-hot targets, teacher forcing
     log pi(a | s) = sum_d ( log p(b_d | s, b_<d) - log width(b_d) )
 
-The last line is a density, constant in each box of bins and zero outside of them, which compares
-with the densities of other policies. A chunk of actions is one sequence, time-major, of
-chunk_size * A tokens; of it `execute_steps` are executed before the next one is drawn (Chi et al.
+The last line is a density, constant in each box of bins and zero outside them. It can be compared
+with the densities of other policies. A chunk of actions is one sequence, time-major, of chunk_size
+* A tokens; `execute_steps` actions of it are executed before the next one is drawn (Chi et al.
 2023).
 
-``decoder`` is how the bins before are seen: by a causal ``transformer``, an ``lstm``, an ``mlp``
-(a masked perceptron), or not at all (``factorised``: independent softmaxes, which many discretised
-policies are, and which mix the modes of different dimensions).
+``decoder`` says how a softmax sees the bins before it: by a causal ``transformer``, an ``lstm``, an
+``mlp`` (a masked perceptron), or not at all (``factorised``: independent softmaxes, as in many
+discretised policies; they mix the modes of different dimensions).
 
 The error of centre decoding is at most half a bin, range / (2 K), and its root mean square
-range / (K sqrt 12): with few bins it looks like an error of the policy. In training, actions
-outside the bins count as the outermost bins.
+range / (K sqrt 12): with few bins it may be mistaken for an error of the policy. In training,
+actions outside the bins count as the outermost bins.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Config(Configuration):
     # How `prepare` fits edges that are not given to the log: box (not at all), uniform (equal bins
     # on the range of the actions), quantile or mu_law.
     binning: str = static("box")
-    # Percent of the logged actions that `prepare` cuts off at each end of the bins' range.
+    # Percent of the logged actions that `prepare` leaves out at each end of the bins' range.
     clip_percentile: float = static(0.0, "[0, 50)")
     decoder: str = static("transformer")  # transformer, lstm, mlp or factorised
     targets: str = static("one_hot")  # one_hot; soft: a hill over the bins nearby
@@ -116,7 +116,7 @@ class State(struct.PyTreeNode):
 
 
 class PolicyState(struct.PyTreeNode):
-    """What an episode carries."""
+    """What acting carries from step to step in an episode."""
 
     frames: plans.Frames
     plan: plans.Plan
@@ -247,9 +247,9 @@ def act(
 
     The deterministic form takes the likeliest bin at each place, and its centre: where modes are
     equally likely, one of them. It is not always the likeliest action: see :func:`beam_search`.
-    Where the demonstrator's noise spans many bins, which of them is the likeliest is an accident of
-    the fit: samples at a low `temperature` then act better than greedy ones. Without a policy
-    state an episode begins.
+    If the demonstrator's noise covers many bins, it is chance which bin becomes the likeliest:
+    samples at a low `temperature` then act better than greedy actions. Without a policy state an
+    episode begins.
     """
     carried = policy_state or initial_policy_state(config, state)
     frames = plans.push(carried.frames, observation)
@@ -309,7 +309,7 @@ def beam_search(
 
 
 def check_config(config: Config) -> None:
-    """Refuses, by name, choices that make no policy; traced bounds are not looked at.
+    """Refuses, by name, invalid choices; traced bounds are not checked.
 
     Raises:
       InputError: naming the field, and what was expected.
@@ -377,7 +377,7 @@ def _flat(bins: jax.Array) -> jax.Array:
 
 
 def _with_time(values: jax.Array, example: jax.Array, steps: int) -> jax.Array:
-    """(B, T, ...) of (B, T, ...), or of (B, ...) where there is one step."""
+    """Adds an axis of steps to (B, ...) if there is one step; (B, T, ...) is not changed."""
     return values[:, None] if values.ndim == example.ndim + 1 and steps == 1 else values
 
 

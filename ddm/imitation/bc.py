@@ -3,11 +3,11 @@
     L(theta) = - E_D [ log pi_theta(a | s) ]
 
 which is the forward KL divergence from the demonstrator to the policy, up to a constant.
-Log-densities are summed over action dimensions and averaged over the batch. The heads are
-policy classes. Of networks: ``mse`` (a deterministic policy; the likelihood of a Gaussian of fixed
-width), ``gaussian`` and ``tanh_gaussian`` (state-dependent widths), ``mixture`` (of Gaussians:
-Bishop 1994; robomimic's BC-GMM), ``categorical`` (discrete actions). Without a network, so that
-the problem has one optimum that is known otherwise:
+Log-densities are summed over action dimensions and averaged over the batch. The heads are policy
+classes. Heads with a network: ``mse`` (a deterministic policy; the likelihood of a Gaussian of
+fixed width), ``gaussian`` and ``tanh_gaussian`` (state-dependent widths), ``mixture`` (of
+Gaussians: Bishop 1994; robomimic's BC-GMM), ``categorical`` (discrete actions). Heads without a
+network, so that the problem has one optimum, known from other sources:
 
 - ``tabular``: pi(a | s) ~ exp(W[s, a]) on one-hot observations, no others. The optimum is the share
   of each action in each state.
@@ -16,16 +16,17 @@ the problem has one optimum that is known otherwise:
 - ``linear_gaussian``: N(W phi(s) + b, diag(sigma^2)), not squashed, one sigma for all states. The
   optimum is ordinary least squares and its mean squared residual.
 
-They start at zero weights: uniform, or a standard normal. ``hidden_sizes`` and ``layer_norm`` do
-not concern them.
+They start at zero weights: uniform, or a standard normal. They do not use ``hidden_sizes`` and
+``layer_norm``.
 
 A head that is unimodal averages the modes of a multimodal demonstrator. A mixture does not: its
 deterministic form draws a component by its weight and returns that component's mean
-(robomimic's low-noise evaluation), so that it keeps every mode and no noise.
+(robomimic's low-noise evaluation). So it keeps every mode, without the noise.
 
-The sizes are for vectors of a few dozen numbers. robomimic's differ: two layers of 1024 units here
-256, a step size of 1e-4 here 1e-3, and softplus standard deviations from 1e-4 up here exp of a
-clipped logarithm, from exp(-5) = 0.007 up, below which the loss follows rounding of the actions.
+The sizes are for vectors of a few dozen numbers. robomimic has two layers of 1024 units (here 256),
+a step size of 1e-4 (here 1e-3), and standard deviations by softplus, at least 1e-4. Here they are
+the exp of a clipped logarithm, at least exp(-5) = 0.007: below that the loss follows the rounding
+of the actions.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ def log_prob(
 ) -> jax.Array:
     """Log-probability (B,) of actions under the policy, a log-density where they are real.
 
-    Label smoothing is part of the loss, not of the policy: it is not in here.
+    Label smoothing is part of the loss, not of the policy, so it is left out here.
 
     Raises:
       InputError: ``mse``, whose policy is one action.
@@ -237,7 +238,7 @@ def _check_actions(config: Config, head: Head, batch: Batch) -> None:
 def check_same_actions(modes: jax.Array, actions: jax.Array, name: str) -> None:
     """Refuses a batch whose actions are of another kind or size than the policy's.
 
-    They would broadcast: actions (B, 1) would be learned by every dimension.
+    They would broadcast: every dimension would learn actions (B, 1).
 
     Raises:
       InputError: naming the algorithm and both shapes.

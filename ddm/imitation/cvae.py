@@ -1,4 +1,4 @@
-"""CVAE policy: behaviour cloning with a latent variable that says which of several ways is meant.
+"""CVAE policy: behaviour cloning with a latent variable that chooses among several ways to act.
 
     L = E_{z ~ q(z | s, a)} [ rec(a, f(s, z)) ] + beta KL(q(z | s, a) || p(z | s))
 
@@ -15,9 +15,9 @@ summed over the latent's dimensions:
 
 Acting draws z from the prior and returns f(s, z), without the decoder's noise. The priors:
 
-- ``standard_normal``: N(0, I). Between the regions that the encoder uses for two modes lies
-  probability too, which decodes to actions between them. Deterministic actions take z = 0, which
-  lies there: **they average the modes**, in the middle of a fork they are always wrong. Draw
+- ``standard_normal``: N(0, I). There is also probability between the regions that the encoder uses
+  for two modes, and it decodes to actions between them. Deterministic actions take z = 0, which
+  lies there: **they average the modes**, and at a fork they are always wrong. Draw actions
   (deterministic=False) where the demonstrator has several ways.
 - ``learned``: N(mean(s), diag(sigma(s)^2)). Deterministic actions take z = mean(s), with the same
   defect.
@@ -26,11 +26,11 @@ Acting draws z from the prior and returns f(s, z), without the decoder's noise. 
 
 Other differences from robomimic: ``gaussian`` is the default, not its mean squared error, because
 it needs no choice of a width; the mixture's weights are learned (robomimic: uniform unless set),
-and every learned prior depends on s (robomimic: only if set); the step size is BCQ's, 1e-3 not
-1e-4.
+and every learned prior depends on s (robomimic: only if set); the step size is BCQ's 1e-3
+(robomimic: 1e-4).
 
-A divergence near 0 says that the latent is ignored (posterior collapse), and the policy is a
-regression; a warm-up of beta and free bits work against it.
+A divergence near 0 means that the latent is ignored (posterior collapse) and the policy is a
+regression. A warm-up of beta and free bits help against this.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class State(struct.PyTreeNode):
 
 
 class Likelihood(NamedTuple):
-    """How actions (..., A) are compared with what was decoded, per row."""
+    """How actions (..., A) are compared with the decoded ones, per row."""
 
     loss: Callable[[Config, networks.Reconstruction, jax.Array], jax.Array]
     log_prob: Callable[[Config, networks.Reconstruction, jax.Array], jax.Array]
@@ -201,8 +201,8 @@ def log_prob(
 
     the importance-weighted bound (Burda et al. 2016, eq. 8), exact as K grows. The draws come
     from the state's key: a state gives the same estimate each time. The densities p(a | s, z) are
-    those of which the losses are the bound: for ``mse`` and ``l1`` their width is given by beta,
-    and there is none at a beta of 0: the result is NaN.
+    those whose bound the losses are. For ``mse`` and ``l1`` beta gives their width. At a beta of 0
+    there is no density, and the result is NaN.
     """
     likelihood, network = _likelihood(config), _apply(config, state)
 

@@ -6,24 +6,24 @@ Dhariwal 2021), k ~ U{0 .. K - 1} and eps ~ N(0, I), a network learns the noise 
     A_k = sqrt(abar_k) A + sqrt(1 - abar_k) eps
     L(theta) = E || eps - eps_theta(A_k, k, o) ||^2
 
-Its optimum is E[eps | A_k, o] = - sqrt(1 - abar_k) grad log p_k(A_k | o): the policy is the score
-of the demonstrator's density (:func:`score`), whose samples keep every mode. To act, noise is taken
-through the levels by DDPM or, in fewer steps, DDIM (Song et al. 2021), with each estimate of A
-kept in [-1, 1]; the first `execute_steps` of the chunk are executed, then a new one is drawn.
+Its optimum is E[eps | A_k, o] = - sqrt(1 - abar_k) grad log p_k(A_k | o): the network learns the
+score of the demonstrator's density (:func:`score`), and samples keep every mode. To act, noise is
+taken through the levels by DDPM or, in fewer steps, DDIM (Song et al. 2021), with each estimate of
+A kept in [-1, 1]; the first `execute_steps` of the chunk are executed, then a new one is drawn.
 
 What acts is the average of the parameters over the last updates, not their last value.
 
 Deterministic acting is DDIM without noise in its steps (eta = 0), whatever the sampler. The noise
 at its start is still drawn: it chooses the mode.
 
-Where this leaves the authors' code: the chunk begins at the current step, not To - 1 steps before
-it, so that no past action is predicted; places beyond an episode's end do not count in the loss,
-where the authors count the repeated last action; the transformer's actions see the whole chunk,
-without which its modes mix; the step size is not warmed up (theirs: over 500 steps), and Adam's
-decay rates are its defaults (theirs: 0.95 and 0.999); DDIM's levels are spaced from pure noise on
-(theirs, as in diffusers: up to the least noisy one); the perceptron is not theirs. Theirs are
-K = 100 with as many steps to sample, chunks of 16 of which 8 are executed, a U-Net of widths 256,
-512, 1024, and AdamW at 1e-4 with a cosine.
+Differences from the authors' code: the chunk begins at the current step, not To - 1 steps before
+it, so that no past action is predicted; places beyond an episode's end do not count in the loss
+(theirs: the repeated last action counts); the transformer's actions see the whole chunk, because
+otherwise its modes mix; the step size is not warmed up (theirs: over 500 steps), and Adam's decay
+rates are its defaults (theirs: 0.95 and 0.999); DDIM's levels are spaced from pure noise on
+(theirs, as in diffusers: up to the least noisy one); the perceptron is not theirs. Their settings:
+K = 100 with 100 steps to sample, chunks of 16 with 8 executed, a U-Net of widths 256, 512, 1024,
+and AdamW at 1e-4 with a cosine.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class Config(Configuration):
     num_layers: int = static(8, "[1, inf)")  # of the transformer; authors: 8
     width: int = static(256, "[1, inf)")  # of the transformer's tokens; authors: 256
     num_heads: int = static(4, "[1, inf)")  # of the transformer; authors: 4
-    # The transformer's actions see no later ones (authors); a chunk's actions may then disagree.
+    # The transformer's actions do not see later ones (authors); a chunk's actions may then
+    # disagree.
     causal: bool = static(False)
     dropout_rate: float = static(0.0, "[0, 1)")  # in mlp and transformer; authors: 0.01 to 0.3
 
@@ -138,7 +139,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One gradient step on the error of the predicted noise, and one of the average.
 
     Metrics: ``loss``, the mean squared error of the prediction over valid places; 1 for a network
-    that knows nothing of epsilon or v. It says little about how well the policy acts.
+    that has learned nothing and predicts epsilon or v. It says little about how well the policy
+    acts.
     """
     _check(config, batch)
     observations, chunks, mask = _split(config, batch)
@@ -187,8 +189,8 @@ def act(
 ) -> tuple[jax.Array, PyTree]:
     """The next action of the plan, inside the box; a new chunk is drawn when the plan is used up.
 
-    The policy state is that of :func:`initial_policy_state`: frames and plan. Also the
-    deterministic form draws the noise at the start of a chunk.
+    The policy state is that of :func:`initial_policy_state`: frames and plan. The deterministic
+    form also draws the noise at the start of a chunk.
     """
     frames, plan = policy_state
     frames = ops.plans.push(frames, observation)

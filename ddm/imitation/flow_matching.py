@@ -40,7 +40,7 @@ from ddm.types import (
     static,
 )
 
-# The denoisers tell levels apart that differ by about one: as many as a diffusion policy has.
+# The denoisers can tell levels apart that differ by about one: as many levels as in diffusion.
 LEVELS_PER_TIME = 100.0
 
 
@@ -74,7 +74,7 @@ class Config(Configuration):
     num_layers: int = static(8, "[1, inf)")  # of the transformer; Chi et al.: 8
     width: int = static(256, "[1, inf)")  # of the transformer's tokens; Chi et al.: 256
     num_heads: int = static(4, "[1, inf)")  # of the transformer; Chi et al.: 4
-    # The transformer's actions see no later ones (Chi et al.); a chunk's actions may then disagree.
+    # The transformer's actions do not see later ones (Chi et al.), so a chunk's may disagree.
     causal: bool = static(False)
     dropout_rate: float = static(0.0, "[0, 1)")  # in mlp and transformer
 
@@ -204,8 +204,8 @@ def log_prob(
 ) -> jax.Array:
     """Log-density of chunks under the flow, before the clipping to the box.
 
-    By the exact divergence, which takes Tp * A directional derivatives at each of twice
-    `num_steps` places of the path: meant for chunks of few numbers.
+    It uses the exact divergence: Tp * A directional derivatives at each of 2 * `num_steps` places
+    of the path. This is meant for chunks of few numbers.
 
     Args:
       config: of the policy.
@@ -228,7 +228,7 @@ def score(
     actions: jax.Array,
     time: jax.Array | float,
 ) -> jax.Array:
-    """The score grad log p_t(A_t | o) at one time below 1, near 1 nearly the demonstrator's.
+    """The score grad log p_t(A_t | o) at a time below 1; near 1 it is nearly the demonstrator's.
 
     Args:
       config: of the policy.

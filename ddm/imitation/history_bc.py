@@ -2,27 +2,28 @@
 
     L(theta) = - E_D [ log pi_theta(a_t | o_{t-n+1}, ..., o_t [, a_{t-n}, ..., a_{t-1}]) ]
 
-A demonstrator that waits, counts, alternates or has seen a cue is no function of the observation;
-neither is a policy of a partially observed state. A trunk summarises the past, any head of
-:mod:`ddm.imitation.bc` maps the summary to actions:
+The action of a demonstrator that waits, counts, alternates or has seen a cue is not a function of
+the observation. The same holds if the state is only partly observed. A trunk summarises the past,
+and any head of :mod:`ddm.imitation.bc` maps the summary to actions:
 
 - ``stack``: the last n observations side by side, with flags for the ones before the start. It
   predicts the action of the last step.
-- ``recurrent``: GRU or LSTM layers (robomimic's BC-RNN, Mandlekar et al. 2021). Training segments
-  run ahead of the drawn step from a zero state, after ``burn_in`` steps that are not supervised.
-  Burn-in steps before the episode's start are skipped, so that the start of an episode is
-  learned from the state it has in use; any other step is learned after ``burn_in`` or more steps.
+- ``recurrent``: GRU or LSTM layers (robomimic's BC-RNN, Mandlekar et al. 2021). A training segment
+  begins at the drawn step, after ``burn_in`` steps that start from a zero state and are not
+  supervised. Burn-in steps before the episode's start are skipped. So the start of an episode is
+  learned from the same state as in acting, and any other step after ``burn_in`` or more steps.
 - ``transformer``: causal attention over the last n steps (robomimic's BC-Transformer).
 
 **Copying.** Demonstrations are smooth: the last action predicts the next one, and a policy that
 sees the past may copy itself and miss what matters (de Haan et al. 2019). More history can be worse
 than none. Remedies: no ``previous_actions`` (the default); ``history_dropout``, which hides the
 whole past in a share of the windows; ``change_point_weight``, which emphasises the steps where the
-demonstrator changed its action, w_t = 1 + c 1[|a_t - a_{t-1}| > tau] (Wen et al. 2021). The
-metrics ``copy_error`` and ``change_error`` show the temptation and its price.
+demonstrator changed its action, w_t = 1 + c 1[|a_t - a_{t-1}| > tau] (Wen et al. 2021). The metrics
+``copy_error`` and ``change_error`` show how well copying would do and how well the policy does
+where copying fails.
 
 Differences from robomimic: the recurrent state is kept for the whole episode unless ``reset_every``
-is set (robomimic resets it every ten steps); a head has hidden layers of its own; the transformer
+is set (robomimic resets it every ten steps); a head has its own hidden layers; the transformer
 normalises before each branch, has sinusoids for positions (robomimic: learned ones), and all steps
 of a window are supervised (robomimic: the last, here ``supervise="last"``). The sizes are smaller,
 for vectors: one GRU layer of 128 (robomimic: two LSTM layers of 400), one block of 128 with 4 heads
@@ -79,7 +80,7 @@ class Config(bc.Config):
 
 
 class State(struct.PyTreeNode):
-    """Everything that training changes, and what an observation and an action look like."""
+    """Everything that training changes, and the form of an observation and an action."""
 
     policy: networks.Trainable  # parameters of "trunk" and "head"
     observation: jax.Array  # (*O,) zeros: the shape and type of one observation
@@ -201,7 +202,7 @@ def log_prob(
 ) -> jax.Array:
     """Log-probability (B, T) of each of T actions, given what came before it; see `bc.log_prob`.
 
-    It is that of the policy that was trained, which never forgets: ``reset_every`` is not in it.
+    It is that of the trained policy without forgetting: ``reset_every`` is not used.
 
     Args:
       config: hyper-parameters.
@@ -266,14 +267,14 @@ def _features(
 
 
 def _steps(batch: Batch) -> Steps:
-    """A window without its first step, of which only the action is used."""
+    """A window without its first step; of that step only the action is used."""
     return Steps(
         batch.observations[:, 1:], batch.mask[:, 1:], batch.actions[:, :-1], batch.mask[:, :-1]
     )
 
 
 def _inputs(config: Config, steps: Steps) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """What the trunk is applied to."""
+    """The inputs of the trunk."""
     return steps.observations, _encode(config, steps.previous, steps.previous_mask), steps.mask
 
 

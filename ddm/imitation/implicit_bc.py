@@ -4,21 +4,20 @@
     L = - log [ exp f(s, a) / ( exp f(s, a) + sum_j exp f(s, a_j) ) ]        (InfoNCE)
 
 with counter-examples a_1 .. a_n from the action box, widened by `box_margin` on each side. Florence
-et al. 2021. A small continuous f represents maps to actions that jump, or that have
-several values: its maximum may jump, and there may be several maxima. For uniform counter-examples
-the best f is log pi(a | s) up to a function of s.
+et al. 2021. A small continuous f can represent actions that jump or have several values: its
+maximum may jump, and it may have several maxima. For uniform counter-examples the best f is log
+pi(a | s) up to a function of s.
 
 - ``negatives``: ``uniform``; or ``langevin``, uniform ones moved uphill by a chain through which
   no gradient flows. Uniform ones tell little in more than about five action dimensions.
 - ``gradient_penalty``: the mean over all n + 1 actions of
-  max(0, max_i |df/da_i| - margin)^2. Langevin chains need it, for they take steps of a size that is
-  chosen for slopes of about 1. It bounds how sharp exp(f) can be; uniform counter-examples do not
-  need it.
+  max(0, max_i |df/da_i| - margin)^2. Langevin chains need it, because their step sizes are chosen
+  for slopes of about 1. It bounds how sharp exp(f) can be; uniform counter-examples do not need it.
 - ``inference``: ``dfo``, derivative-free optimisation: uniform candidates, then in each round a
-  draw of as many of them by softmax(f) and a shrinking perturbation; or ``langevin``, a chain whose
-  steps shrink. Deterministic is the best of the final candidates, sampled a draw by softmax(f):
-  both depend on the key, by which candidates are made. Draws are no exact samples of pi, for the
-  search prefers high scores.
+  draw of the same number by softmax(f) and a shrinking perturbation; or ``langevin``, a chain whose
+  steps shrink. The deterministic action is the best of the final candidates, the sampled one is a
+  draw by softmax(f): both depend on the key, which makes the candidates. Draws are not exact
+  samples of pi, because the search prefers high scores.
 
 Differences from the authors' code (google-research/ibc):
 
@@ -26,19 +25,19 @@ Differences from the authors' code (google-research/ibc):
   dataset is scaled already. The chosen action is clipped to it.
 - The final draw uses the scores of the final candidates; theirs pairs the candidates of the last
   draw with the scores before it. Their three iterations draw three times and perturb twice, by 0.33
-  and 0.165: these are two rounds here, of which the third draw is the final one.
-- The network has one block of width 256 for both searches, that of their Langevin configuration of
+  and 0.165. Here these are two rounds, and the third draw is the final one.
+- The network has one block of width 256 for both searches, as in their Langevin configuration of
   the particle task (`particle/mlp_ebm_langevin.gin`). Their best DFO network for states has as many
-  weights in 4 blocks of width 128 (`pushing_states/mlp_ebm_best.gin`), and the one of the particle
-  task 2 layers of width 256 without a block around them.
+  weights, in 4 blocks of width 128 (`pushing_states/mlp_ebm_best.gin`). Their DFO network of the
+  particle task has 2 layers of width 256 without a block around them.
 - 1024 candidates are searched, not 16384: the search is most of an evaluation's time.
 - The learning rate may follow a cosine, not an exponential decay (0.99 each 100 steps).
 - Weights start uniform at the scale of their fan-in and biases at 0, not all normal of width 0.05:
   the scale of the first scores then does not depend on the width.
-- The first layer is applied to observations and actions separately, and added: the same function,
-  without a copy of the observation for each candidate.
-- After a chain of ``langevin`` there is no second one of smaller steps (their `optimize_again`, in
-  some of their configurations).
+- The first layer is applied to observations and to actions separately, and the results are added:
+  the same function, without a copy of the observation for each candidate.
+- A chain of ``langevin`` is not followed by a second one with smaller steps (some of their
+  configurations have it: `optimize_again`).
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ class Config(Configuration):
 
 
 class State(struct.PyTreeNode):
-    """Everything that training changes, and what observations and actions look like."""
+    """Everything that training changes, and the form of observations and actions."""
 
     policy: networks.Trainable
     observation: jax.Array  # (*O,) zeros: the shape and type of one observation
@@ -178,9 +177,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One gradient step on InfoNCE and, if it is switched on, the gradient penalty.
 
-    Metrics: ``loss``, their sum; ``info_nce``, which is log(n + 1) for a score that knows nothing;
-    ``gradient_penalty``; ``accuracy``, the share of logged actions that score above all their
-    counter-examples.
+    Metrics: ``loss``, their sum; ``info_nce``, which is log(n + 1) for a score that has learned
+    nothing; ``gradient_penalty``; ``accuracy``, the share of logged actions that score above all
+    their counter-examples.
     """
     check_batch(batch, batch_spec(config), "implicit_bc")
     check_continuous(batch, "implicit_bc")
@@ -237,7 +236,7 @@ def act(
 def scores(config: Config, state: State, observations: jax.Array, actions: jax.Array) -> jax.Array:
     """Scores (B, M) of actions (B, M, A) after frames (B, T, *O): log pi(a | s) + c(s).
 
-    Only differences within a row mean anything.
+    Only differences within a row have a meaning.
     """
     return _score(config).apply(state.policy.params, observations, actions)
 
@@ -329,7 +328,7 @@ def _derivative_free(
 def _draw(key: PRNGKey, scores: jax.Array, candidates: jax.Array) -> jax.Array:
     """As many candidates (B, M, A), drawn with replacement by softmax of scores (B, M).
 
-    By inversion of the cumulative sum: M uniform numbers a row, not M^2 Gumbel ones.
+    By inversion of the cumulative sum: M uniform numbers per row, not M^2 Gumbel ones.
     """
     cumulative = jnp.cumsum(jax.nn.softmax(scores, axis=-1), axis=-1)
     uniform = jax.random.uniform(key, scores.shape, scores.dtype) * cumulative[:, -1:]

@@ -6,33 +6,33 @@
 Behaviour cloning minimises the forward divergence, which covers every mode of the demonstrator;
 this one commits a policy with one mode to one of them (Ghasemipour et al. 2019; Ke et al. 2020).
 With h = log pi_E - log pi_theta and u = exp(h), every f-divergence E_pi[f(u)] descends when the
-policy ascends r(h) = u f'(u) - f(u) with h held fixed, because its own dependence on theta
-contributes E_pi[grad log pi] = 0 or its like:
+policy ascends r(h) = u f'(u) - f(u) with h held fixed, because the dependence of h on theta
+contributes E_pi[grad log pi] = 0 or a similar term:
 
     rkl: h        fkl: u        js: log(1 + u)        chi2: u^2
 
 The ``ratio`` h is either known or learned:
 
-- ``known``: ``expert_log_prob`` gives log pi_E, the truth or a fitted model. A fitted one has
-  spurious modes where data are few, and this objective finds them.
-- ``learned``: the logit of a discriminator of demonstrated from own actions *at the same states*
-  is h at its optimum. It is GAIL (Ho & Ermon 2016) without dynamics: a conditional GAN, which
-  does not mend covariate shift. Stabilised by noise on all actions that is annealed (Arjovsky &
-  Bottou 2017), a gradient penalty at demonstrated actions (R1, Mescheder et al. 2018) and
-  bounded logits.
+- ``known``: ``expert_log_prob`` gives log pi_E, the truth or a fitted model. A fitted model has
+  false modes where there is little data, and this objective finds them.
+- ``learned``: a discriminator compares demonstrated and own actions *at the same states*; at its
+  optimum its logit is h. It is GAIL (Ho & Ermon 2016) without dynamics: a conditional GAN, which
+  does not correct covariate shift. It is stabilised by annealed noise on all actions (Arjovsky &
+  Bottou 2017), a gradient penalty at demonstrated actions (R1, Mescheder et al. 2018) and bounded
+  logits.
 
 Gradients (``estimator``): ``pathwise`` through a reparameterised action (for a mixture: through
 every component, weighted exactly), ``score`` with a leave-one-out baseline, or ``exact`` sums over
 discrete actions. For log pi_theta in h (``entropy``): ``sticking_the_landing`` holds its parameters
 fixed, so that the variance vanishes at a perfect fit (Roeder et al. 2017); ``sampled`` does not;
-``closed_form`` replaces the sample of it by the entropy of a Gaussian.
+``closed_form`` uses the entropy of a Gaussian instead of a sample.
 
-A wide Gaussian half way between two modes is a local minimum of its own, far above the others
-(for modes at +-1 of width 0.1: 16.3 nats at a width of 0.81, and 0.69 at a mode). Starts are
-therefore narrow (``initial_std``) and about a random action (``initial_mean_spread``). The mode
-that is found is the nearest, not the best, and neighbouring states may choose different ones:
-several seeds are several restarts. Policies of this module and of ``bc`` with the same head have
-the same parameters, so that one can start the other.
+A wide Gaussian half way between two modes is also a local minimum, far above the others (for modes
+at +-1 of width 0.1: 16.3 nats at a width of 0.81, and 0.69 at a mode). So policies start narrow
+(``initial_std``) and around a random action (``initial_mean_spread``). They find the nearest mode,
+not the best one, and neighbouring states may choose different modes: use several seeds as restarts.
+Policies of this module and of ``bc`` with the same head have the same parameters, so that one can
+start the other.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ ExpertLogProb = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Config(Configuration):
-    """Hyper-parameters; one update is a policy step, and with a learned ratio those before it."""
+    """Hyper-parameters; each update ends with one policy step."""
 
     learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size of the policy
     # gradient steps over which a cosine takes the step size to 0; 0: constant
@@ -95,7 +95,7 @@ class Config(Configuration):
     # logits of narrow modes are steep, and flat ones leave the policy between the modes.
     gradient_penalty_weight: float = leaf(0.001, "[0, inf)")
     # Noise on all actions that are compared: standard deviation at the start, at the end, and
-    # gradient steps from one to the other. It widens modes, and the valley between them.
+    # gradient steps from one to the other. It widens modes and fills the gap between them.
     instance_noise: float = leaf(0.05, "[0, inf)")
     final_instance_noise: float = leaf(0.025, "[0, inf)")
     instance_noise_steps: int = leaf(10_000, "[0, inf)")
@@ -108,8 +108,8 @@ class Config(Configuration):
     estimator: str = static("auto")
     divergence: str = static("rkl")  # rkl, fkl, js or chi2
     entropy: str = static("sticking_the_landing")  # or, for a known ratio, sampled or closed_form
-    # log pi_E: a function, hashable, of observations (B, *O) and actions (N, B, A), or (N, B)
-    # discrete ones, to (N, B), differentiable in actions for the pathwise estimator.
+    # log pi_E: a hashable function from observations (B, *O) and actions (N, B, A), or discrete (N,
+    # B), to (N, B); the pathwise estimator needs it differentiable in actions.
     expert_log_prob: ExpertLogProb | None = static(None)
     num_samples: int = static(16, "[2, inf)")  # actions drawn at each observation in a policy step
     discriminator_steps: int = static(5, "[1, inf)")  # discriminator steps before each policy step
@@ -133,7 +133,7 @@ class Draws(NamedTuple):
     """Actions at B observations whose weighted sum estimates an expectation, with gradients."""
 
     actions: jax.Array  # (N, B, A), or (N, B) indices
-    weights: jax.Array  # (N, B), one in total at each observation
+    weights: jax.Array  # (N, B), they sum to one at each observation
     centred: bool = False  # subtract the mean of the other rewards: the score function's baseline
 
 
@@ -201,7 +201,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 
 
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
-    """Discriminator steps, one a mini-batch, then a policy step at the last one's observations.
+    """Discriminator steps, one per mini-batch, then a policy step at the last one's observations.
 
     Metrics: ``loss``, minus the mean of r(h), and ``log_ratio``, the mean of h under the policy:
     minus an estimate of the reverse KL divergence. With a learned ratio also
@@ -249,7 +249,7 @@ def log_prob(
 def log_ratio(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
-    """The ratio h (B,), log pi_E - log pi_theta as far as it is known, at given actions."""
+    """The ratio h (B,), the known or learned log pi_E - log pi_theta, at given actions."""
     without_noise = config.replace(instance_noise=0.0, final_instance_noise=0.0)
     evaluate = RATIOS[config.ratio].evaluate
     params = state.policy.params
@@ -259,10 +259,10 @@ def log_ratio(
 def policy_loss(
     config: Config, state: State, params: Any, observations: jax.Array, key: PRNGKey
 ) -> tuple[jax.Array, Metrics]:
-    """What the policy with `params` descends at observations (B, *O): an estimate of - E r(h).
+    """The policy's loss at observations (B, *O) for `params`: an estimate of - E r(h).
 
-    Its gradient is an unbiased estimate of the divergence's; with the score estimator its own
-    value is only that of the estimate less the baseline (the metric ``loss`` is without it).
+    Its gradient is an unbiased estimate of the divergence's; with the score estimator its own value
+    is that estimate minus the baseline (the metric ``loss`` has no baseline).
     """
     draw_key, ratio_key = jax.random.split(key)
     policy = _policy(config, params, observations)
@@ -314,7 +314,7 @@ def _log_std_bounds(config: Config) -> tuple[jax.Array | float, jax.Array | floa
 
 
 def _spread(config: Config, params: Any, action_size: int, key: PRNGKey) -> Any:
-    """Moves the output's bias: to the initial width and, of a single Gaussian, to a random mean."""
+    """Moves the output's bias to the initial width and, for a single Gaussian, to a random mean."""
     num_gaussians = HEADS[config.head].num_gaussians(config)
     drawn = jax.random.uniform(key, (action_size,), jnp.float32, -1.0, 1.0)
 
@@ -380,7 +380,7 @@ class Discriminator(Network):
     def __call__(
         self, observations: jax.Array, actions: jax.Array, bound: jax.Array | float
     ) -> jax.Array:
-        """Smooth in actions, whose gradient is what the policy learns from."""
+        """Smooth in actions, because the policy learns from the gradient in them."""
         encoded = networks.ObservationEncoder(self.encoder, name="encoder")(observations)
         encoded = jnp.broadcast_to(encoded, (len(actions), *encoded.shape))
         inputs = jnp.concatenate([encoded, actions], axis=-1)
@@ -477,7 +477,7 @@ def _reparameterized(policy: Any, key: PRNGKey, number: int) -> Draws:
 
 
 def _every_component(mixture: networks.GaussianMixture, key: PRNGKey, number: int) -> Draws:
-    """`number` actions of each component, which has its weight: only the noise is drawn."""
+    """`number` actions of each component, with the component's weight; only noise is drawn."""
     actions = mixture._components.sample(seed=key, sample_shape=(number,))  # (M, B, K, A)
     actions = jnp.moveaxis(actions, 2, 1)  # (M, K, B, A)
     weights = jnp.broadcast_to(
@@ -558,7 +558,7 @@ RATIOS: dict[str, Ratio] = {
     ),
 }
 
-# What stands for log pi_theta in a known ratio.
+# The term for log pi_theta in a known ratio.
 ENTROPIES: dict[str, Callable[[Config, Any, jax.Array, jax.Array], jax.Array]] = {
     "sticking_the_landing": _without_parameters,
     "sampled": _with_parameters,

@@ -2,9 +2,9 @@
 
     p(b_1, ..., b_D | s) = prod_d p(b_d | s, b_1, ..., b_{d-1})
 
-A decoder gives all D factors of known tokens in one call (teacher forcing), and factor after
-factor while tokens are drawn (`start`, `step`). The place before the first token, and a token
-that is hidden from the decoder, hold the token K.
+For known tokens a decoder gives all D factors in one call (teacher forcing). While tokens are
+drawn, it gives one factor after the other (`start`, `step`). The place before the first token holds
+the token K, and so does a token that is hidden from the decoder.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Decoder(Network):
 
         Args:
           features: (..., F) what the tokens are conditioned on.
-          tokens: (..., D) int32; the last one is not looked at.
+          tokens: (..., D) int32; the last one is not read.
           deterministic: no dropout.
         """
         raise NotImplementedError
@@ -66,8 +66,8 @@ class Decoder(Network):
 class MLPDecoder(Decoder):
     """One perceptron for all places, of (features, place, the tokens before it as numbers).
 
-    The first layer is linear in them, so that each token adds to it once: one batched call in
-    training, and O(1) work a step for the prefix (as in NADE, Larochelle and Murray 2011).
+    The first layer is linear in the tokens, so each token is added to it once: one batched call in
+    training, and O(1) work per step for the prefix (as in NADE, Larochelle and Murray 2011).
     """
 
     hidden_sizes: tuple[int, ...]
@@ -140,8 +140,8 @@ class FactorisedDecoder(Decoder):
 class LSTMDecoder(Decoder):
     """An LSTM over the tokens, which starts from the features and sees them at each place.
 
-    The features pass a perceptron first: without it the first token would be a function of one
-    cell's step.
+    The features pass a perceptron first: without it the first token would depend on the features
+    through a single step of a cell.
     """
 
     width: int
@@ -178,8 +178,8 @@ class LSTMDecoder(Decoder):
 class TransformerDecoder(Decoder):
     """A causal transformer over [features, b_1, ..., b_{D-1}], with learned places.
 
-    With `cache`, a step costs one token; without, it runs the whole sequence again, and gives the
-    same.
+    With `cache`, a step costs one token. Without it, a step runs the whole sequence again, with the
+    same result.
     """
 
     width: int
@@ -226,14 +226,15 @@ class TransformerDecoder(Decoder):
 
     def _step_again(self, carry: Any, token: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
         features, tokens = carry
-        # At the first place there is no token before: the last place, which nothing sees, is set.
+        # Before the first place there is no token: the index -1 then sets the last place, which is
+        # not read.
         tokens = tokens.at[..., index - 1].set(token)
         logits = self(features, tokens)
         return logits[..., index, :], (features, tokens)
 
 
 class AutoregressivePolicy(Network):
-    """A decoder on encoded frames (..., T, *O), which are put one after the other."""
+    """A decoder on encoded frames (..., T, *O), which are concatenated."""
 
     encoder: str
     decoder: Decoder
@@ -248,7 +249,7 @@ class AutoregressivePolicy(Network):
         return self.decoder(self._features(frames), tokens, deterministic=deterministic)
 
     def start(self, frames: jax.Array) -> tuple[Any, jax.Array]:
-        """The carry before the first step, and what stands for the token before it."""
+        """The carry before the first step, and the token K that comes before it."""
         features = self._features(frames)
         none = jnp.full(features.shape[:-1], self.decoder.num_bins, jnp.int32)
         return self.decoder.start(features), none
@@ -327,8 +328,8 @@ def beam_search(
 def nucleus(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
     """Logits (..., K) of the likeliest bins, which together have `top_p`; -inf elsewhere.
 
-    Top-p sampling (Holtzman et al. 2020): removes the many bins of which each is unlikely. 1
-    keeps all, and does not pay for the sorting; 0 keeps the likeliest.
+    Top-p sampling (Holtzman et al. 2020): removes the many bins that are unlikely one by one. 1
+    keeps all bins and skips the sorting; 0 keeps the likeliest bin.
     """
     return cond_if_any(
         jnp.asarray(top_p) < 1.0, _likeliest, lambda logits, _: logits, logits, top_p

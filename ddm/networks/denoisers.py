@@ -1,8 +1,9 @@
-"""Networks of diffusion and flow policies: from a noisy chunk of actions to what is noise in it.
+"""Networks of diffusion and flow policies: from a noisy chunk of actions to the noise in it.
 
 All map noisy chunks (..., T, A), noise levels (...,) and frames of observation features
-(..., To, F) to (..., T, A). Chi et al. 2023 introduced the convolutional and the attentive one.
-Noise levels are numbers of about unit resolution (0 .. K - 1); sinusoids tell them apart.
+(..., To, F) to (..., T, A). Chi et al. 2023 introduced the convolutional network and the
+transformer. Noise levels are numbers of about unit resolution (0 .. K - 1); sinusoids tell them
+apart.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class MLPDenoiser(Network):
     With `residual`, each hidden layer (all of one size) is a branch x + W2 mish(W1 norm(x)) of two
     layers, as in IDQL (Hansen-Estruch et al. 2023). Without `layer_norm` plain layers learn far
     more slowly where there are several modes: after 3,000 updates three layers of 64 units had 10 %
-    of their samples on one of three branches, and 86 % with it. A single smooth mode fits better
-    without.
+    of their samples on one of three branches, and 86 % with it. Without it a single smooth mode
+    fits better.
     """
 
     hidden_sizes: tuple[int, ...]
@@ -133,7 +134,8 @@ class UNetDenoiser(Network):
     Each of L levels has two residual blocks and halves the number of steps, but for the last; two
     blocks follow in the middle, and the way back joins the levels' outputs. Level and observations
     enter every block by FiLM. T is a multiple of 2^(L - 1). As in the authors' code the first
-    level's output is not joined; their unreachable joining of local conditions is left out.
+    level's output is not joined; their code that joins local conditions is never reached, and is
+    left out.
     """
 
     widths: tuple[int, ...]  # channels of each level, multiples of 8
@@ -212,8 +214,8 @@ class TransformerDenoiser(Network):
     memory of one token for the level and one for each frame. All frames lie at or before the
     chunk's first step, so that no action sees a later observation, and the memory needs no mask.
 
-    The authors' is causal. Then an action's noise is judged without the actions after it, which is
-    not the score of the whole chunk: the actions of a sampled chunk may choose different modes.
+    The authors' is causal. Then an action's noise is predicted without the actions after it. This
+    is not the score of the whole chunk: the actions of a sampled chunk may choose different modes.
     """
 
     num_layers: int
@@ -297,7 +299,7 @@ def _transformer(config: Any, name: str) -> nn.Module:
     )
 
 
-# Each is made of an algorithm's configuration and the algorithm's name, for messages.
+# Each is made from an algorithm's configuration and the algorithm's name, for messages.
 DENOISERS: dict[str, Callable[[Any, str], nn.Module]] = {
     "mlp": _mlp,
     "unet": _unet,

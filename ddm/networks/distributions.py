@@ -43,7 +43,7 @@ def categorical(logits: jax.Array) -> Any:
 
 
 def _distrax_adds_axes() -> Any:
-    """Where distrax adds the axes of samples by itself, which a user may have forbidden."""
+    """Allows the rank promotion that distrax needs for samples, also if the user forbids it."""
     return jax.numpy_rank_promotion("allow")
 
 
@@ -62,7 +62,7 @@ class TanhGaussian:
         return jnp.tanh(self.sample_raw(seed=seed, sample_shape=sample_shape))
 
     def sample_raw(self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
-        """The u (*sample_shape, ..., A) of which actions are the tanh."""
+        """The u (*sample_shape, ..., A) whose tanh are the actions."""
         return self._base.sample(seed=seed, sample_shape=sample_shape)
 
     def sample_and_log_prob(
@@ -88,8 +88,8 @@ class TanhGaussian:
 class GaussianMixture:
     """sum_k softmax(logits)_k N(means_k, diag(exp(log_stds_k))^2) over K components.
 
-    Its mean lies between the components, where the density may be nil: neither of the two
-    ways to act without noise returns it.
+    Its mean lies between the components, where the density may be zero: so neither of the two ways
+    to act without noise returns it.
     """
 
     def __init__(self, logits: jax.Array, means: jax.Array, log_stds: jax.Array):

@@ -1,9 +1,10 @@
 """Dual variables: the weight of a constraint, which training steers, inside its bounds.
 
-The variable rises while its constraint is violated and falls while it holds with room to spare.
-Where the constraint cannot be met, or cannot be violated, it would run on for ever: a bound only
-where it is *used* leaves the parameter far outside, and it takes as many steps to come back as it
-took to leave. So the parameter itself is projected after every step, and turns with its gradient.
+The variable rises while its constraint is violated and falls while the constraint holds with a
+margin. If the constraint can never be met, or never be violated, the variable would rise or fall
+for ever. If it were bounded only where it is *used*, the parameter would move far outside its
+bounds and need as many steps to come back. So the parameter itself is projected after every step,
+and turns as soon as its gradient does.
 
 Mostly the parameter is the logarithm of the variable, and the bounds are logarithms too.
 """

@@ -70,9 +70,9 @@ class ConvEncoder(Network):
 class PatchConv(Network):
     """A convolution of images (B, H, W, C) as one matrix product of their patches.
 
-    Parameters, padding ("SAME") and result are those of `nn.Conv`. Inside a scan on a CPU a step
-    of training takes a fifth of the time (XLA's fast convolutions do not run in loops there),
-    and vmapped parameters make a batched product of it.
+    Parameters, padding ("SAME") and result are those of `nn.Conv`. Inside a scan on a CPU a
+    training step takes a fifth of the time (XLA's fast convolutions do not run in loops there).
+    With vmapped parameters it becomes a batched product.
     """
 
     features: int

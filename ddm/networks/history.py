@@ -1,9 +1,9 @@
 """Summaries of the past: from the inputs of a window of steps to a feature vector at each step.
 
-The summary of a step depends on that step and the ones before it, as far as they are valid. A
-*trunk* maps inputs (..., T, D) and a mask (..., T) to features (..., T, F); `alone` (...,) bool
-marks windows in which every step sees only itself. All trunks give the same answer for
-a step whose past is invalid and for one whose past is dropped.
+The summary of a step depends on that step and the ones before it, if they are valid. A *trunk* maps
+inputs (..., T, D) and a mask (..., T) to features (..., T, F); `alone` (...,) bool marks windows in
+which every step sees only itself. All trunks give the same features for a step whose past is
+invalid as for one whose past is dropped.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ddm.networks.transformer import Transformer, add_positions, causal_mask
 class FrameStack(Network):
     """The last n inputs side by side, oldest first, and which of the n - 1 past ones are real.
 
-    Places before the first valid step repeat it: without the flags a start would look like a
-    wait. Features (..., T, n D + n - 1); no parameters.
+    Places before the first valid step repeat it: without the flags, the start of an episode would
+    look like waiting. Features (..., T, n D + n - 1); no parameters.
     """
 
     num_frames: int

@@ -17,8 +17,8 @@ from ddm.ops import latent
 
 Bound = jax.Array | float
 
-# From a standard deviation of 1, wider than the actions' box, a decoder learns to ignore the
-# latent before the standard deviation has shrunk, and stays there.
+# A standard deviation of 1 is too wide for the actions' box: a decoder that starts there learns to
+# ignore the latent before its standard deviation has shrunk, and does not recover.
 LOG_STD_START = -2.0
 
 
@@ -53,7 +53,7 @@ class MixtureLatent(GaussianMixture):
     """A prior p(z | s) that is a mixture of K Gaussians."""
 
     def kl_from(self, posterior: GaussianLatent, latents: jax.Array) -> jax.Array:
-        """KL(posterior || this) in nats, (...,), estimated at latents of the posterior."""
+        """KL(posterior || this) in nats, (...,), estimated at latents drawn from the posterior."""
         return latent.sampled_kl(latents, posterior.mean, posterior.log_var, self.log_prob(latents))
 
 
@@ -241,7 +241,7 @@ class ActionVAE(Network):
 
 
 def check_prior(kind: str, num_components: int, name: str) -> None:
-    """Refuses a prior that there is not.
+    """Refuses an unknown prior.
 
     Args:
       kind: of the prior.
@@ -249,7 +249,7 @@ def check_prior(kind: str, num_components: int, name: str) -> None:
       name: the algorithm, for the message.
 
     Raises:
-      InputError: an unknown kind, or a mixture of nothing.
+      InputError: an unknown kind, or a mixture without components.
     """
     if kind not in PRIORS:
         raise InputError(f"{name}: prior={kind} is unknown; choose one of {', '.join(PRIORS)}")

@@ -74,7 +74,7 @@ def output_size(params: Any) -> int:
 def is_output(path: Any) -> bool:
     """Whether a parameter's path in its tree ends in the layer named exactly "output".
 
-    A layer named "output_features" is another one.
+    A layer named "output_features" does not count.
     """
     return len(path) > 1 and getattr(path[-2], "key", None) == "output"
 

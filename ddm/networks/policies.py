@@ -158,7 +158,7 @@ class CategoricalPolicy(Network):
 
 
 class TabularPolicy(Network):
-    """Softmax of one row of a table of logits for each state, all zero at first.
+    """Softmax of a table of logits, one row per state, all zero at first.
 
     Observations (..., S) are one-hot; the table (S, K) is a linear layer without bias.
     """

@@ -1,7 +1,7 @@
 """One number for each of K discrete actions: logits of a policy, or action values.
 
 Observations are vectors (..., O), or the last N tokens of a text as numbers (..., N), oldest first:
-1 .. num_tokens - 1, and 0 where the text has not begun. Tokens are embedded.
+1 .. num_tokens - 1, and 0 before the text begins. Tokens are embedded.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ActionScores(Network):
 
 
 class RecurrentActionScores(Network):
-    """A GRU over the tokens as wide as the first hidden layer, and the other layers on its end.
+    """A GRU over the tokens, as wide as the first hidden layer; the other layers follow its output.
 
     Maps token numbers (..., N) to (..., K). Dropout follows the GRU, and each activation.
     """
@@ -65,12 +65,12 @@ class RecurrentActionScores(Network):
 
 
 def embed(num_tokens: int, size: int) -> nn.Embed:
-    """The table of embeddings; unit variance, as a perceptron's other inputs have it."""
+    """The table of embeddings, with unit variance, like other inputs of a perceptron."""
     return nn.Embed(num_tokens, size, embedding_init=nn.initializers.normal(1.0), name="embedding")
 
 
 def token_numbers(
     network: ActionScores | RecurrentActionScores, observations: jax.Array
 ) -> jax.Array:
-    """Observations as int32; what is no token counts as the nearest one."""
+    """Observations as int32 token numbers; values out of range are clipped."""
     return jnp.clip(observations, 0, network.num_tokens - 1).astype(jnp.int32)

@@ -15,10 +15,10 @@ from ddm.networks.mlp import Network
 
 
 class Cache(struct.PyTreeNode):
-    """Keys and values of the tokens so far, an array for each layer.
+    """Keys and values of the tokens so far, one array per layer.
 
-    Apart from each other, arrays are updated in place where a scan carries them; and heads come
-    before places, so that attention reads them as they lie.
+    As separate arrays they are updated in place inside a scan. Heads come before places, so that
+    attention reads memory in order.
     """
 
     keys: tuple[jax.Array, ...]  # (..., H, T, W / H)
@@ -189,8 +189,8 @@ class Transformer(Network):
     ) -> tuple[jax.Array, Cache]:
         """Output (..., W) of one token (..., W) at place `index`, and the cache with it.
 
-        Fed in order, tokens give what a call with :func:`causal_mask` gives, at the price of one
-        token each. There is no dropout.
+        If tokens are fed in order, the outputs equal those of a call with :func:`causal_mask`. Each
+        token costs one token's work. Dropout is not applied.
 
         Raises:
           InputError: the blocks attend to a memory.
@@ -206,7 +206,7 @@ class Transformer(Network):
 
 
 def causal_mask(length: int) -> jax.Array:
-    """(T, T): each token sees itself and the ones before it."""
+    """Mask (T, T): each token sees itself and the ones before it."""
     return jnp.tril(jnp.ones((length, length), bool))
 
 

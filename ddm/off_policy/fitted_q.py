@@ -4,10 +4,10 @@
     w_a <- argmin_w sum over the rows of a of (phi(s_i) . w - y_i)^2
                     + ridge * sum_f n_f (w_f - w_af)^2,   n_f = sum over those rows of phi_f(s_i)^2
 
-Every update solves the regressions of all actions in closed form on the whole log. The authors
-fit trees from nothing in each round; here the penalty pulls towards the weights of the round
-before, in the units of each feature. It slows the iteration, and does not move its fixed point.
-Directions of the features that an action never meets keep their weight.
+Every update solves the regressions of all actions in closed form on the whole log. The authors fit
+new trees in each round. Here the penalty pulls towards the weights of the round before, in the
+units of each feature. It slows the iteration and does not move its fixed point. Directions of the
+features that never occur with an action keep their weight.
 
 phi(s) is the observation as it is, without a constant feature. On one-hot observations the
 weights are a table and every round is one sweep of value iteration in the empirical MDP. On other
@@ -37,7 +37,7 @@ from ddm.types import (
     static,
 )
 
-# Accelerators round the factors of a matrix product to ten bits or fewer, and a table with them.
+# Accelerators round the factors of a matrix product to ten bits or fewer, which would round tables.
 _EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -80,7 +80,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 
 
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
-    """One round: targets from the present weights, then one regression an action.
+    """One round: targets from the present weights, then one regression per action.
 
     Metrics: ``critic_loss``, the mean squared temporal difference before the fit; ``q_value``,
     mean Q(s, a) before it; ``reward_max``, the largest size of a reward.

@@ -5,7 +5,7 @@
 
 A batch updates all its pairs at once from the table before it. Where a pair has several rows
 their temporal differences are averaged, not added, so that a pair moves by at most `learning_rate`
-of the way to its target, whatever the batch size; with one row a batch it is Watkins's rule.
+of the way to its target, whatever the batch size. With one row per batch it is Watkins's rule.
 
 Observations are one-hot rows of S features, those of a Discrete(S) space; others are refused.
 """

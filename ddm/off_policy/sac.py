@@ -9,7 +9,7 @@ Each update takes the critic step, then the policy step against the new critics,
 temperature step with the same action sample, then moves the critic targets.
 
 From the authors' code: widths have a floor of -5, as in offline codes, not -20; the temperature has
-a floor and a ceiling, since on a log it runs away in either direction; biases start at 0.
+a floor and a ceiling, because with logged data it can rise or fall without end; biases start at 0.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def temperature(state: State) -> jax.Array:
 
 
 def critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
-    """Targets (B,): the minimum over target critics, and the entropy term as configured."""
+    """Targets (B,): the minimum over target critics, with the configured entropy term."""
     action_size = batch.actions.shape[-1]
     policy = policy_at(config, state.actor.params, batch.next_observations, action_size)
     next_actions, log_probs = policy.sample_and_log_prob(seed=key)

@@ -5,10 +5,10 @@
     L_pi = - Q_1(s, pi(s)), and all targets, once every `policy_delay` critic steps
 
 One `update` is one period of that delay: `policy_delay` critic steps on consecutive mini-batches,
-then one policy step on the last of them. Nothing is behind a condition, so a vmapped update pays
-for no branch that it does not take; and since the targets stand still during the period, their
-values for all its mini-batches come from one forward pass. From the authors' code: biases start at
-0, not uniform like the kernels, as everywhere here.
+then one policy step on the last of them. The update has no conditional branch, because under `vmap`
+both sides of a branch would be computed. The targets do not change during the period, so one
+forward pass gives their values for all its mini-batches. Difference from the authors' code: biases
+start at 0, as everywhere in this library, not uniform like the kernels.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def last_minibatch(config: Config, batch: Batch) -> Batch:
 def first_critic(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
-    """Q_1(s, a), shape (B,): the policy gradient needs no other member."""
+    """Q_1(s, a), shape (B,): the policy gradient needs only this member."""
     params = jax.tree.map(lambda leaf: leaf[:1], state.critic.params)
     single = networks.ActionValue(config.hidden_sizes, 1, config.layer_norm)
     return single.apply(params, observations, actions)[0]

@@ -5,15 +5,15 @@
 
 over the steps of whole episodes that the current policy sampled, with G_i the return from step i
 on. Minus the gradient of L estimates the gradient of the expected return, divided by the mean
-length of an episode. The baseline b leaves the direction as it is: because it contains the row's
-own return, it shrinks the estimate by a factor that tends to one as the episodes become many.
-With c above 0 the mean entropy of the policy in the visited states is raised too.
+length of an episode. The baseline b does not change the expected direction: because it contains the
+row's own return, it shrinks the estimate by a factor that goes to one with many episodes. With c
+above 0 the mean entropy of the policy in the visited states is raised too.
 
-Which return stands in `returns_to_go` is the caller's choice: a sum discounted from step i on is
-the usual estimate, which weighs late states more than the gradient of the discounted return does.
+The caller chooses which return `returns_to_go` holds. A sum discounted from step i on is the usual
+estimate; it weighs late states more than the gradient of the discounted return does.
 
-The policy classes are those of behaviour cloning, of which this is the return-weighted form; all
-but ``mse``, which does not explore.
+The policy classes are those of behaviour cloning (this is its return-weighted form), except
+``mse``, which does not explore.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _loss(config: Config, state: State, params: Any, batch: Batch) -> tuple[jax.
     log_probs = bc.log_prob(
         _policy_class(config), _as_cloned(state, params), batch.observations, batch.actions
     )
-    # The gradient of the entropy -E[log pi] is that of a return of -log pi.
+    # The gradient of the entropy -E[log pi] equals the policy gradient for a return of -log pi.
     gains = batch.returns_to_go - config.entropy_weight * jax.lax.stop_gradient(log_probs)
     loss = -jnp.mean(log_probs * (gains - jnp.mean(gains)))
     return loss, {

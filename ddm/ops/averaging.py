@@ -15,8 +15,8 @@ def warmup_decay(
 ) -> jax.Array:
     """Decay 1 - (1 + n)^(-power), at most `max_decay`, of an average with warm-up; n = step - 1.
 
-    The average then spans about the last n^power of the n updates so far; with a fixed decay near
-    1 it would hold the initial parameters for most of a short run. As in the code of Chi et al.
+    The average then spans about the last n^power of the n updates so far; with a fixed decay near 1
+    it would stay near the initial parameters for most of a short run. As in the code of Chi et al.
     2023 (power 0.75, ceiling 0.9999) the decay is 0 at the first two updates.
 
     Args:
@@ -38,5 +38,5 @@ def average(
     power: jax.Array | float,
     max_decay: jax.Array | float,
 ) -> Any:
-    """The average with `params` counted in, by :func:`warmup_decay`; trees of one structure."""
+    """The average after adding `params`, by :func:`warmup_decay`; both trees have one structure."""
     return polyak(old, params, 1.0 - warmup_decay(step, power, max_decay))

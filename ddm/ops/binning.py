@@ -47,7 +47,7 @@ def decode(bins: jax.Array, edges: jax.Array) -> jax.Array:
 
 
 def decode_dithered(bins: jax.Array, edges: jax.Array, key: jax.Array) -> jax.Array:
-    """Values (..., D) drawn uniformly in their bins (..., D): no lattice, and no bias."""
+    """Values (..., D) drawn uniformly in their bins (..., D): no grid pattern, and no bias."""
     share = jax.random.uniform(key, bins.shape, edges.dtype)
     return _pick(edges[:, :-1], bins) + share * _pick(jnp.diff(edges), bins)
 
@@ -55,8 +55,8 @@ def decode_dithered(bins: jax.Array, edges: jax.Array, key: jax.Array) -> jax.Ar
 def log_widths(bins: jax.Array, edges: jax.Array) -> jax.Array:
     """Logarithms (..., D) of the widths of bins (..., D).
 
-    A probability of a bin, divided by its width, is a density that is constant in the bin: minus
-    these, log-probabilities compare with those of continuous policies.
+    The probability of a bin divided by its width is a density that is constant in the bin. So
+    log-probabilities minus these can be compared with the log-densities of continuous policies.
     """
     return _pick(jnp.log(jnp.diff(edges)), bins)
 
@@ -65,8 +65,8 @@ def soft_targets(values: jax.Array, edges: jax.Array, width: jax.Array | float) 
     """Probabilities (..., D, B) of bins around values (..., D): a hill over the bin's neighbours.
 
     p(j) ~ exp(-(c_j - a)^2 / (2 h^2)) with the bins' centres c, and h = `width` times the width
-    of the bin of a: neighbouring bins are near misses, which one-hot targets do not know
-    (Pomerleau 1989 spreads ALVINN's steering units like this).
+    of the bin of a: neighbouring bins count as almost right, unlike with one-hot targets (Pomerleau
+    1989 spreads ALVINN's steering units like this).
     """
     values = jnp.clip(values, _along(edges[:, 0], values), _along(edges[:, -1], values))
     scales = width * jnp.exp(log_widths(encode(values, edges), edges))
@@ -81,7 +81,7 @@ def _pick(table: jax.Array, bins: jax.Array) -> jax.Array:
 
 
 def _along(table: jax.Array, values: jax.Array) -> jax.Array:
-    """A table (D, ...) with as many leading axes of length 1 as the values have more."""
+    """A table (D, ...) with leading axes of length 1 until it has as many axes as the values."""
     return table.reshape((1,) * (values.ndim - table.ndim) + table.shape)
 
 
@@ -92,8 +92,8 @@ def fit_edges(
 
     - "uniform": equal bins on the data's range, widened by 1 % at both ends.
     - "quantile": equal numbers of actions in each bin, so that bins are finest where the data is
-      densest (Janner et al. 2021). Values that are repeated make edges coincide; of those one
-      is kept, and the widest bins are halved instead.
+      densest (Janner et al. 2021). Repeated values give several equal edges. One of them is kept,
+      and the widest bins are halved instead.
     - "mu_law": on the data's range, finest around 0.
 
     Args:
@@ -140,7 +140,7 @@ def _fit_uniform(values: np.ndarray, num_bins: int, percentile: float) -> np.nda
 def _fit_quantile(values: np.ndarray, num_bins: int, percentile: float) -> np.ndarray:
     low, high = _range(values, num_bins, percentile)
     inner = np.quantile(values, np.arange(1, num_bins) / num_bins)
-    # In float32, which is what the device compares: what differs by less is the same.
+    # In float32, because the device compares edges in float32: smaller differences do not count.
     edges = np.unique(np.asarray([low, *inner[(inner > low) & (inner < high)], high], np.float32))
     while len(edges) < num_bins + 1:
         widest = np.argmax(np.diff(edges))
@@ -153,7 +153,7 @@ def _fit_mu_law(values: np.ndarray, num_bins: int, percentile: float) -> np.ndar
     low, high = np.sign(bounds) * np.log1p(MU * np.abs(bounds)) / np.log1p(MU)
     pressed = np.linspace(low, high, num_bins + 1)
     edges = np.sign(pressed) * np.expm1(np.abs(pressed) * np.log1p(MU)) / MU
-    edges[[0, -1]] = bounds  # there and back, they have moved in the last digit
+    edges[[0, -1]] = bounds  # rounding in the map and its inverse changed the last digit
     return edges
 
 

@@ -15,8 +15,8 @@ def cond_if_any(
     """`jax.lax.cond` that skips `true_fn` under `vmap` if no predicate of the batch is true.
 
     `vmap` turns a `cond` into a select that pays for both branches in every row. Here the batch
-    pays for `true_fn` only when one of its rows needs it: policies that plan every eighth step
-    of episodes in step are eight times as cheap to evaluate.
+    pays for `true_fn` only when one of its rows needs it: policies that plan at every eighth step,
+    in episodes that run in parallel, cost an eighth to evaluate.
 
     Args:
       predicate: () bool.
@@ -33,7 +33,7 @@ def cond_if_any(
 
     @choose.def_vmap
     def batched(axis_size: int, in_batched: Any, predicates: jax.Array, operands: Any) -> Any:
-        # Axes by leaf: a tree of them would be a Config whose hyper-parameters are axes.
+        # One axis per leaf: a tree of axes would be a Config with axes as its hyper-parameters.
         structure = jax.tree.structure(operands)
         axes = [0 if is_mapped else None for is_mapped in jax.tree.leaves(in_batched[1])]
         if not in_batched[0]:

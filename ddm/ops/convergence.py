@@ -2,10 +2,10 @@
 
     progress = slow - fast
 
-A loss that falls by g an update leaves the slow average 1/slow_rate - 1/fast_rate updates' worth
-of g above the fast one; a loss that stands still brings both to one value. With the default rates,
-progress is what the loss fell by over about 900 updates, in its own unit (nats for a likelihood).
-Both averages are bias-corrected: they are weighted means of the losses so far, from the first on.
+If the loss falls by g per update, progress goes to g (1/slow_rate - 1/fast_rate). If the loss does
+not change, both averages go to the same value. With the default rates, progress is the fall of the
+loss over about 900 updates, in the loss's unit (nats for a likelihood). Both averages are
+bias-corrected: from the first loss on, they are weighted means of the losses so far.
 """
 
 from __future__ import annotations

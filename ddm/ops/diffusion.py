@@ -1,12 +1,13 @@
 """Sampling by removing noise: diffusion and flow matching, on arrays and given functions.
 
-Between noise eps ~ N(0, I) and data x both have a family of ever less noisy variables:
+Both connect noise eps ~ N(0, I) with data x by variables that become less and less noisy:
 
     diffusion (Ho et al. 2020):  x_k = sqrt(abar_k) x + sqrt(1 - abar_k) eps,   k = K - 1 .. 0
     flow (Lipman et al. 2023; Liu et al. 2023):  x_t = t x + (1 - t) eps,       t = 0 .. 1
 
 A network is trained to tell noise from data in them; samplers go through them step by step.
-Arrays are (B, ...) with any event axes; noise levels are one for all rows, (), or one a row, (B,).
+Arrays are (B, ...) with any event axes; there is one noise level for all rows, (), or one per row,
+(B,).
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ SPACINGS = {"trailing": _trailing, "leading": _leading}
 
 
 def ddim_timesteps(num_train: int, num_sample: int, spacing: str = "trailing") -> tuple[int, ...]:
-    """S of the K noise levels, evenly spaced and in descending order.
+    """S of the K noise levels, evenly spaced, in descending order.
 
     "trailing" begins at K - 1, whose variables are nearly the pure noise that samplers begin with:
     K - 1, K - 1 - K / S, ... (Lin et al. 2024). "leading", the default of diffusers, ends at 0 and
@@ -211,7 +212,7 @@ def ddpm_step(level: Level, noisy: jax.Array, clean: jax.Array, noise: jax.Array
 
 
 def ddpm_variance(level: Level) -> jax.Array:
-    """Variance of q(x_previous | x_k, x): that of the noise which a step adds."""
+    """Variance of q(x_previous | x_k, x), and so of the noise that a step adds."""
     beta = 1.0 - level.alpha_bar / level.previous_alpha_bar
     return beta * (1.0 - level.previous_alpha_bar) / (1.0 - level.alpha_bar)
 
@@ -230,7 +231,7 @@ def ddim_step(
       clean: (B, ...) the estimate of the data, clipped or not.
       epsilon: (B, ...) the estimate of the noise, not changed by the clipping (as in diffusers).
       noise: (B, ...) standard normal.
-      eta: 0 adds no noise; 1 adds as much as DDPM does, and is DDPM where nothing is clipped.
+      eta: 0 adds no noise; 1 adds as much as DDPM, and equals DDPM if nothing is clipped.
     """
     variance = jnp.square(eta) * ddpm_variance(level)
     # Rounding may take the last step's 1 - 1 - 0 below zero.
@@ -258,7 +259,7 @@ def sample_ddpm(
     """Samples (B, ...) by ancestral sampling: each step draws from the posterior.
 
     Args:
-      predict: what the network says of a noisy variable.
+      predict: the network's prediction for a noisy variable.
       schedule: the noise levels.
       key: of the start and of every step's noise.
       shape: of the result.
@@ -339,7 +340,7 @@ def interpolate(noise: jax.Array, clean: jax.Array, times: jax.Array) -> jax.Arr
 
 
 def target_velocity(noise: jax.Array, clean: jax.Array) -> jax.Array:
-    """The path's velocity x - eps; its mean given the place and the time is the flow's."""
+    """The path's velocity x - eps; the flow's velocity is its mean given place and time."""
     return clean - noise
 
 
@@ -379,8 +380,8 @@ def _move(state: Any, rate: Any, size: float) -> Any:
 
 
 SOLVERS: dict[str, Callable[[Derivative, Any, jax.Array, float], Any]] = {
-    "euler": _euler,  # error of first order; one evaluation a step
-    "midpoint": _midpoint,  # of second order; two evaluations a step
+    "euler": _euler,  # error of first order; one evaluation per step
+    "midpoint": _midpoint,  # of second order; two evaluations per step
 }
 
 
@@ -482,7 +483,7 @@ def log_density(
 
 
 def _along(values: jax.Array, like: jax.Array) -> jax.Array:
-    """() or (B,) with as many trailing axes as `like` (B, ...) has more."""
+    """() or (B,) with trailing axes of length 1 until it has as many axes as `like` (B, ...)."""
     values = jnp.asarray(values)
     return (
         values.reshape(values.shape + (1,) * (like.ndim - values.ndim)) if values.ndim else values

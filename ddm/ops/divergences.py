@@ -1,8 +1,9 @@
 """How far one distribution is from another, in nats: closed forms, quadrature, and samples.
 
 KL(p || q) = E_p[log p - log q]. With p the demonstrator and q the policy it is the forward KL
-divergence of imitation, which punishes a policy for what it leaves out; with the roles exchanged
-it is the reverse one, which punishes it for what it adds (Ghasemipour et al. 2019; Ke et al. 2020).
+divergence of imitation, which penalises actions that the policy leaves out; with the roles
+exchanged it is the reverse one, which penalises actions that the policy adds (Ghasemipour et al.
+2019; Ke et al. 2020).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def kl_on_grid(log_p: jax.Array, log_q: jax.Array, grid: jax.Array) -> jax.Array
     both ends; a spacing of half the smallest standard deviation gives seven digits.
 
     Args:
-      log_p: (..., N) log-density on the grid; minus infinity where there is none.
+      log_p: (..., N) log-density on the grid; minus infinity where the density is 0.
       log_q: (..., N).
       grid: (N,) increasing.
 
@@ -91,7 +92,7 @@ def kl_lower_bound(values: jax.Array, other_values: jax.Array) -> jax.Array:
       other_values: (...,) c at samples of q.
 
     Returns:
-      (...,) one estimate a pair of samples; their mean is the bound.
+      (...,) one estimate per pair of samples; their mean is the bound.
     """
     chex.assert_equal_shape([values, other_values])
     # The summand keeps the logarithm finite where softplus underflows.
@@ -113,15 +114,16 @@ def slope_penalty(
     """Mean of max(|gradient of c| - max_slope, 0)^2 over inputs: keeps a critic Lipschitz.
 
     Args:
-      critic: inputs (B, A) to values (B,), each of its own row alone.
+      critic: inputs (B, A) to values (B,); each value depends only on its own row.
       inputs: (B, A).
-      max_slope: Euclidean norm of the gradient that is free.
+      max_slope: largest Euclidean norm of the gradient without a penalty.
 
     Returns:
-      Scalar; of weight w beside a Wasserstein bound W, the best slope is max_slope + W / (2 w).
+      Scalar; if its weight is w and it is added to a Wasserstein bound W, the best slope is
+    max_slope + W / (2 w).
     """
     chex.assert_rank(inputs, 2)
     gradients = jax.grad(lambda inputs: jnp.sum(critic(inputs)))(inputs)
-    # The root has no gradient at 0, where a relu network may well be flat.
+    # The root has no gradient at 0, and the gradient of a relu network can be 0.
     slopes = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=-1) + 1e-8)
     return jnp.mean(jnp.square(jnp.maximum(slopes - max_slope, 0.0)))

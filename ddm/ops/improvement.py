@@ -1,8 +1,8 @@
 """Policy improvement on tables of action values: greedy, soft, and held near a behaviour policy.
 
 Each operator maps action values (..., A) to an improved policy and the state values that a backup
-should use. All of them are elementwise in the leading axes, so that they serve exact solvers of
-an MDP and updates from samples alike.
+should use. All work elementwise on the leading axes, so they are used both by exact solvers of an
+MDP and by updates from samples.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def greedy(action_values: jax.Array) -> Improved:
 
 
 def epsilon_greedy(action_values: jax.Array, epsilon: jax.Array | float) -> Improved:
-    """Greedy but for a share epsilon spread over all actions; V is the mean of Q under it."""
+    """Greedy, with a share epsilon spread over all actions; V is the mean of Q under it."""
     uniform = 1.0 / action_values.shape[-1]
     policy = (1.0 - epsilon) * greedy(action_values).policy + epsilon * uniform
     return Improved(policy, _expectation(policy, action_values))
@@ -47,7 +47,7 @@ def soft_greedy(action_values: jax.Array, temperature: jax.Array | float) -> Imp
 def kl_penalty(
     action_values: jax.Array, behavior: jax.Array, weight: jax.Array | float
 ) -> Improved:
-    """max_pi E_pi[Q] - weight * KL(pi || behavior), whose solution is closed.
+    """max_pi E_pi[Q] - weight * KL(pi || behavior), in closed form.
 
     pi ~ behavior * exp(Q / weight) and V = weight * log sum behavior * exp(Q / weight). Where the
     behaviour has no mass the policy has none.
@@ -80,14 +80,15 @@ def kl_constraint(
 ) -> Improved:
     """max_pi E_pi[Q] subject to KL(pi || behavior) <= epsilon in every state.
 
-    pi ~ behavior * exp(Q / eta), with eta by bisection; greedy inside the support where even that
-    is near enough. An action without behaviour mass would cost an infinite divergence.
+    pi ~ behavior * exp(Q / eta), with eta by bisection; it is greedy inside the support where the
+    greedy policy satisfies the constraint. An action without behaviour mass would make the
+    divergence infinite.
     """
     chex.assert_equal_shape([action_values, behavior])
     inside = behavior > 0.0
     best = jnp.max(jnp.where(inside, action_values, -jnp.inf), axis=-1, keepdims=True)
     gaps = jnp.where(inside, best - action_values, jnp.inf)
-    # The nearest of all greedy policies: the behaviour, given that it acts optimally.
+    # The nearest of all greedy policies: the behaviour, conditioned on optimal actions.
     optimal_mass = jnp.sum(jnp.where(gaps <= 0.0, behavior, 0.0), axis=-1, keepdims=True)
     nearest = jnp.where(gaps <= 0.0, behavior, 0.0) / optimal_mass
     spread = jnp.max(jnp.where(inside, gaps, 0.0), axis=-1, keepdims=True)
@@ -139,7 +140,7 @@ def spibb(action_values: jax.Array, behavior: jax.Array, uncertain: jax.Array) -
     kept = jnp.where(uncertain, behavior, 0.0)
     free = 1.0 - jnp.sum(kept, axis=-1, keepdims=True)
     best = _among(action_values, (~uncertain).astype(action_values.dtype)).policy
-    # Where every pair is uncertain there is no free mass, up to rounding.
+    # Where every pair is uncertain the free mass is 0, except for rounding.
     policy = jnp.where(jnp.all(uncertain, axis=-1, keepdims=True), behavior, kept + free * best)
     return Improved(policy, _expectation(policy, action_values))
 

@@ -2,8 +2,8 @@
 
     MMD^2(P, Q) = E k(x, x') + E k(y, y') - 2 E k(x, y),   x, x' ~ P,  y, y' ~ Q
 
-(Gretton et al. 2012). With a bandwidth that is large beside the actions it compares supports
-rather than densities, which is how BEAR uses it (Kumar et al. 2019, section 5).
+(Gretton et al. 2012). With a bandwidth that is large compared with the actions it compares supports
+rather than densities; BEAR uses it so (Kumar et al. 2019, section 5).
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def squared_mmd(
     Args:
       one: (..., N, A) actions of one distribution.
       other: (..., M, A) actions of the other.
-      kernel: of this module, or like them.
+      kernel: one of this module, or a function with the same arguments.
       bandwidth: of the kernel, in the unit of the actions (its square for a Gaussian).
 
     Returns:
-      (...,) at least 0 but for rounding; 0 for equal samples.
+      (...,) at least 0, except for rounding; 0 for equal samples.
     """
     chex.assert_equal_shape([one[..., :1, :], other[..., :1, :]])
     means = [

@@ -1,8 +1,7 @@
 """Samples of exp(score) by noisy gradient ascent in a box: how energy-based policies act.
 
-Florence et al. 2021 (implicit behavioural cloning), after their code. The noise is
-scaled by the step size, not by its root, so that a chain whose steps shrink is an annealed one: it
-ends near modes.
+Florence et al. 2021 (implicit behavioural cloning), after their code. The noise is scaled by the
+step size, not by its root. So a chain with shrinking steps is annealed: it ends near modes.
 """
 
 from __future__ import annotations

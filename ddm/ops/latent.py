@@ -68,11 +68,11 @@ def sampled_kl(
 
 
 def free_bits(kl: jax.Array, floor: jax.Array | float) -> jax.Array:
-    """The batch's mean divergence, () nats, of which `floor` nats are free (Kingma et al. 2016).
+    """The batch's mean divergence, () nats; `floor` nats are free (Kingma et al. 2016).
 
     Below the floor the divergence is constant and has no gradient, so that it cannot be pressed
-    to 0. The latent is one group: the floor is for the sum over its dimensions. A floor of 0 is
-    no floor, also for estimates that may be negative.
+    to 0. The latent is one group: the floor is for the sum over its dimensions. A floor of 0
+    changes nothing, not even negative estimates.
     """
     mean = jnp.mean(kl)
     return jnp.where(floor > 0.0, jnp.maximum(mean, floor), mean)

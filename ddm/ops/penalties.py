@@ -25,8 +25,8 @@ def logsumexp_gap(
     Lagrange threshold on it) means the same for any number of samples.
 
     Args:
-      sampled_values: (..., B, M) values of M sampled actions a state.
-      log_densities: (B, M) log-density that each action was drawn with.
+      sampled_values: (..., B, M) values of M sampled actions per state.
+      log_densities: (B, M) log-density of the distribution that each action was drawn from.
       data_values: (..., B) values of the logged actions.
       temperature: scalar above 0.
 

@@ -1,7 +1,7 @@
-"""What a policy carries between two calls of `act`: the frames it has seen, the chunk it plays.
+"""What a policy keeps between two calls of `act`: the frames it has seen, the chunk it plays.
 
-All are pytrees of arrays with fixed shapes, so that they vmap, and can be reset where an episode
-begins by a select over their leaves.
+All are pytrees of arrays with fixed shapes, so that they vmap, and a select over their leaves can
+reset them where an episode begins.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def no_frames(num_frames: int, observation: jax.Array) -> Frames:
 def push(frames: Frames, observation: jax.Array) -> Frames:
     """Drops the oldest frame and appends `observation` (*O,); the first one fills all places.
 
-    The result is what `ddm.data.sample` gives for a window with history: beyond the episode's
-    start it repeats the first observation, and says so in its mask.
+    The result is what `ddm.data.sample` gives for a window with history: before the episode's start
+    it repeats the first observation and marks this in its mask.
     """
     chex.assert_equal_shape([frames.observations[0], observation])
     moved = jnp.concatenate(
@@ -75,9 +75,10 @@ def next_action(
     Args:
       plan: under execution.
       num_execute: actions of a chunk that are executed.
-      make: returns a chunk (T, A). It is not run where there still is a plan; under `vmap`,
-        it is not run where none of the mapped plans is used up.
-      *operands: what `make` depends on: not closed over, so that `vmap` sees them.
+      make: returns a chunk (T, A). It is not run while the plan lasts; under `vmap`, it is not run
+        while all of the mapped plans last.
+      *operands: all that `make` depends on; pass them here and do not close over them, so that
+      `vmap` sees them.
 
     Returns:
       (A,) the action, and the plan with it used.
@@ -113,7 +114,7 @@ def no_ensemble(num_steps: int, action: jax.Array) -> Ensemble:
 def ensemble_action(
     ensemble: Ensemble, chunk: jax.Array, decay: jax.Array | float
 ) -> tuple[jax.Array, Ensemble]:
-    """Temporal ensembling (Zhao et al. 2023, section IV-B): averages all predictions for now.
+    """Temporal ensembling (Zhao et al. 2023, section IV-B): averages all predictions for this step.
 
     The i-th prediction for a step, counted from the oldest, has weight exp(-decay i): a decay
     above 0 favours *old* predictions, 0 is the mean.

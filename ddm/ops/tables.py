@@ -1,7 +1,7 @@
 """Tables over S states and A actions, counted from logged transitions.
 
-Observations are one-hot, and the state is the place of the one. Pairs outside the table are dropped
-by the counts and must not occur.
+Observations are one-hot, and the state is the place of the one. Pairs outside the table must not
+occur; the counts ignore them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def check_table_batch(
     *,
     one_hot: bool = True,
 ) -> None:
-    """Refuses what a table cannot be indexed with; of traced arrays only shapes and types.
+    """Refuses arrays that cannot index a table; for traced arrays it checks only shapes and types.
 
     Args:
       name: the algorithm, for the message.
@@ -95,7 +95,7 @@ def pair_means(
     Args:
       states: (B,) integers.
       actions: (B,) integers.
-      values: (B,) one number a row.
+      values: (B,) one number per row.
       default: (S, A) what a pair without rows gets.
 
     Returns:

@@ -1,6 +1,6 @@
 """Targets and losses of value learning, on batches.
 
-Ranks are asserted, because (B,) minus (B, 1) broadcasts to (B, B) without a word.
+Ranks are asserted, because (B,) minus (B, 1) broadcasts to (B, B) without an error.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def lambda_returns(
       terminations: (B, T) bool, True where no value follows. Truncations do not belong here.
       next_values: (B, T) values of the next observations.
       ends: (B, T) bool, True where the next column is not the next step: at truncations, and at a
-        row's last valid step. The last column is an end whatever it says.
+        row's last valid step. The last column always counts as an end.
 
     Returns:
       (B, T) returns, without gradient.
@@ -121,7 +121,7 @@ def mix_ensemble(values: jax.Array, minimum_weight: jax.Array | float) -> jax.Ar
 
 
 def largest_reward(rewards: jax.Array) -> jax.Array:
-    """The largest size of a reward in the batch, (): the metric that values are held against."""
+    """The largest size of a reward in the batch, (): the metric that values are compared with."""
     return jnp.max(jnp.abs(rewards))
 
 
@@ -135,13 +135,13 @@ def values_beyond_rewards(
     """A sentence if values exceed what rewards and discount allow, for `diagnose`.
 
     No policy earns more than sum_t discount^t max |r| = max |r| / (1 - discount). Values beyond it
-    are of no policy: the bootstrap feeds on its own errors.
+    belong to no policy: the bootstrap then amplifies its own errors.
 
     Args:
       discount: of the values; at 1 there is no bound.
       metrics: means over an interval, with `value` and ``reward_max`` of :func:`largest_reward`.
       value: the metric that holds the mean value.
-      bonus: size of what the method itself adds to each reward, such as the entropy's worth.
+      bonus: size of what the method itself adds to each reward, such as an entropy bonus.
     """
     if discount >= 1.0 or value not in metrics or "reward_max" not in metrics:
         return []

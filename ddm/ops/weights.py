@@ -99,11 +99,11 @@ def effective_share(weights: jax.Array) -> jax.Array:
     return jnp.square(jnp.sum(scaled)) / (weights.shape[0] * squares)
 
 
-# Below this share of the batch the policy is fitted to so few rows that the rest of the log is
-# lost on it; a batch of 256 then counts as 13.
+# Below this share the policy is fitted to so few rows that it ignores the rest of the log; a batch
+# of 256 then counts as 13.
 SMALL_SHARE = 0.05
-# Exponential weights have a mean near 1 while the temperature tells good actions from better ones.
-# Where it is this share of the largest weight, nearly every weight is the largest one, or near 0.
+# While the temperature grades actions, exponential weights have a mean near 1. If their mean is
+# this share of the largest weight, nearly every weight is either the largest one or near 0.
 SATURATED = 0.2
 LARGE_MEAN = 5.0
 
@@ -115,7 +115,7 @@ def diagnose(
 
     Args:
       metrics: means over an interval, with ``effective_share`` and ``weight``, the mean weight.
-      weight: the configuration's choice, which says what helps.
+      weight: the configuration's choice, which decides the advice in the sentence.
       maximum: the largest weight.
     """
     share, mean = metrics.get("effective_share", 1.0), metrics.get("weight", 1.0)
