@@ -1,4 +1,4 @@
-"""Hyper-parameters: each field declares the values that it may have, and one check reads them.
+"""Hyper-parameters: each field declares its allowed values, and one function checks them.
 
 class Config(Configuration):
 discount: float = leaf(0.99, "[0, 1]")  # of future rewards
@@ -43,8 +43,8 @@ def static(default: Any, allowed: str = "", *, at_most: str = "") -> Any:
 class Configuration(struct.PyTreeNode):
     """Base of every Config: refuses numbers outside their declared interval.
 
-    Numbers of Python and numpy are checked, traced values and arrays on the device are not: they
-    have no value yet, or asking for it would wait for the device.
+    Numbers of Python and numpy are checked. Traced values and arrays on the device are not: a
+    traced value is not known yet, and reading an array would wait for the device.
 
     Raises:
       InputError: naming the algorithm, the field, its value and what was expected.
@@ -72,15 +72,15 @@ def check(config: Any) -> None:
 
 
 def _narrow(config: Any) -> None:
-    """Numbers of numpy become Python's, and arrays of 64 bits 32 wide: training is in float32.
+    """Turns numpy's numbers into Python's, and 64-bit arrays into 32-bit: training is in float32.
 
-    A float64 among the leaves, which a program with `jax_enable_x64` may give, would spread to
-    parameters and metrics; Python's numbers take the type of what they meet.
+    A float64 leaf, which a program with `jax_enable_x64` may give, would make parameters and
+    metrics float64. Python's numbers take the type of the arrays that they are combined with.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if isinstance(value, (int, float, str, tuple)) and not isinstance(value, np.number):
-            continue  # nearly all; to ask jax what an array is takes far longer
+            continue  # nearly all fields; asking jax whether a value is an array takes far longer
         if isinstance(value, np.number):
             object.__setattr__(config, field.name, value.item())
         elif _is_wide(value):
@@ -96,9 +96,9 @@ _NARROW = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
 
 
 def broadcast(config: Any, num_lanes: int) -> Any:
-    """The configuration with a leading axis of lanes on every numeric leaf, all alike.
+    """The configuration with a leading axis of lanes on every numeric leaf, all lanes equal.
 
-    `jax.vmap` over a configuration needs that axis on each leaf, also on those that do not vary:
+    `jax.vmap` over a configuration needs this axis on each leaf, even on those that do not vary:
     `broadcast(config, 3).replace(alpha=jnp.array([1.0, 5.0, 10.0]))`.
 
     Args:
@@ -109,7 +109,7 @@ def broadcast(config: Any, num_lanes: int) -> Any:
 
 
 def describe_range(field: dataclasses.Field) -> str:
-    """What `--help` says of the values of a field; empty where every value is allowed."""
+    """The text of `--help` on the allowed values of a field; empty if every value is allowed."""
     allowed, other = field.metadata.get("allowed"), field.metadata.get("at_most")
     parts = [f"in {allowed}"] if allowed and allowed != "(-inf, inf)" else []
     return ", ".join([*parts, *([f"at most {other}"] if other else [])])
@@ -145,11 +145,12 @@ def _ordered(value: Any, other: Any) -> bool:
 
 
 def _extremes(value: Any) -> tuple:
-    """The numbers that decide for all in a value; none in what is not known to be numbers.
+    """The numbers of a value that need a check; none if the value is not known to be numbers.
 
-    Of an array these are the smallest and the largest, which are NaN where any is. Truth values
-    are no numbers: jax builds a Config of them to say which leaves are mapped. This runs at each
-    `jax.tree.map` over a Config, so Python's numbers are not made arrays.
+    For an array these are the smallest and the largest number, which are NaN if any number is.
+    Truth values do not count as numbers: jax builds a Config of them to say which leaves are
+    mapped. This runs at each `jax.tree.map` over a Config, so Python's numbers are not converted to
+    arrays.
     """
     if isinstance(value, bool):
         return ()

@@ -40,7 +40,7 @@ class CollectSpec:
 
 
 class Experience(struct.PyTreeNode):
-    """What has been seen so far, and where the environments stand."""
+    """The experience so far, and the states of the environments."""
 
     stream: envs.Stream | None  # None: the environments are stepped on the host
     buffer: data.Buffer
@@ -50,8 +50,9 @@ class Experience(struct.PyTreeNode):
 class Collector(struct.PyTreeNode):
     """An environment and how experience is collected in it.
 
-    A pure environment advances inside the compiled program. One of gymnasium has no place there
-    (`environment` is None): the runner steps it on the host, into the same buffer.
+    A pure environment advances inside the compiled program. A gymnasium environment cannot
+    (`environment` is None): the runner steps it on the host, and its transitions go into the same
+    buffer.
     """
 
     params: Any
@@ -64,7 +65,7 @@ class Collector(struct.PyTreeNode):
     def create(
         cls, environment: envs.Environment, spec: CollectSpec | None = None, params: Any = None
     ) -> Collector:
-        """Of an environment with its default parameters, or those given."""
+        """A collector in an environment, with its default parameters or the given ones."""
         params = environment.default_params if params is None else params
         spaces = environment.observation_space(params), environment.action_space(params)
         return cls(params, environment, CollectSpec() if spec is None else spec, *spaces)
@@ -72,7 +73,7 @@ class Collector(struct.PyTreeNode):
     def empty_buffer(
         self, log: data.Dataset | None = None, capacity: int | None = None
     ) -> data.Buffer:
-        """A buffer for the environment's transitions, in the units of a log if there is one."""
+        """A buffer for the environment's transitions, in the units of the log if one is given."""
         capacity = self.spec.capacity if capacity is None else capacity
         if log is not None:
             return data.Buffer.like(log, capacity)
@@ -99,7 +100,7 @@ def begin(
       config: of the policy.
       state: of the policy; gives the shapes of its memory, if it has any.
       key: of this and all later collection.
-      log: a dataset whose units the experience shall have.
+      log: a dataset; the experience gets its units.
 
     Raises:
       InputError: the policy's observations or actions are not the environment's.
@@ -138,7 +139,7 @@ def collect(
     """
     environment, params = collector.environment, collector.params
     stream, buffer = experience.stream, experience.buffer
-    assert stream is not None  # it is, where the collector has an environment
+    assert stream is not None  # always so if the collector has an environment
     policy = policy_of(algorithm, config, state, buffer)
     memory = policy.initial_state()
 
@@ -172,7 +173,7 @@ def to_units(rows: Batch, normalization: data.Normalization) -> Batch:
     """Transitions of an environment in the units that an algorithm sees."""
     actions = normalization.normalize_actions(rows.actions)
     if normalization.action_scale is not None:
-        actions = jnp.clip(actions, -1.0, 1.0)  # there and back again may miss by the last bit
+        actions = jnp.clip(actions, -1.0, 1.0)  # mapping there and back may change the last bit
     return rows.replace(
         observations=normalization.normalize_observations(rows.observations),
         actions=actions,

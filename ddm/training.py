@@ -32,11 +32,11 @@ def fit(
         train = jax.jit(lambda key, log: ddm.fit(iql, iql.Config(), log, key, 10_000))
         state, metrics = train(jax.random.key(0), log)
 
-    The batch of a step depends on `key` and `state.step` only. So 100 steps and 100 more with the
-    same key and the state in between are 200 steps, bit for bit.
+    The batch of a step depends on `key` and `state.step` only. So 100 steps, and 100 more from that
+    state with the same key, equal 200 steps, bit for bit.
 
-    A method with stages runs through them; to go on with one, `state.step` must be a number, so
-    call `fit` outside of jit then.
+    A method with stages runs through them. To continue such a method, call `fit` outside of jit,
+    because `state.step` must be a number.
 
     Args:
       algorithm: the algorithm module.
@@ -45,11 +45,11 @@ def fit(
       key: PRNG key; the same for a run and its continuation.
       num_steps: gradient steps, a multiple of the algorithm's mini-batches.
       batch_size: rows per gradient step.
-      state: to go on from; None: a fresh one.
+      state: the state to continue from; None: a fresh one.
 
     Returns:
-      The state, and the metrics of every update, (num_steps / minibatches,); of a method with
-      stages, each stage's under its name.
+      The state, and the metrics of every update, (num_steps / minibatches,); for a method with
+      stages, those of each stage under its name.
 
     Raises:
       InputError: the source lacks what the algorithm needs, or `num_steps` does not divide.
@@ -78,10 +78,10 @@ def fit(
 
 
 class Learner(NamedTuple):
-    """A policy that learns, and what it has seen for itself: what `fit_online` goes on with."""
+    """A policy that learns, and its own experience: `fit_online` continues from both."""
 
     state: Any  # of the algorithm
-    experience: experience.Experience | None = None  # None: it learns from logs alone
+    experience: experience.Experience | None = None  # None: it learns only from logs
 
 
 def fit_online(
@@ -109,9 +109,9 @@ def fit_online(
       key: PRNG key; the same for a run and its continuation.
       num_steps: gradient steps, a multiple of the algorithm's mini-batches.
       log: logged data in the environment's spaces; its normalization holds for both.
-      log_share: of the log in each batch.
+      log_share: share of the log in each batch.
       batch_size: rows per gradient step.
-      learner: to go on from; None: a fresh one.
+      learner: the learner to continue from; None: a fresh one.
 
     Returns:
       The learner, and the metrics of every update, (num_steps / minibatches,).
@@ -141,11 +141,11 @@ def fit_online(
 
 
 def prepare(algorithm: Algorithm, config: Any, source: Any) -> Any:
-    """The configuration with what the data decide, where it is not set.
+    """The configuration with fields from the data, where they are not set.
 
-    The number of discrete actions becomes the log's, and a policy class for real vectors that is
-    the default becomes a categorical one. What else an algorithm takes from the data, such as the
-    edges of bins, its own `prepare(config, dataset)` adds. Everything that trains calls this.
+    The number of discrete actions becomes the log's. If the policy class is a default for real
+    vectors, it becomes a categorical one. The algorithm's own `prepare(config, dataset)` adds what
+    else it takes from the data, such as the edges of bins. Everything that trains calls this.
 
     Args:
       algorithm: the algorithm module.
@@ -186,7 +186,7 @@ def init(algorithm: Algorithm, config: Any, source: Any, key: PRNGKey) -> Any:
 
 
 def draw(source: Any, sampling_key: PRNGKey, step: jax.Array, batch_size: int, spec: Any) -> Any:
-    """The batch of a gradient step; by its number, however a run is cut into pieces."""
+    """The batch of a gradient step; it depends on the step's number, not on how a run is split."""
     return data.sample(source, jax.random.fold_in(sampling_key, step), batch_size, spec)
 
 
@@ -196,7 +196,7 @@ def own_sources(buffer: data.Buffer, log: Any, log_share: float, spec: Any) -> A
     Args:
       buffer: its own experience.
       log: a dataset, a dict of them, or None.
-      log_share: of the log in each batch of an algorithm that knows no names.
+      log_share: share of the log in each batch, for an algorithm without named sources.
       spec: of its batch.
     """
     if log is None:
@@ -216,7 +216,7 @@ def plan(stages: Sequence[Stage], done: int, num_steps: int) -> list[tuple[Stage
       num_steps: gradient steps to come.
 
     Returns:
-      Stages, the steps of each, and whether it ends with them.
+      Stages, the steps of each, and whether the stage ends after them.
 
     Raises:
       InputError: no step, or the stages end before the steps do.
@@ -241,7 +241,7 @@ def plan(stages: Sequence[Stage], done: int, num_steps: int) -> list[tuple[Stage
 def finish(
     stages: Sequence[Stage], stage: Stage, config: Any, state: Any, source: Any, key: PRNGKey
 ) -> Any:
-    """What a stage does once at its end; its key is none that a batch was drawn by."""
+    """What a stage does once at its end; its key differs from the keys of all batches."""
     if stage.finish is None:
         return state
     last = jax.random.split(key, len(stages) + 1)[1:]
@@ -260,7 +260,7 @@ def _steps_done(state: Any) -> int:
 
 
 def num_updates(num_steps: int, spec: Any) -> int:
-    """Updates that make so many gradient steps.
+    """The number of updates for a number of gradient steps.
 
     Raises:
       InputError: they do not divide, or there is none.

@@ -1,7 +1,7 @@
 """The contract of an algorithm, and the values that travel between data, algorithm and runner.
 
-An algorithm is a module; the module itself is the value that is passed around. See
-:class:`Algorithm` for the names that it must have.
+An algorithm is a module, and functions get the module itself as a value. See :class:`Algorithm` for
+the names that it must have.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Metrics = Mapping[str, jax.Array]  # name -> scalar float
 PyTree = Any
 
 
-ABSENT: Any = None  # a field that was not declared; typed as an array, which it is after the check
+ABSENT: Any = None  # a field that was not declared; typed as an array: after the check it is one
 
 
 class Batch(struct.PyTreeNode):
-    """What one update sees; B rows, or B windows of T steps where a window is declared.
+    """The data of one update: B rows, or B windows of T steps where a window is declared.
 
     Only the fields that the algorithm declares in its :class:`BatchSpec` are filled, all others
     are None (an empty pytree). Observations and actions are normalised: see
@@ -44,7 +44,7 @@ class Batch(struct.PyTreeNode):
     truncations: jax.Array = ABSENT  # (B,) bool: the episode was cut here, values go on
     next_actions: jax.Array = ABSENT  # (B, A); never taken from another episode
     returns_to_go: jax.Array = ABSENT  # (B,) undiscounted sum of rewards to the episode's end
-    initial_observations: jax.Array = ABSENT  # (B, *O) first ones of episodes drawn for themselves
+    initial_observations: jax.Array = ABSENT  # (B, *O) first ones of other, random episodes
     mask: jax.Array = ABSENT  # (B, T) bool: True where the window lies inside its episode
 
 
@@ -151,15 +151,15 @@ class Algorithm(Protocol):
     #
     # `batch_spec` may be a dict of specs, one for each source; `init` and `update` then get a dict
     # of batches. `stages(config)` gives the parts of a training, see :class:`Stage`.
-    # `prepare(config, dataset)` adds what the log decides and nothing else set: see `ddm.prepare`.
+    # `prepare(config, dataset)` fills in fields that are not set from the log: see `ddm.prepare`.
     # `collect_spec(config)` says how a policy collects own experience: `ddm.CollectSpec`.
-    # `loss(config, state, batch, key)` gives metrics of held-out data; without it, the metrics of
-    # an update that is thrown away stand for it.
+    # `loss(config, state, batch, key)` gives metrics of held-out data; without it, they are the
+    # metrics of an update whose result is discarded.
     #
-    # An algorithm that can tell from its metrics that something is amiss, such as a behaviour
-    # model that has not converged, also has `diagnose(config, metrics)`: see the function below.
-    # One with a hyper-parameter that follows the run's length unless it is set also has
-    # `resolve(config, num_updates)`: the configuration with the number in its place.
+    # An algorithm that can see a problem in its metrics, such as a behaviour model that has not
+    # converged, also has `diagnose(config, metrics)`: see the function below. An algorithm with a
+    # hyper-parameter that depends on the run's length, unless it is set, also has `resolve(config,
+    # num_updates)`: the configuration with the number in its place.
 
 
 def stages_of(algorithm: Algorithm, config: Any) -> tuple[Stage, ...]:
@@ -214,10 +214,10 @@ _FUNCTIONS = (
 
 
 def program_key(algorithm: Algorithm) -> tuple[Any, ...]:
-    """What a compiled program of an algorithm is kept by: its functions, as they are now.
+    """The key under which a compiled program of an algorithm is kept: its present functions.
 
-    A module that is edited and reloaded stays the same object, but its functions are new ones. A
-    program that is kept by this key is compiled again then; one kept by the module is stale.
+    A module that is edited and reloaded stays the same object, but its functions are new. With this
+    key the program is then compiled again; with the module as key it would be out of date.
 
     Returns:
       A hashable tuple, whatever the algorithm is: a module, a class, or an instance of one.
@@ -248,7 +248,7 @@ class Identity:
 
 
 def diagnose(algorithm: Algorithm, config: Any, metrics: Mapping[str, float]) -> list[str]:
-    """What the algorithm says is amiss; outside of compiled code.
+    """The problems that the algorithm reports; outside of compiled code.
 
     Args:
       algorithm: the algorithm module.
@@ -266,7 +266,7 @@ def check_batch(batch: Batch, spec: BatchSpec, name: str) -> None:
     """Refuses, by name, a batch that lacks a declared field or whose rows do not line up.
 
     Args:
-      batch: the batch that was handed to algorithm.
+      batch: the batch that the algorithm got.
       spec: what the algorithm declared.
       name: the algorithm, for the message.
 
@@ -298,7 +298,7 @@ def check_batch(batch: Batch, spec: BatchSpec, name: str) -> None:
 
 
 def check_example(batch: Batch, spec: BatchSpec, name: str) -> None:
-    """:func:`check_batch` for `init`, which needs shapes alone: one row will do.
+    """:func:`check_batch` for `init`, which needs only shapes: one row is enough.
 
     Raises:
       InputError: a field is missing, has the wrong rank or another number of rows.
@@ -344,7 +344,7 @@ def check_continuous(batch: Batch, name: str) -> None:
 
 
 def check_continuous_example(batch: Batch, spec: BatchSpec, name: str) -> None:
-    """What `init` of a method with vectors for observations and actions checks.
+    """The checks in `init` of a method whose observations and actions are vectors.
 
     Raises:
       InputError: a field is missing or of a wrong shape; integer actions; images.
@@ -357,7 +357,7 @@ def check_continuous_example(batch: Batch, spec: BatchSpec, name: str) -> None:
 def check_one_hot(observations: Any, name: str) -> None:
     """Refuses observations that do not name a row of a table.
 
-    Traced observations have no values yet and are not looked at: `ddm.data.check_episodes` checks
+    Traced observations have no values yet and are not checked: `ddm.data.check_episodes` checks
     those of a dataset, for an algorithm whose `batch_spec` says so.
 
     Args:
@@ -385,11 +385,11 @@ def check_one_hot(observations: Any, name: str) -> None:
 
 
 def check_action_range(actions: Any, num_actions: int, name: str) -> None:
-    """Refuses discrete actions that the policy does not have; traced ones are not looked at.
+    """Refuses discrete actions that the policy does not have; traced ones are not checked.
 
     Args:
       actions: (...) integers.
-      num_actions: they are below it.
+      num_actions: all actions must be below it.
       name: the algorithm or the dataset, for the message.
 
     Raises:
@@ -415,8 +415,8 @@ def check_actions(batch: Batch, num_actions: int, name: str) -> None:
       name: the algorithm, for the message.
 
     Raises:
-      InputError: integers where real vectors are expected, or the reverse; an integer that is
-        no action, where its value is known.
+      InputError: integers where real vectors are expected, or the reverse; an integer outside the
+        action space, where its value is known.
     """
     discrete = jax.numpy.issubdtype(batch.actions.dtype, jax.numpy.integer)
     if discrete and num_actions < 1:
@@ -434,11 +434,11 @@ def check_actions(batch: Batch, num_actions: int, name: str) -> None:
 
 
 def find_choice(choice: Any, registry: Mapping[str, Any], field: str, name: str) -> Any:
-    """The function that a configuration names; a function is taken as it is.
+    """The function that a configuration names; if it is a function already, it is returned.
 
     Args:
       choice: a key of `registry`, or a function in place of its values.
-      registry: the choices there are.
+      registry: the possible choices.
       field: of the configuration, for the message.
       name: the algorithm, for the message.
 

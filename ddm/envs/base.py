@@ -3,8 +3,8 @@
 An environment is a frozen, hashable value; what varies within one run lives in two pytrees, the
 parameters and the state. ``reset`` and ``step`` are pure, so they jit, scan and vmap over keys,
 states, actions and parameters. Two things differ from gymnax: termination and truncation are two
-results, and nothing resets itself; who drives the environment masks the steps after an episode's
-end (``ddm.envs.collect``, ``ddm.evaluation.evaluate``).
+results, and no environment resets itself; the caller masks the steps after an episode's end
+(``ddm.envs.collect``, ``ddm.evaluation.evaluate``).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Environment(abc.ABC):
 
 
 def is_truncated(time: jax.Array, terminated: jax.Array, params: EnvParams) -> jax.Array:
-    """True where the time limit, and not the task, ends the episode."""
+    """True where the time limit, not the task, ends the episode."""
     return (time >= params.max_steps) & ~terminated
 
 

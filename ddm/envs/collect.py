@@ -43,19 +43,19 @@ def collect(
       num_steps: how many steps in total; the last episode is cut there and counts as truncated.
       params: the environment's parameters; None for the default ones.
       initial_policy_state: (key) -> policy state at the start of an episode, for example a
-        random target; None for the policy's own `initial_state()`, or the empty tuple where it
-        has none.
+        random target; None for the policy's own `initial_state()`, or the empty tuple if it has no
+        such method.
       stop: (next observation, policy_state) -> bool; True cuts the episode after this step,
         which counts as truncated.
 
     Returns:
-      One dict an episode of T steps, as `ddm.data.from_episodes` takes them: observations
-      (T + 1, *O), actions (T, *A), rewards (T,) float32, terminations (T,) bool and
-      truncations (T,) bool. Actions are in the environment's units, as the policy gave them.
+      One dict per episode of T steps, as `ddm.data.from_episodes` takes them: observations (T + 1,
+      *O), actions (T, *A), rewards (T,) float32, terminations (T,) bool and truncations (T,) bool.
+      Actions are in the environment's units, as the policy gave them.
 
     Raises:
       InputError: neither or both of `num_episodes` and `num_steps` are given, or a policy that
-        knows its spaces (a `ddm.evaluation.Policy`) is of other ones.
+        knows its spaces (a `ddm.evaluation.Policy`) has other spaces.
     """
     params = environment.default_params if params is None else params
     if hasattr(policy_fn, "check_spaces"):
@@ -87,7 +87,7 @@ def _rounds(simulate, key, parallel):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _simulate(environment, initial_policy_state, stop, max_steps, policy, params, keys):
-    """One episode a key, each `max_steps` long; what follows an episode's end is masked later."""
+    """One episode per key, each `max_steps` long; steps after an episode's end are masked later."""
 
     def step(carry, keys):
         observation, state, policy_state = carry
@@ -145,7 +145,7 @@ def _cut(episodes: Iterator[Episode], num_steps: int) -> list[Episode]:
 
 
 def _head(arrays: Mapping[str, np.ndarray], length: int) -> Episode:
-    """The first steps of an episode, copied; observations are one more than steps."""
+    """The first steps of an episode, copied; there is one more observation than steps."""
     return {
         name: array[: length + (name == "observations")].copy() for name, array in arrays.items()
     }

@@ -1,15 +1,15 @@
 """Small talk, one word at a time, with a simulated user whose reactions are the reward.
 
-The user says something; the agent answers with words, one a step, until it says "<end>" or runs
-out of room; the user reacts, and so on until the user leaves. Nobody labels answers: the reward
-of an answer is what the user does next (being pleased, asking back, staying, being hurt, not
-understanding), as Jaques et al. (2019) take it from conversations. Users like friendly words,
-questions and their own topic; they do not like rudeness; dull answers drive them away; and they do
-not understand words in an order that nobody uses.
+The user says something; the agent answers with words, one per step, until it says "<end>" or
+reaches the maximum length. Then the user reacts, and so on until the user leaves. Nobody labels
+answers: the user's next act gives the reward of an answer (being pleased, asking back, staying,
+being hurt, not understanding). Jaques et al. (2019) take rewards from conversations in the same
+way. Users like friendly words, questions and their own topic; they do not like rudeness; they leave
+after dull answers; and they do not understand words in an unusual order.
 
-:func:`speaker_policy` talks like a person of the street, by a grammar of short answers: the text
-that a language model is trained on. Observations are the last `CONTEXT` tokens, as numbers: 0
-before the conversation, 1 + word for a word, `USER_END` where the user has finished.
+:func:`speaker_policy` talks like an ordinary person, by a grammar of short answers: the text that a
+language model is trained on. Observations are the last `CONTEXT` tokens, as numbers: 0 before the
+conversation, 1 + word for a word, `USER_END` after the user's last word.
 """
 
 from __future__ import annotations
@@ -89,12 +89,12 @@ class EnvState(base.EnvState):
 
 @struct.dataclass
 class EnvParams(base.EnvParams):
-    """How long a conversation may be, and what the user's acts are worth."""
+    """How long a conversation may be, and the rewards of the user's acts."""
 
     max_steps: int | jax.Array = 120  # words of the agent
     pleased_reward: float = 1.0
     asked_reward: float = 0.5  # for a question from the user
-    stay_reward: float = 0.2  # for any act but leaving, beside the act's own
+    stay_reward: float = 0.2  # for any act except leaving, added to the act's own
     confused_reward: float = -0.7
     hurt_reward: float = -1.2
 
@@ -137,14 +137,14 @@ class Dialogue(base.Environment):
     def step(
         self, key: PRNGKey, state: EnvState, action: jax.Array, params: EnvParams
     ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, jax.Array, base.Info]:
-        """One word; where it ends the answer, the user's reaction."""
+        """One word; if it ends the answer, the user reacts."""
         act_key, topic_key, text_key = jax.random.split(key, 3)
         heard = _hear(state, action.astype(jnp.int32))
         over = (action == END) | (heard.length >= MAX_WORDS)
         act = jax.random.categorical(act_key, reaction_logits(heard)).astype(jnp.int32)
         random_topic = jax.random.randint(topic_key, (), 0, len(TOPICS), jnp.int32)
         topic = jnp.where(heard.mentioned < len(TOPICS), heard.mentioned, random_topic)
-        spoken = jnp.minimum(act, LEAVES - 1)  # what who leaves says is not heard
+        spoken = jnp.minimum(act, LEAVES - 1)  # the words of a user who leaves are not observed
         context, topic = _user_speaks(text_key, heard.context, spoken, topic)
         fresh = _new_answer(heard.time, context, topic)
         state = jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, heard)
@@ -181,7 +181,7 @@ def reaction_logits(heard: EnvState) -> jax.Array:
         jnp.minimum(count, most).astype(jnp.float32)
         for count, most in ((heard.friendly, 2), (heard.rude, 2), (heard.odd, 3), (heard.dull, 1))
     )
-    # "<end>" is the last word of most answers; the one before it says whether they ask.
+    # "<end>" is the last word of most answers; the word before it shows whether they are questions.
     asks = _ends_with_question(heard).astype(jnp.float32)
     topical = (heard.mentioned == heard.topic) & (heard.topic < len(TOPICS))
     topical = topical.astype(jnp.float32)
@@ -200,7 +200,7 @@ def reaction_logits(heard: EnvState) -> jax.Array:
 def speaker_policy(
     observation: jax.Array, key: PRNGKey, policy_state: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The person of the street: draws an answer where the user has finished, and says it.
+    """The ordinary person: draws an answer when the user has finished, and says it word by word.
 
     Args:
       observation: (CONTEXT,) tokens.
@@ -225,7 +225,7 @@ def speaker_start(key: PRNGKey) -> tuple[jax.Array, jax.Array]:
 
 
 def usual_pairs() -> np.ndarray:
-    """(W + 1, W) bool: which word follows which one (the last row: none) in the grammar."""
+    """(W + 1, W) bool: which word may follow each word; the last row: which may begin an answer."""
     return _tables().usual
 
 
@@ -249,7 +249,7 @@ def decode(words: Iterable[int]) -> str:
 
 
 def user_text(observation: jax.Array) -> str:
-    """What the user has just said, where an answer begins."""
+    """The user's last utterance, at the start of an answer."""
     tables = _tables()
     row = int(_recognise(jnp.asarray(observation).astype(jnp.int32)))
     return decode(tables.user_tokens[row, : tables.user_lengths[row] - 1] - 1)
@@ -307,7 +307,7 @@ def _ends_with_question(heard: EnvState) -> jax.Array:
 def _user_speaks(
     key: PRNGKey, context: jax.Array, act: jax.Array, topic: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The context after an utterance of this act, and the topic that it has."""
+    """The context after an utterance of this act, and the utterance's topic."""
     tables = _tables()
     row = jax.random.categorical(key, jnp.log(jnp.asarray(tables.user_weights))[act, topic])
     joined = jnp.concatenate([context, jnp.asarray(tables.user_tokens)[row]])
@@ -317,7 +317,7 @@ def _user_speaks(
 
 
 def _recognise(tokens: jax.Array) -> jax.Array:
-    """Which of the user's utterances a context ends with; the longest that fits."""
+    """The user's utterance at the end of a context; the longest that fits."""
     tables = _tables()
     endings = np.zeros((len(tables.user_tokens), CONTEXT), np.int32)  # right-aligned
     for row, size in enumerate(tables.user_lengths):
@@ -379,7 +379,7 @@ def _answers(texts: list[str], topics: list[int]) -> tuple[list[str], np.ndarray
 
 
 def _speaker_answers(text: str, topic: int) -> Iterator[tuple[str, float]]:
-    """Answers to an utterance; without a topic of the user's they are about any one."""
+    """Answers to an utterance; if it has no topic, answers about all topics."""
     further = {
         opening: weight
         for word, openings in _ANSWERS_TO.items()

@@ -1,8 +1,8 @@
-"""Decisions with several equally good answers, and nothing in between.
+"""Decisions with several equally good answers, and only wrong answers between them.
 
-In every step the demonstrator picks one of K branches by a fair die and takes its action with a
-little noise. Each branch is right, their mean is wrong; a policy is judged by whether its action
-lies near *a* branch. Every density here is known, so likelihoods have an exact optimum.
+In every step the demonstrator picks one of K branches with equal probability and takes its action
+with a little noise. Each branch is right, and their mean is wrong. A policy's action is right if it
+lies near *any* branch. All densities are known, so likelihoods have an exact optimum.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ddm.types import Box, PRNGKey, Space
 
 @struct.dataclass
 class EnvState(base.EnvState):
-    """Where the decision is made, and whether all so far were right."""
+    """The position of the decision, and whether all decisions so far were right."""
 
     position: jax.Array  # () float32 in [-1, 1]
     on_branch: jax.Array  # () bool
@@ -28,7 +28,7 @@ class EnvState(base.EnvState):
 
 @struct.dataclass
 class EnvParams(base.EnvParams):
-    """Decisions an episode, the demonstrator's noise, and how far from a branch is still right."""
+    """Decisions per episode, the demonstrator's noise, and the largest distance that is right."""
 
     max_steps: int | jax.Array = 1  # decisions of an episode
     noise: float = 0.05  # standard deviation of the demonstrator in each dimension
@@ -39,13 +39,13 @@ class EnvParams(base.EnvParams):
 class Fork(base.Environment):
     """K branches in one or two dimensions; the observation is a position s in [-1, 1].
 
-    - One dimension: the centres are +-(1 + s / 2) / 2 for two branches, and K evenly spaced
-      multiples of (1 + s / 2) / 2 between these otherwise.
+    - One dimension: the centres are +-(1 + s / 2) / 2 for two branches, and otherwise K evenly
+      spaced values from one of these to the other.
     - Two dimensions: the centres lie on a circle of radius 0.7, turned by s half a sector.
 
-    A step earns 1 / (decisions of an episode) if it is right, so that the return of an episode is
-    the share of right decisions; success means that all of them were. A new position is drawn
-    for every decision.
+    A step earns 1 / (decisions of an episode) if it is right, so the return of an episode is the
+    share of right decisions. Success means that all were right. A new position is drawn for every
+    decision.
     """
 
     num_branches: int = 2
@@ -89,7 +89,7 @@ class Fork(base.Environment):
         return jax.nn.logsumexp(each, axis=-1) - jnp.log(self.num_branches)
 
     def _offsets(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
-        """From the centres at observations (..., 1) to actions (..., A): (..., K, A)."""
+        """Differences (..., K, A) from the centres at observations (..., 1) to actions (..., A)."""
         actions, centers = jnp.broadcast_arrays(actions[..., None, :], self.centers(observations))
         return actions - centers
 

@@ -1,6 +1,6 @@
 """The gymnasium face of a pure environment.
 
-This module imports gymnasium, so nothing in `ddm` imports it before it is needed: call
+This module imports gymnasium, so `ddm` imports it only when it is needed: call
 `ddm.envs.register()`, then ``gymnasium.make("ddm/PointMaze-UMaze-v0")``.
 """
 

@@ -1,9 +1,11 @@
-"""Tasks whose experts need more than the current observation, small enough to know every answer.
+"""Small tasks with known answers whose experts need more than the current observation.
 
-- :class:`Alternator`: left, right, left, right; nothing is observed, only the last move tells.
+- :class:`Alternator`: left, right, left, right; the observation says nothing, only the last move
+does.
 - :class:`TMaze`: a cue at the start of a corridor says where to turn at its end (Bakker 2001).
-- :class:`Brake`: the observation says everything, and the own last action nearly everything: the
-  task that tempts a policy with a past to copy itself (the brake light of de Haan et al. 2019).
+- :class:`Brake`: the observation says everything, and the policy's own last action says nearly
+  everything. This task tempts a policy with memory to copy itself (the brake light of de Haan et
+  al. 2019).
 
 Each has an `expert`, and an `expert_memory` for the start of an episode, as `ddm.envs.collect`
 takes them. The last step of an episode terminates it.
@@ -33,11 +35,11 @@ class AlternatorState(base.EnvState):
 
 @dataclasses.dataclass(frozen=True)
 class Alternator(base.Environment):
-    """Two moves in turn, after either first one; the observation is always 1.
+    """Two moves that alternate, after either first move; the observation is always 1.
 
     Every move but the first earns 1 / (moves of an episode - 1) if it differs from the one before;
-    success means that all do. A policy without memory and its own moves is right half of the time,
-    at a log-likelihood of -log 2.
+    success means that all do. A policy without memory that does not see its own moves is right half
+    of the time, at a log-likelihood of -log 2.
     """
 
     num_moves: int = 10
@@ -55,7 +57,7 @@ class Alternator(base.Environment):
     def expert(
         self, observation: jax.Array, key: PRNGKey, memory: Memory
     ) -> tuple[jax.Array, Memory]:
-        """Plays the move that its memory holds, and next time the other one."""
+        """Plays the move in its memory, and the other one next time."""
         del observation, key
         return memory, 1 - memory
 
@@ -111,10 +113,10 @@ FORWARD, LEFT, RIGHT = range(3)
 class TMaze(base.Environment):
     """A cue, a corridor of d steps, and a turn: observation (cue, at the junction).
 
-    The cue is -1 or 1 in the first step and 0 later; the second number is 1 at the junction, which
-    every action in the corridor approaches by a step. The right turn earns 1. So the turn is
-    decided d steps after the cue was seen: the last n observations hold it if n > d, and whoever
-    does not know it turns right in half of the episodes.
+    The cue is -1 or 1 in the first step and 0 later; the second number is 1 at the junction. In the
+    corridor every action moves one step towards it. The correct turn earns 1. So the turn is
+    decided d steps after the cue was seen: the last n observations hold the cue if n > d. A policy
+    that does not know it turns correctly in half of the episodes.
     """
 
     corridor: int = 10
@@ -204,15 +206,15 @@ class Brake(base.Environment):
     """Accelerate at green, brake at red: observation (light, own speed), actions brake, accelerate.
 
     A step earns 1 / (steps of an episode) for the action that fits the light. The expert needs
-    the light alone. Repeating the last action is right in 98 % of the steps, and wrong
-    whenever the light has just changed: a policy is judged by these steps.
+    the light alone. Repeating the last action is right in 98 % of the steps, and wrong whenever the
+    light has just changed: these steps show how good a policy is.
     """
 
     name: str = "Brake-v0"
 
     @property
     def default_params(self) -> BrakeParams:
-        """A hundred steps, two changes of the light."""
+        """A hundred steps, with two changes of the light on average."""
         return BrakeParams()
 
     def expert_memory(self, key: PRNGKey) -> tuple[()]:

@@ -1,4 +1,4 @@
-"""A particle that is told where to be, and shall visit one goal and then another.
+"""A particle that follows a set-point, and must visit one goal and then another.
 
 The particle task of implicit behavioural cloning (Florence et al. 2021, after their code) in any
 number of dimensions. The demonstrator's set-point jumps from the first goal to the second when the
@@ -22,7 +22,7 @@ _SUBSTEPS = 10  # of the simulation in each control step
 
 @struct.dataclass
 class EnvState(base.EnvState):
-    """The particle, its goals, and how near it has come to them."""
+    """The particle, its goals, and its smallest distances to them."""
 
     position: jax.Array  # (N,) in lengths of the box
     velocity: jax.Array  # (N,) lengths per second
@@ -48,7 +48,7 @@ class Particle(base.Environment):
     Observation (4 N,): position, velocity, first goal, second goal; without the velocities (3 N,)
     if they are hidden. The action (N,) is the set-point of a proportional-derivative controller.
     Success, judged at the end: both goals were reached, and the last position is near the second
-    one, or near either one if the order is free. It earns 1, and the episode terminates.
+    one, or near either one if the order is free. Success earns 1, and the episode terminates.
     """
 
     num_dimensions: int = 2
@@ -117,7 +117,7 @@ class Particle(base.Environment):
         return jnp.concatenate([state.position, *velocity, *state.goals])
 
     def observation_space(self, params: EnvParams) -> Box:
-        """Goals in the box, and around it what an overshooting particle reaches."""
+        """Bounds: the box for goals, and a wider box for a particle that overshoots."""
         del params
         blocks = [(-1.0, 2.0), (-10.0, 10.0), (0.0, 1.0), (0.0, 1.0)]
         if self.hide_velocity:
@@ -147,9 +147,9 @@ class ExpertMemory:
 class Expert:
     """The authors' demonstrator, a policy for `ddm.envs.collect` with `start` as initial state.
 
-    Its set-point is the first goal until it was within `threshold` of it in `wait` steps, and then
-    the second. Whoever imitates a `wait` above 1 needs memory: while it waits, nothing changes.
-    With a random order it is multimodal.
+    Its set-point is the first goal until the particle was within `threshold` of it in `wait` steps.
+    Then it is the second goal. To imitate a `wait` above 1 a policy needs memory: while the
+    particle waits, nothing changes. With a random order it is multimodal.
     """
 
     environment: Particle

@@ -1,8 +1,8 @@
-"""A point in a box that pays its distance to a goal: the smallest task where offline RL goes wrong.
+"""A point in a box whose cost is its distance to a goal: the smallest task where offline RL fails.
 
-In eight dimensions a narrow log covers next to nothing of the actions, and a critic that is asked
-for others answers at will; in two dimensions it would be fine. The reward is never above 0, so
-that an estimated value above 0 is wrong without further evidence.
+In eight dimensions a narrow log covers almost none of the actions, and a critic's values of other
+actions are arbitrary. In two dimensions there would be no problem. The reward is never above 0, so
+an estimated value above 0 is certainly wrong.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PointMass(base.Environment):
     def step(
         self, key: PRNGKey, state: EnvState, action: jax.Array, params: EnvParams
     ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, jax.Array, base.Info]:
-        """Moves the point, stops it at the walls; nothing terminates."""
+        """Moves the point and stops it at the walls; it never terminates."""
         del key
         moved = state.position + params.speed * jnp.clip(action, -1.0, 1.0)
         position = jnp.clip(moved, -1.0, 1.0)
@@ -69,7 +69,7 @@ class PointMass(base.Environment):
         return position, EnvState(time, position), reward, terminated, truncated, {}
 
     def state_at(self, observation: jax.Array) -> EnvState:
-        """The state, at time 0, that is observed as `observation` (N,)."""
+        """The state at time 0 whose observation is `observation` (N,)."""
         return EnvState(time=jnp.zeros((), jnp.int32), position=observation)
 
     def observation_space(self, params: EnvParams) -> Box:

@@ -1,14 +1,14 @@
 """A point that walks through a maze to a goal, in the plane.
 
-Lengths are in cells, times in steps. A maze is written as text, one character a cell: `#` is a
-wall, everything else is free, and a letter names its cell (`S` is the task's start, `G` its
-goal). Pictures look like the text: x grows to the right, y grows upwards, and the lower left
-corner of the text is the origin.
+Lengths are in cells, times in steps. A maze is written as text, one character per cell: `#` is a
+wall, everything else is free, and a letter names its cell (`S` is the task's start, `G` its goal).
+Pictures look like the text: x grows to the right, y grows upwards, and the lower left corner of the
+text is the origin.
 
 The maps UMaze, Medium and Large have the layouts of D4RL's Maze2D (Fu et al., 2020,
 arXiv:2004.07219); the dynamics are simpler, so scores are not comparable with D4RL's. Stitch is
 two entrances (S, B) and two exits (G, D) that share one corridor: logs of S to D and of B to G
-hold every piece of the way from S to G, and no trajectory that goes it.
+hold every piece of the way from S to G, but no trajectory from S to G.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def sparse_reward(distance: jax.Array, reached: jax.Array) -> jax.Array:
 
 
 def dense_reward(distance: jax.Array, reached: jax.Array) -> jax.Array:
-    """exp(-distance to the goal): 1 in its middle, straight through walls."""
+    """exp(-distance to the goal): 1 in its middle; walls do not change the distance."""
     del reached
     return jnp.exp(-distance)
 
@@ -117,8 +117,8 @@ class EnvParams(base.EnvParams):
 class PointMaze(base.Environment):
     """Walk to the goal: observation (x, y, velocity x, velocity y, goal x, goal y).
 
-    The velocity follows the command (max_speed * action) with a first-order lag. Walls stop the
-    axis that runs into them, so the point slides along them.
+    The velocity follows the command (max_speed * action) with a first-order lag. A wall stops only
+    the motion along the axis that hits it, so the point slides along walls.
     """
 
     layout: tuple[str, ...] = MAPS["UMaze"]
@@ -216,12 +216,12 @@ def waypoint_policy(
       environment: the maze.
       params: its parameters.
       noise: standard deviation of the normal noise on the action, before it is clipped.
-      speed: share of the maximal speed that it walks at; below 1, it leaves the corners of the
-        action box to the noise.
+      speed: its share of the maximal speed; below 1, only noise reaches the corners of the action
+        box.
 
     Returns:
       policy(observation, key, target) -> (action, target), pure, for `ddm.envs.collect`. The
-      target is a position (2,) in cells; the empty tuple stands for the observation's goal.
+      target is a position (2,) in cells; the empty tuple means the observation's goal.
     """
     next_cells = jnp.asarray(_next_cells(environment.layout))
 
@@ -231,7 +231,7 @@ def waypoint_policy(
         cell, aim_cell = (jnp.floor(point).astype(jnp.int32) for point in (position, aim))
         towards = next_cells[aim_cell[1], aim_cell[0], cell[1], cell[0]] + 0.5
         waypoint = jnp.where((cell == aim_cell).all(), aim, towards)
-        # Where the inertia alone would carry the point counts as gone already.
+        # The way that inertia alone will carry the point counts as done.
         glide = velocity * (1.0 - params.response) / params.response
         action = (waypoint - position - glide) / params.max_speed
         action = jnp.clip(action, -speed, speed)
@@ -250,7 +250,7 @@ def _observe(state: EnvState) -> jax.Array:
 
 
 def _draw_position(draw: jax.Array, centres: jax.Array, noise: float | jax.Array) -> jax.Array:
-    """One of the centres, and noise on it, from three uniform numbers in [0, 1)."""
+    """One of the centres plus noise, from three uniform numbers in [0, 1)."""
     centre = centres[jnp.floor(draw[0] * centres.shape[0]).astype(jnp.int32)]
     return centre + noise * (2.0 * draw[1:] - 1.0)
 
@@ -260,8 +260,8 @@ def _slide(
 ) -> tuple[jax.Array, jax.Array]:
     """One step of a square body, first along x, then along y; a wall stops its axis.
 
-    A body below one cell wide that moves at most half a cell crosses at most one cell border an
-    axis, so looking at the cells behind that border is exact: nothing tunnels.
+    A body less than one cell wide that moves at most half a cell crosses at most one cell border
+    per axis. So checking the cells behind that border is exact: the body cannot pass through walls.
     """
     delta = jnp.clip(velocity, -_MAX_STEP, _MAX_STEP)
     x, hit_x = _advance(jnp.asarray(walls), position[0], position[1], delta[0], radius)
@@ -304,7 +304,7 @@ def _next_cells(layout: tuple[str, ...]) -> np.ndarray:
 
     Returns:
       (height, width, height, width, 2) int32: entry [target y, target x, y, x] is (x, y) of the
-      next cell, by breadth-first search from the target; the cell itself where there is no way.
+      next cell, by breadth-first search from the target; the cell itself if there is no path.
     """
     walls = _walls(layout)
     height, width = walls.shape

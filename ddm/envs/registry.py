@@ -48,7 +48,7 @@ def _point_mazes() -> list[PointMaze]:
     ]
 
 
-# The step limit of the tightrope is its horizon: nothing terminates there.
+# The step limit of the tightrope is its horizon: it never terminates.
 _TABULAR = (
     TabularEnvironment(discount_grid, name="GridWorld-Discount-v0", max_steps=200),
     TabularEnvironment(functools.partial(line_world, 5), name="LineWorld-5-v0", max_steps=100),

@@ -1,4 +1,4 @@
-"""A road before a vehicle's camera, as ALVINN's simulator made it (Pomerleau 1989), in miniature.
+"""A road in front of a vehicle's camera: a small version of ALVINN's simulator (Pomerleau 1989).
 
 Flat ground and a pinhole-like camera; in the vehicle's frame x points forward and y to the left,
 in metres. The road's centre line is a parabola,
@@ -32,7 +32,7 @@ VIDEO_ROWS, RANGE_ROWS, COLUMNS = 30, 8, 32
 CAMERA_HEIGHT = 2.0  # m
 PITCH = math.radians(20.0)  # of the camera, downwards
 VERTICAL_FIELD, HORIZONTAL_FIELD = math.radians(36.0), math.radians(44.0)
-LOWEST_ANGLE = math.radians(1.5)  # below the horizon; what is higher is drawn there
+LOWEST_ANGLE = math.radians(1.5)  # below the horizon; higher pixels are drawn as if at this angle
 FARTHEST = 40.0  # m, where the range-finder reads 0
 RANGE_NOISE = 0.02  # standard deviation, as a share of FARTHEST
 
@@ -79,7 +79,7 @@ class Scene:
 
 @struct.dataclass
 class EnvState(base.EnvState):
-    """The road as it lies before the vehicle; its light and width last an episode."""
+    """The road in front of the vehicle; its light and width do not change in an episode."""
 
     scene: Scene
 
@@ -98,12 +98,13 @@ class EnvParams(base.EnvParams):
 
 @dataclasses.dataclass(frozen=True)
 class Road(base.Environment):
-    """Keep to the road for 400 m at 0.5 m a step.
+    """Keep to the road for 400 m at 0.5 m per step.
 
     The observation is an image (38, 32, 1) of bytes. The action is the curvature that is driven
     (1/m, to the left), and the driver's answer whether the road is lighter (+1) or darker (-1)
-    than its surroundings, which steers nothing: ALVINN learns it beside the curvature. A step
-    earns its metres; leaving the road terminates, and success is to have driven all steps.
+    than its surroundings, which does not steer: ALVINN learns it in addition to the curvature. The
+    reward of a step is its length in metres. Leaving the road terminates, and success means driving
+    all steps.
     """
 
     name: str = "Road-v0"
@@ -157,7 +158,7 @@ class Road(base.Environment):
 
 
 def sample_scene(key: PRNGKey, poses: Poses) -> Scene:
-    """A random road under random light, before a vehicle in a random pose."""
+    """A random road under random light, in front of a vehicle in a random pose."""
     keys = jax.random.split(key, 8)
 
     def uniform(key: PRNGKey, low: float, high: float) -> jax.Array:
@@ -239,10 +240,10 @@ def steering(scene: Scene) -> jax.Array:
 def view_steering(
     curvature: jax.Array, shift: jax.Array | float, turn: jax.Array | float
 ) -> jax.Array:
-    """What to steer (1/m) in a view, knowing only what the driver steered (Pomerleau 1991).
+    """The correct curvature (1/m) in a view, given only the driver's curvature (Pomerleau 1991).
 
-    The driver's arc tells where the vehicle would be 7 m ahead; the corrected arc leads there
-    from the view's pose (see :func:`render`). Nobody has to be asked.
+    The driver's arc gives the vehicle's place 7 m ahead; the corrected arc leads there from the
+    view's pose (see :func:`render`). No driver has to label the view.
 
     Args:
       curvature: 1/m, of the driver's arc, below 1/7 in magnitude.
@@ -276,7 +277,7 @@ def _within_stops(curvature: jax.Array) -> jax.Array:
 def demonstrations(
     key: PRNGKey, num_frames: int, poses: Poses, views: Views = NO_VIEWS
 ) -> tuple[jax.Array, jax.Array]:
-    """Images of random roads and the driver's actions there, each frame on a road of its own.
+    """Images of random roads and the driver's actions there, each frame on a different road.
 
     Args:
       key: PRNG key.
@@ -314,7 +315,7 @@ def _frame(key: PRNGKey, poses: Poses, views: Views) -> tuple[jax.Array, jax.Arr
 
 
 class Drive(NamedTuple):
-    """One episode; what follows its end is not on the road."""
+    """One episode; steps after its end count as not on the road."""
 
     offsets: jax.Array  # (T,) m, of the centre line after each step
     on_road: jax.Array  # (T,) bool: the vehicle has never left the road

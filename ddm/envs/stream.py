@@ -18,7 +18,7 @@ PolicyFn = Callable[[jax.Array, PRNGKey, PyTree], tuple[jax.Array, PyTree]]
 
 
 class Stream(struct.PyTreeNode):
-    """N copies of a pure environment between two steps; an episode that ends begins anew."""
+    """N copies of a pure environment between two steps; when an episode ends, a new one begins."""
 
     observations: jax.Array  # (N, *O), in the environment's units
     env_states: Any  # leaves (N, ...)
@@ -76,11 +76,11 @@ def advance(
       policy: acts for one copy, in the environment's units.
       stream: where the copies stand.
       key: used once.
-      policy_state: of one copy at the start of an episode, for those that begin anew.
+      policy_state: of one copy at the start of an episode, for copies that begin a new one.
 
     Returns:
       The stream afterwards, and the N transitions in the environment's units. A successor is the
-      one that was reached, also where the episode ended and the copy begins anew.
+      observation that was reached, even if the episode ended there and the copy begins a new one.
     """
     copies = stream.observations.shape[0]
     act_key, step_key, reset_key = jax.random.split(key, 3)

@@ -1,11 +1,11 @@
 """Utterances of eight tokens as a finite MDP: the smallest model of a dialogue system.
 
-A speaker says up to `NUM_STEPS` of 16 tokens, one a step: 0 to 3 are positive words and earn 1
-each, 15 ends the utterance. The state is (step, last token). A fixed prior p(token | last token),
-as a language model would be, is likely to say something dull; it avoids repetitions, and reward
-and likelihood pull apart. With a penalty on the KL divergence from p the best policy is exact, by
-`ddm.ops.improvement.kl_penalty`: see :func:`kl_optimum`. It is the tabular model of the dialogue
-systems of Jaques et al. (2019).
+A speaker says up to `NUM_STEPS` of 16 tokens, one per step. Tokens 0 to 3 are positive words and
+earn 1 each; token 15 ends the utterance. The state is (step, last token). A fixed prior p(token |
+last token) plays the part of a language model. It mostly says something dull and avoids
+repetitions, so reward and likelihood are in conflict. With a penalty on the KL divergence from p
+the best policy is exact, by `ddm.ops.improvement.kl_penalty`: see :func:`kl_optimum`. It is the
+tabular model of the dialogue systems of Jaques et al. (2019).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Speech(struct.PyTreeNode):
     reward: jax.Array  # () positive words
     kl: jax.Array  # () nats to the prior, summed over the utterance; infinite off its support
     length: jax.Array  # () tokens
-    entropy: jax.Array  # () nats a token
+    entropy: jax.Array  # () nats per token
     prior_log_prob: jax.Array  # () log p of a token
 
 
@@ -66,7 +66,7 @@ def dialogue_prior() -> jax.Array:
 
 
 def dialogue_state(step: int, last_token: int | None) -> int:
-    """The state with this many tokens said; the last one is None where nothing is.
+    """The state after this many tokens; `last` is None if nothing was said.
 
     Raises:
       InputError: no utterance is in that state.
@@ -92,7 +92,7 @@ def judge_speech(mdp: MDP, policy: jax.Array, prior: jax.Array) -> Speech:
     Args:
       mdp: the world.
       policy: (S, A).
-      prior: (S, A) that divergences are measured to.
+      prior: (S, A) from which divergences are measured.
     """
     policy = check_policy(mdp, policy)
     visits = expected_visits(mdp, policy, discount=1.0, horizon=NUM_STEPS)  # (S, A)

@@ -25,7 +25,7 @@ class EnvState(base.EnvState):
 
 @struct.dataclass
 class EnvParams(base.EnvParams):
-    """The process and what is seen of its states."""
+    """The process and the observations of its states."""
 
     mdp: MDP = struct.field(kw_only=True)
     features: jax.Array = struct.field(kw_only=True)  # (S, F) observation of each state
@@ -35,9 +35,9 @@ class EnvParams(base.EnvParams):
 class TabularEnvironment(base.Environment):
     """Samples from an MDP; the observation of a state is its row of a feature matrix.
 
-    The default features are one-hot, on which a linear function is a table. `make` is called for
-    the default parameters, so that the environment itself stays small and hashable; any other
-    MDP of the same shape can be passed as parameters.
+    The default features are one-hot: a linear function of them is a table. `make` gives the default
+    parameters, so the environment itself stays small and hashable; any other MDP of the same shape
+    can be passed as parameters.
     """
 
     make: Callable[[], MDP]
@@ -90,10 +90,10 @@ def make_params(
     Args:
       mdp: the process.
       features: (S, F) observation of each state; None for one-hot.
-      max_steps: after which an episode is truncated.
+      max_steps: steps after which an episode is truncated.
 
     Raises:
-      InputError: the features are not one row a state.
+      InputError: the features are not one row per state.
     """
     features = (
         jnp.eye(mdp.num_states, dtype=jnp.float32) if features is None else jnp.asarray(features)

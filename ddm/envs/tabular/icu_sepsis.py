@@ -1,7 +1,7 @@
 """ICU-Sepsis: treatment of sepsis as a finite MDP built from hospital records.
 
 The benchmark of Choudhary, Gupta & Thomas (2024, "ICU-Sepsis: A Benchmark MDP Built from Real
-Medical Data", arXiv 2406.05646), estimated from MIMIC-III along the lines of Komorowski et al.
+Medical Data", arXiv 2406.05646), estimated from MIMIC-III with the method of Komorowski et al.
 (2018). Its arrays are not part of this library. It is a benchmark of algorithms and says nothing
 about how to treat patients.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from ddm.envs.tabular.mdp import TabularMDP, check_probabilities, make_mdp
 from ddm.errors import InputError, MissingDependencyError
 
-# The last three states: death, survival, and the one that both lead to.
+# The last three states: death, survival, and the state that follows both.
 _NUM_TERMINAL = 3
 _ASSET = ("envs", "assets", "dynamics.npz")
 
@@ -31,21 +31,21 @@ def icu_sepsis(path: str | os.PathLike[str] | None = None) -> tuple[TabularMDP, 
     716 states: clusters of patients, then death (713), survival (714) and an absorbing state (715)
     that is only entered after the end; these three are terminal. 25 actions: 5 levels of fluids
     times 5 of vasopressors. Entering survival earns 1, everything else 0, and the discount is 1, so
-    that a return is a probability of survival. The benchmark cuts episodes after 500 steps, which
-    changes no digit below.
+    an expected return is a probability of survival. The benchmark cuts episodes after 500 steps;
+    this changes none of the digits below.
 
     Actions that clinicians took too rarely in a state ("inadmissible") have, as in the benchmark's
     default, the mean transitions of the state's other actions; nothing marks or forbids them.
 
     Exact returns with the arrays of version 2.0.1: clinicians 0.7818, uniformly random 0.7801,
-    optimal 0.8751, with 9.24, 9.46 and 10.99 steps an episode. The benchmark states, from
+    optimal 0.8751, with 9.24, 9.46 and 10.99 steps per episode. The benchmark states, from
     simulation, 0.78, 0.78 and 0.88, and 9.22, 9.45 and 10.99.
 
     Args:
       path: an `.npz` file with the benchmark's arrays `tx_mat` (S, A, S), `d_0` (S,),
         `expert_policy` (S, A), and `r_mat` (S, A, S) or `r_mat_last` (S,), the reward of entering
         a state; the last three states are terminal. None for the file in the package `icu-sepsis`,
-        which need not be importable.
+        whose code is not imported.
 
     Returns:
       The MDP and the clinicians' policy (S, A); rows of terminal states are uniform.
@@ -71,7 +71,7 @@ def icu_sepsis(path: str | os.PathLike[str] | None = None) -> tuple[TabularMDP, 
             raise InputError(f"{path}: {key} has shape {arrays[key].shape}, expected {shape}")
     rewards = _rewards(path, arrays, terminal)
     policy = np.where(terminal[:, None], 1.0 / num_actions, policy)
-    # Here under the names of the file; make_mdp would use its own.
+    # Checked here so that errors use the file's names; make_mdp would use its own.
     for key, rows in (("tx_mat", transitions), ("d_0", arrays["d_0"]), ("expert_policy", policy)):
         check_probabilities(f"{path}: {key}", rows)
     mdp = make_mdp(transitions, rewards, arrays["d_0"], 1.0, terminal)

@@ -6,9 +6,9 @@ rho_t = pi(a_t | s_t) / beta(a_t | s_t) and the weight w = prod_t rho_t of an ep
     IS   = w * sum_t discount^t r_t                      (the weighted return)
     PDIS = sum_t discount^t (prod_{k <= t} rho_k) r_t    (per decision; Precup et al. 2000)
 
-are random numbers, one an episode, whose spread grows with the horizon as fast as
-E_beta[rho^2]^H. Their first two moments follow from a recursion over the steps to go, so that the
-number of episodes that an estimate needs is known before any is drawn.
+give one random number per episode. Its spread grows with the horizon as fast as E_beta[rho^2]^H.
+Its first two moments follow from a recursion over the steps to go. So one knows how many episodes
+an estimate needs before drawing any.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ImportanceMoments(struct.PyTreeNode):
     """
 
     value: jax.Array  # E_pi[G]: the target's expected return
-    return_square: jax.Array  # E_pi[G^2]: what sampling the target itself would face
+    return_square: jax.Array  # E_pi[G^2]: for sampling from the target itself
     weight_mean: jax.Array  # E_beta[w]
     weight_square: jax.Array  # E_beta[w^2]
     is_mean: jax.Array  # E_beta[w G]
@@ -81,8 +81,8 @@ def importance_moments(
         D_h(s) = E[rho^2 (r^2 + 2 discount r Y_{h-1} + discount^2 D_{h-1})(s')]
 
     are the second moments of the weight, its product with the return, IS and PDIS, where Y is the
-    mean of PDIS. A terminal state ends the product: the ratios after it are one, its rewards zero.
-    Rewards that depend on the next state enter with their square.
+    mean of PDIS. A terminal state ends the product: after it ratios are one and rewards zero. If
+    rewards depend on the next state, their squares are averaged, not their mean squared.
 
     Args:
       mdp: the process; rewards are a function of (state, action, next state).

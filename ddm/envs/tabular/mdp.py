@@ -1,9 +1,9 @@
 """Finite Markov decision processes as pytrees of arrays.
 
-Terminal states have the value zero, whatever their rows say: a reward is earned by the step that
-enters them. A dense and a sparse form answer the same few questions, from which everything else
-(`solvers`, `environment`) is built. All leaves may be traced and carry a leading axis under
-`vmap`; nothing is checked there. :func:`make_mdp` and :func:`make_sparse_mdp` check.
+Terminal states have the value zero, whatever their rows hold: the step that enters them earns the
+reward. A dense and a sparse form have the same few methods, and everything else (`solvers`,
+`environment`) uses only these. All leaves may be traced and carry a leading axis under `vmap`,
+without any checks. :func:`make_mdp` and :func:`make_sparse_mdp` check.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flax import struct
 from ddm.errors import InputError
 from ddm.types import PRNGKey
 
-_ROW_TOLERANCE = 1e-5  # of the sum of a row of probabilities; float32 data is worse than float64
+_ROW_TOLERANCE = 1e-5  # of the sum of a row of probabilities; float32 data needs more than float64
 
 
 class TabularMDP(struct.PyTreeNode):
@@ -127,7 +127,7 @@ MDP = TabularMDP | SparseTabularMDP
 def make_mdp(
     transitions: Any, rewards: Any, initial: Any, discount: float, terminal: Any = None
 ) -> TabularMDP:
-    """Checks the arrays of a finite MDP and puts them together.
+    """Checks the arrays of a finite MDP and makes the MDP.
 
     Args:
       transitions: (S, A, S) probabilities of the next state.
@@ -168,7 +168,7 @@ def make_sparse_mdp(
     discount: float,
     terminal: Any = None,
 ) -> SparseTabularMDP:
-    """Checks the arrays of a finite MDP with few successors and puts them together.
+    """Checks the arrays of a finite MDP with few successors and makes the MDP.
 
     Args:
       next_states: (S, A, K) integers, the states within one step; may repeat.
@@ -237,7 +237,7 @@ def check_policy(mdp: MDP, policy: Any, name: str = "policy") -> jax.Array:
 def draw(key: PRNGKey, probabilities: jax.Array) -> jax.Array:
     """An index, int32, with the given probabilities (K,); never one of probability zero."""
     cumulative = jnp.cumsum(probabilities)
-    # The last sum may miss one by rounding; scaled by it, the draw always lies inside.
+    # By rounding the last sum may differ from one; scaled by it, the draw always lies inside.
     threshold = jax.random.uniform(key, dtype=cumulative.dtype) * cumulative[-1]
     return jnp.argmax(cumulative > threshold).astype(jnp.int32)
 
@@ -265,7 +265,7 @@ def _check_state(name: str, state: int, num_states: int) -> None:
 def _checked_rest(
     num_states: int, initial: Any, discount: float, terminal: Any
 ) -> dict[str, jax.Array]:
-    """What both forms share, checked."""
+    """The checked arrays that both forms share."""
     if np.ndim(initial) == 0:
         _check_state("initial", int(initial), num_states)
         initial = np.eye(num_states)[int(initial)]

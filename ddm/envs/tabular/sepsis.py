@@ -11,8 +11,8 @@ states. One of 8 actions, 4 * antibiotics + 2 * ventilation + vasopressors, sets
 the next step. Three abnormal signs are death, -1; none, with all treatments off, is discharge, +1.
 An episode is cut after `NUM_STEPS` steps.
 
-Learners do not see diabetes, but whoever treated the logged patients may have: then the logs are
-confounded, and even cloning them loses return.
+Learners do not see diabetes, but the doctors of the logged patients may have seen it. Then the logs
+are confounded, and even cloning them loses return.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ddm.envs.tabular.solvers import value_iteration
 from ddm.errors import InputError
 
 NUM_STEPS = 20
-NUM_OBSERVATIONS = 720  # states but for diabetes
+NUM_OBSERVATIONS = 720  # states without diabetes
 # diabetic, heart rate, blood pressure, oxygen, glucose; antibiotics, vasopressors, ventilation on
 LEVELS = (2, 3, 3, 2, 5, 2, 2, 2)
 _NORMAL = (1, 1, 1, 2)  # of heart rate, blood pressure, oxygen, glucose
@@ -47,7 +47,7 @@ def sepsis_world(variant: str = "faithful") -> SparseTabularMDP:
 
     Args:
       variant: `faithful` to the public code, in which a rise of glucose takes a patient without
-        diabetes to the second lowest level, wherever it was; `fixed`: one level up.
+        diabetes to the second lowest level, from any level; `fixed`: it goes one level up.
 
     Raises:
       InputError: an unknown variant.
@@ -82,7 +82,7 @@ def sepsis_world(variant: str = "faithful") -> SparseTabularMDP:
 
 
 def sepsis_behavior(mdp: MDP, epsilon: float = 0.05) -> jax.Array:
-    """(S, 8) the best policy for all that can be known, diabetes included, with random actions.
+    """(S, 8) the optimal policy given the whole state, diabetes included, with some random actions.
 
     Args:
       mdp: a :func:`sepsis_world`.
@@ -93,10 +93,10 @@ def sepsis_behavior(mdp: MDP, epsilon: float = 0.05) -> jax.Array:
 
 
 def sepsis_features(*, diabetes: bool = False) -> jax.Array:
-    """(S, 16) what is seen of each state, one-hot in each sign, then three treatments.
+    """(S, 16) the observation of each state: each sign one-hot, then three treatments.
 
     Args:
-      diabetes: add a last column that tells; (S, 17).
+      diabetes: add a last column for diabetes; (S, 17).
     """
     levels = _levels()
     columns = [np.eye(size)[levels[:, i]] for i, size in enumerate(LEVELS[1:5], start=1)]
@@ -107,7 +107,7 @@ def sepsis_features(*, diabetes: bool = False) -> jax.Array:
 
 
 def _levels() -> np.ndarray:
-    """(S, 8) the level of everything in each state."""
+    """(S, 8) the levels of the signs and treatments in each state."""
     return np.stack(np.unravel_index(np.arange(np.prod(LEVELS)), LEVELS), axis=-1)
 
 
@@ -119,7 +119,7 @@ def _outcomes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _first_states() -> np.ndarray:
-    """(S,) probabilities: treatments are off, and nobody comes dead or healthy."""
+    """(S,) probabilities: treatments are off, and no patient starts dead or healthy."""
     chances = np.zeros(LEVELS)
     for diabetic, share in enumerate((1.0 - _DIABETIC, _DIABETIC)):
         signs = _product(*_FIRST_SIGNS, _FIRST_GLUCOSE[diabetic])
@@ -134,8 +134,8 @@ def _transition(
 ) -> tuple[np.ndarray, int]:
     """(90, 90) transitions of the signs, and the code of the treatments after the action.
 
-    Treatments act in the order antibiotics, ventilation, vasopressors; then what none of them was
-    given to, or taken from, fluctuates.
+    Treatments act in the order antibiotics, ventilation, vasopressors; then signs on which no given
+    or withdrawn treatment acts fluctuate.
     """
     antibiotics, ventilation, vasopressors = action >> 2 & 1, action >> 1 & 1, action & 1
     had_antibiotics, had_vasopressors, had_ventilation = before
@@ -156,7 +156,7 @@ def _transition(
 
 
 def _by_antibiotics(given: int, had: int) -> np.ndarray:
-    """Of the heart rate and of the blood pressure alike."""
+    """For the heart rate and also for the blood pressure."""
     if given:
         return _moves(3, {(2, 1): 0.5})
     return _moves(3, {(1, 2): 0.1} if had else {})
@@ -206,7 +206,7 @@ def _product(*factors: object) -> np.ndarray:
 
 
 def _only_possible(next_states: np.ndarray, chances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same with the impossible successors cut off, as far as all rows have them."""
+    """The same without impossible successors, as many as every row has."""
     order = np.argsort(-chances, axis=-1, kind="stable")
     order = order[..., : int(np.max(np.sum(chances > 0.0, axis=-1)))]
     pick = lambda values: np.take_along_axis(values, order, axis=-1)  # noqa: E731

@@ -55,11 +55,12 @@ def value_iteration(
         the optimal policy, `soft_greedy` the maximum-entropy one, the others the fixed points of
         constrained learners.
       tolerance: largest error of a value that is left, by the contraction's bound: the last change
-        times discount / (1 - discount). At a discount of one there is no bound, and it is the last
-        change itself. No change below four ulps of the largest value is waited for.
-      max_iterations: stop here in any case; `residual` tells.
-      known: (S, A) bool, pairs whose action value is ever backed up; None for all.
-      unknown_value: what a learner believes of the others: its initialisation.
+        times discount / (1 - discount). At a discount of one there is no such bound, and the last
+        change itself is compared. The iteration also stops at changes below four ulps of the
+        largest value.
+      max_iterations: stop here in any case; `residual` shows how far it came.
+      known: (S, A) bool, pairs whose action value is backed up; None for all.
+      unknown_value: the value of the other pairs: a learner's initialisation.
 
     Returns:
       The fixed point.
@@ -114,13 +115,13 @@ def _value_iteration(mdp, improve, tolerance, max_iterations, known, unknown_val
 def policy_iteration(mdp: MDP, *, max_iterations: int = 1_000) -> Solution:
     """Alternates exact evaluation and greedy improvement until no action is better.
 
-    An action replaces the policy's only where it is better by more than rounding, so that ties
-    cannot cycle. The first policy moves towards the terminal states wherever it can: at a discount
-    of one only policies that end have values, and the solution is the best of them.
+    An action replaces the policy's only if it is better by more than rounding, so that ties cannot
+    cycle. The first policy moves towards terminal states where possible: at a discount of one only
+    policies that end have values, and the solution is the best of them.
 
     Raises:
-      InputError: the discount is one, and there are states that cannot end, or a policy that earns
-        more the longer it goes on. Under `jit` and `vmap`, such values are not finite instead.
+      InputError: the discount is one, and some states cannot end, or a policy earns more and more
+        without end. Under `jit` and `vmap`, such values are not finite instead.
     """
     solution = _policy_iteration(mdp, max_iterations)
     if not isinstance(solution.values, Tracer):
@@ -250,8 +251,8 @@ def occupancy(mdp: MDP, policy: jax.Array) -> jax.Array:
 def reach_probability(mdp: MDP, policy: jax.Array, targets: jax.Array) -> jax.Array:
     """Probability (S,) of ever entering one of `targets` (S,) bool.
 
-    There must be no state from which the policy neither reaches a target nor ends, or the linear
-    system is singular: use :func:`reach_within` there.
+    From every state the policy must reach a target or end. Otherwise the linear system is singular:
+    use :func:`reach_within`.
     """
     policy = check_policy(mdp, policy)
     chain = mdp.chain(policy)
@@ -283,7 +284,7 @@ def _live_chain(mdp: MDP, policy: jax.Array) -> jax.Array:
 def _where_it_ends(
     mdp: MDP, policy: jax.Array, discount: jax.Array | float, solved: jax.Array
 ) -> jax.Array:
-    """What a linear system gave; NaN where it has no solution, which it does not always say."""
+    """The result of a linear system; NaN if it has no solution, which the solver may not report."""
     mdp, policy = jax.lax.stop_gradient((mdp, policy))
     solvable = jax.lax.cond(
         jnp.asarray(discount) < 1.0,
@@ -294,9 +295,9 @@ def _where_it_ends(
 
 
 def _ending_policy(mdp: MDP, allowed: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """Actions (S,) that bring each state nearer to a terminal one, and where there is a way (S,).
+    """Actions (S,) that lead each state nearer to a terminal one, and where this is possible (S,).
 
-    Where every state has one, these actions end with probability one, and so does a policy that
+    If it is possible in every state, these actions end with probability one. So does a policy that
     takes all of the allowed actions.
 
     Args:

@@ -1,4 +1,4 @@
-"""Small MDPs in which the field's claims can be checked to the digit."""
+"""Small MDPs in which claims of the literature can be checked exactly."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ def grid_world(
 ) -> TabularMDP:
     """A grid of cells with walls and exits, from a text map.
 
-    Four actions, `NORTH`, `EAST`, `SOUTH`, `WEST`. With probability `noise` a move slips to one of
-    the two perpendicular directions, each equally likely; against a wall or the border the agent
+    Four actions, `NORTH`, `EAST`, `SOUTH`, `WEST`. With probability `noise` a move goes in one of
+    the two perpendicular directions instead, each equally likely. At a wall or the border the agent
     stays. In an exit every action earns the exit's reward and ends the episode, one step after the
     exit was entered, so that the value of the exit is its reward, undiscounted.
 
     Args:
-      layout: one line a row of the grid, cells apart by spaces: "." free, "#" wall, "S" a free
-        cell in which episodes start (uniformly, if several), a number an exit with that reward.
+      layout: one line per row of the grid, cells separated by spaces: "." free, "#" wall, "S" a
+        free cell in which episodes start (uniformly, if several), a number an exit with that
+        reward.
       noise: probability of a slip, in [0, 1].
       discount: in [0, 1].
       living_reward: of every step from a cell that is not an exit.
@@ -127,8 +128,8 @@ def line_world(length: int, *, left: int = 5, discount: float = 0.95) -> Tabular
 def line_behavior(length: int, *, left: int = 5, right: float = 0.1) -> jax.Array:
     """The behaviour policy (S, 2) of the line world.
 
-    Left of the start it always goes left, so that `RIGHT` is out of its support there; from the
-    start on it goes right with probability `right`.
+    Left of the start it always goes left, so `RIGHT` is outside its support there. From the start
+    on it goes right with probability `right`.
     """
     _check_line(length, left)
     if not 0.0 <= right <= 1.0:
@@ -139,13 +140,13 @@ def line_behavior(length: int, *, left: int = 5, right: float = 0.1) -> jax.Arra
 
 
 def tightrope(recovery_steps: int | None = None, *, climb: float = 1.0) -> TabularMDP:
-    """The chain on which cloning errors compound: an expert on a rope, and what lies off it.
+    """The chain on which cloning errors compound: an expert walks on a rope, and may fall off it.
 
     On the rope (state 0) action 0 is right; action 1 is wrong, costs 1, and leads off the rope. Off
     it every step costs 1. Without `recovery_steps` there is one state off the rope, and no way
     back (Ross & Bagnell 2010). With k of them, action 0 in state j <= k climbs to j - 1 with
-    probability `climb`, else falls back to k, as action 1 does. Rewards are minus the costs; the
-    discount is 1 and nothing terminates: give a horizon.
+    probability `climb`, else falls back to k, as action 1 does. Rewards are minus the costs. The
+    discount is 1 and no state is terminal, so give a horizon.
 
     Raises:
       InputError: fewer than one recovery step, or `climb` outside [0, 1].
@@ -171,10 +172,10 @@ def tightrope(recovery_steps: int | None = None, *, climb: float = 1.0) -> Tabul
 def combination_lock(
     length: int, num_actions: int = 2, *, discount: float = 0.99, seed: int = 0
 ) -> TabularMDP:
-    """A lock with one right action a position: any other one leads to a dead end.
+    """A lock with one right action per position: any other action leads to a dead end.
 
-    The last right action earns 1. The combination is drawn from `seed`. Blind search needs
-    num_actions^length episodes; logged data that holds the combination needs one.
+    The last right action earns 1. The combination is drawn from `seed`. Random search needs
+    num_actions^length episodes; logged data needs one episode with the combination.
 
     Returns:
       States 0 .. length - 1 are the positions, `length` is open and `length + 1` dead, both
