@@ -12,9 +12,9 @@ from ddm.data.values import locate
 from ddm.errors import InputError
 from ddm.types import Box, Discrete, Space
 
-TOLERANCE = 1e-4  # rounding beyond the box that is forgiven, in half widths of the box
+TOLERANCE = 1e-4  # accepted rounding beyond the box, in half widths of the box
 LIMIT = np.float32(1 - 1e-5)  # a tanh policy has no density at +-1 (IQL clips alike)
-UNBOUNDED = 1e10  # an environment without bounds may write ones as large as this
+UNBOUNDED = 1e10  # an environment without bounds may give bounds as large as this
 
 GIVE_BOUNDS = (
     "give action_space=(low, high), the flags --action_low and --action_high, or arrays "
@@ -32,7 +32,7 @@ class PreparedActions(NamedTuple):
     clipped: int  # transitions whose action lay on the edge of its box
     moved: int  # transitions whose action lay outside and was moved onto the edge
     guessed: bool  # whether the box, or the number of actions, is a guess
-    notes: tuple[str, ...]  # what the actions were taken for, a sentence each
+    notes: tuple[str, ...]  # assumptions about the actions, one sentence each
 
 
 def prepare_actions(
@@ -47,7 +47,7 @@ def prepare_actions(
     Args:
       actions: (N, *A) in the environment's units, finite.
       tree: their space. If None, integers are taken to run from 0 to the largest one, and floats
-        to lie in [-1, 1]; what could be either is refused.
+        to lie in [-1, 1]; ambiguous actions are refused.
       lengths: (E,) transitions per episode, for error messages.
       name: of the dataset, for error messages.
       clip: moves real actions outside their box onto its edge instead of refusing them; the box
@@ -77,7 +77,7 @@ def prepare_actions(
 
 
 def _guess_space(actions: np.ndarray, name: str) -> tuple[Tree, str]:
-    """The space of actions of which only the numbers are known, and a sentence that says so."""
+    """A space guessed from the actions' numbers alone, and a sentence that says so."""
     if actions.dtype.kind in "biu":
         return _guess_discrete(actions, name)
     if np.isin(actions, (0, 1)).all() and len(np.unique(actions)) == 2:
@@ -139,7 +139,7 @@ def _prepare_discrete(
         notes = (f"the actions are whole numbers stored as {actions.dtype}, taken for choices",)
     numbers = actions.reshape(len(actions))
     numbers = numbers.astype(np.int64) if numbers.dtype.kind == "b" else numbers
-    # Before the cast: a number that 64 bits do not hold would come out of it as another one.
+    # Before the cast: it would change a number that 64 bits cannot hold.
     outside = np.flatnonzero((numbers < start) | (numbers > start + n - 1))
     if outside.size:
         raise InputError(

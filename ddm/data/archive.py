@@ -1,4 +1,4 @@
-"""The arrays in an `.npz` file: their headers are read and checked before any of them is."""
+"""The arrays in an `.npz` file: all headers are read and checked before any array is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ddm.data.reading import Place
 from ddm.errors import InputError
 
 KIND = ".npz of plain arrays"
-LONGEST_HEADER = 10_000  # bytes; numpy's own limit, which it checks after having read them all
+LONGEST_HEADER = 10_000  # bytes; numpy's own limit, which numpy checks only after reading them all
 _LENGTHS = {(1, 0): "<H", (2, 0): "<I"}  # how the versions of numpy's format write that length
 _READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -59,11 +59,11 @@ class Archive:
         return tuple(self._stored)
 
     def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """The arrays of these names, none of which is read before all are known to fit.
+        """The arrays of these names; all sizes are checked before the first array is read.
 
         Raises:
-          InputError: one holds no plain numbers or text, declares another size than the file has
-            for it, or all together do not fit the host's memory.
+          InputError: an array holds something else than plain numbers or text, or declares another
+            size than the file has for it, or all together do not fit the host's memory.
         """
         members = {name: self._member(name) for name in names}
         check_declared(sum(member.nbytes for member in members.values()), str(self._path))

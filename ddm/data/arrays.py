@@ -5,7 +5,7 @@ which counts as a truncation. Where `episode_ends` is given, it alone says where
 and `terminations` may stop bootstraps inside an episode (OGBench's tasks do). The observation
 after an episode's last transition is taken from `next_observations`. Without them,
 
-- after a terminal transition nothing depends on it: the observation is repeated;
+- after a terminal transition it has no effect: the observation is repeated;
 - a truncated transition has an unknown successor and is dropped (D4RL's timeouts rule); the
   episode then ends, truncated, with the transition before it. Returns and returns-to-go
   still count its reward.
@@ -57,8 +57,9 @@ def from_arrays(
       observations: (N, *O), or dicts and tuples of arrays where `observation_space` is one.
       actions: (N, A) in the environment's units, or (N,) integers.
       rewards: (N,); None for a log without rewards, which only imitation can learn from.
-      terminations: (N,) no value follows: the environment ended the episode here; none if None.
-      truncations: (N,) the episode was cut here; none if None.
+      terminations: (N,) the environment ended the episode here and no value follows; None: no
+      terminations.
+      truncations: (N,) the episode was cut here; None: no truncations.
       next_observations: like `observations`; inside an episode row t equals observation t + 1.
       episode_ends: (N,) flags of each episode's last step, or for each episode the row one past
         it; an end without `terminations` is a truncation.
@@ -70,7 +71,7 @@ def from_arrays(
       reference_scores: returns of a random and of an expert policy.
       reference_source: where the reference scores are from.
       name: what error messages and reports call the dataset.
-      notes: sentences that `info.notes` shall begin with.
+      notes: sentences that `info.notes` begins with.
 
     Raises:
       InputError: names the field, the episode or index, and what was expected.
@@ -130,8 +131,8 @@ def from_mapping(
 ) -> Dataset:
     """`from_arrays` of named arrays, under any of the names of `ddm.data.fields`.
 
-    Besides, a log may hold `action_low` and `action_high` (or `num_actions`), `num_states`,
-    `environment_id` and `reference_scores`; an argument of the same meaning wins over them.
+    A log may also hold `action_low` and `action_high` (or `num_actions`), `num_states`,
+    `environment_id` and `reference_scores`; an argument with the same meaning replaces them.
 
     Args:
       arrays: by name; `masks` (0 where bootstraps stop), `episode_lengths` and `dones` are known.
@@ -164,7 +165,7 @@ def from_mapping(
 
 
 def _settings(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The arguments of `from_arrays` that stand in the log itself."""
+    """The arguments of `from_arrays` that the log itself holds."""
     settings: dict[str, Any] = {}
     bounds = [bound for bound in ("action_low", "action_high") if bound in arrays]
     if len(bounds) == 1:

@@ -19,8 +19,7 @@ FIELDS = ("observations", "actions", "rewards", "next_observations", "terminatio
 class Buffer(struct.PyTreeNode):
     """The last `capacity` transitions, as a pytree; sampled like a :class:`ddm.data.Dataset`.
 
-    Everything is in the units that an algorithm sees, as in a dataset. Slots that were never
-    written are never drawn.
+    All rows are in the units that an algorithm sees, as in a dataset. Empty slots are never drawn.
     """
 
     rows: Batch  # leaves (capacity, ...), of the fields in FIELDS
@@ -94,7 +93,7 @@ class Buffer(struct.PyTreeNode):
         return self.rows.rewards.shape[-1]
 
     def insert(self, rows: Batch, mask: jax.Array | None = None) -> Buffer:
-        """The buffer with more rows; the oldest ones give way.
+        """The buffer with more rows; they replace the oldest ones.
 
         Args:
           rows: (R, ...), at most as many as the capacity, in the buffer's units.
@@ -113,7 +112,7 @@ class Buffer(struct.PyTreeNode):
             )
         kept = jnp.ones(count, bool) if mask is None else mask
         order = jnp.cumsum(kept, dtype=jnp.int32)  # 1 for the first row that is kept
-        # A slot beyond the end is none: what is written there is dropped.
+        # A slot beyond the end does not exist: rows for it are dropped.
         slots = jnp.where(kept, (self.position + order - 1) % self.capacity, self.capacity)
         stored = jax.tree.map(
             lambda old, new: old.at[slots].set(new.astype(old.dtype), mode="drop"),
@@ -139,8 +138,8 @@ class Buffer(struct.PyTreeNode):
           The declared fields, (minibatches * B, ...).
 
         Raises:
-          InputError: the buffer is empty (traced, its first slot is read: fill it before), or the
-            spec asks for what single transitions do not have.
+          InputError: the buffer is empty (if it is traced, its first slot is read: fill it before),
+            or the spec asks for what single transitions do not have.
         """
         check_buffer(self, spec)
         bits = jax.random.bits(key, (batch_size * spec.minibatches,), jnp.uint32)
@@ -173,7 +172,7 @@ def units_of(observation_space: Box, action_space: Space) -> Normalization:
 
 
 def check_buffer(buffer: Buffer, spec: BatchSpec) -> None:
-    """Refuses what cannot be sampled from single transitions, or from none.
+    """Refuses specs that single transitions, or an empty buffer, cannot satisfy.
 
     Raises:
       InputError: naming the buffer and what the spec asks for.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-VERSION = 2  # of the layout below; an older copy is never found, because it is part of the key
+VERSION = 2  # of the layout below; it is part of the key, so an older copy is never found
 MANIFEST = "manifest.json"
 
 
@@ -29,14 +29,14 @@ def cached_arrays(
     """What `read()` returns, from the cache if it was read before and the files are unchanged.
 
     A copy is one `.npy` file per array, mapped read-only, and a manifest with their checksums. It
-    appears whole or not at all. A damaged one is replaced; one that cannot be written (a full
-    disk) costs a warning and the next load's time.
+    appears whole or not at all. A damaged copy is replaced. If a copy cannot be written (a full
+    disk), there is a warning, and the next load is slow again.
 
     Args:
       sources: files that the arrays depend on, and folders for all files below them; path, size
         and time of change of each make the key.
       read: the slow way.
-      choice: what else decides what `read` returns.
+      choice: other values that decide what `read` returns.
     """
     folder = cache_directory() / _key(sources, choice)
     stored = _open(folder)
@@ -51,7 +51,7 @@ def cached_arrays(
 
 
 def _key(sources: Sequence[Path], choice: str) -> str:
-    # A folder's own time of change says nothing of a file in it that is written anew.
+    # A folder's own time of change does not change when a file in it is written again.
     files = [file for path in sources for file in (_files(path) if path.is_dir() else [path])]
     stats = [(file.resolve(), file.stat()) for file in files]
     facts = [[str(file), status.st_size, status.st_mtime_ns] for file, status in stats]
@@ -63,14 +63,14 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _open(folder: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a copy; None where there is none or a byte of it is wrong."""
+    """The arrays of a copy; None if there is no copy or a byte of it is wrong."""
     try:
         checksums = dict(json.loads((folder / MANIFEST).read_text()))
         arrays = {
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in checksums
         }
-    except Exception:  # whatever a damaged copy fails with, it is replaced
+    except Exception:  # a damaged copy is replaced, whatever the error
         return None
     intact = bool(arrays) and all(
         _checksum(array) == checksums[name] for name, array in arrays.items()

@@ -26,7 +26,7 @@ COLOURS = (1, 3, 4)  # channels of a picture
 
 @dataclasses.dataclass
 class Columns:
-    """What every reader produces: T + 1 observations per episode, flattened, nothing validated."""
+    """The result of every reader: T + 1 observations per episode, flattened, not yet validated."""
 
     source: str  # what error messages call it
     observations: np.ndarray  # (N + E, *O) real numbers, or uint8 images
@@ -43,10 +43,10 @@ class Columns:
     environment_source: str | None = None  # which field of the data named it
     reference_scores: tuple[float, float] | None = None
     reference_source: str | None = None
-    notes: tuple[str, ...] = ()  # what was guessed or chosen by the reader, a sentence each
-    has_rewards: bool = True  # False: `rewards` are zeros in place of none
+    notes: tuple[str, ...] = ()  # the reader's guesses and choices, one sentence each
+    has_rewards: bool = True  # False: the log has no rewards, and `rewards` are zeros
     inner_stops: bool = False  # the log bounds its episodes itself: terminations may lie inside
-    # Filled where transitions were dropped, because these are of the episodes as recorded.
+    # Set if transitions were dropped: these values are of the episodes as recorded.
     raw_returns: np.ndarray | None = None  # (E,)
     returns_to_go: np.ndarray | None = None  # (N,)
     recorded_lengths: np.ndarray | None = None  # (E,)
@@ -82,7 +82,7 @@ def build(columns: Columns) -> Dataset:
     check_values({"returns_to_go": to_go}, {"returns_to_go": columns.lengths}, columns.source)
     observations = columns.observations
     if not is_image(columns.observation_space) and observations.dtype == np.uint8:
-        observations = observations.astype(np.float32)  # a vector of small numbers, no picture
+        observations = observations.astype(np.float32)  # a vector of small numbers, not an image
     cuts = int((truncations != columns.truncations).sum())
     return to_device(
         _describe(columns, actions, cuts),
@@ -107,7 +107,7 @@ def build(columns: Columns) -> Dataset:
 
 
 def _describe(columns: Columns, actions: PreparedActions, cuts: int) -> DatasetInfo:
-    """What is known of the dataset; `cuts` episodes ended without a flag."""
+    """The information on the dataset; `cuts` episodes ended without a flag."""
     numbers = {name: getattr(columns, name) for name in ("observations", "actions", "rewards")}
     return DatasetInfo(
         name=columns.source,
@@ -133,12 +133,12 @@ def override(
     environment_id: str | None,
     reference_scores: tuple[float, float] | None,
 ) -> Known:
-    """What a reader knows of a log, with what the user says in its place.
+    """A reader's information on a log, with the user's values in place of some.
 
     Args:
       known: `Columns` or a `DatasetInfo`.
-      environment_id: None leaves the environment; otherwise it goes with all that specified it.
-      reference_scores: None leaves them.
+      environment_id: None keeps the environment; a new id also removes the old specification.
+      reference_scores: None keeps them.
     """
     changes: dict[str, Any] = {}
     if environment_id is not None:
@@ -153,8 +153,7 @@ def override(
 def to_device(info: DatasetInfo, normalization: Normalization, **arrays: np.ndarray) -> Dataset:
     """A dataset from host arrays whose values are already right; the indices are derived.
 
-    The arrays are copied: the dataset never aliases what a caller may overwrite, nor a mapped
-    file.
+    The arrays are copied: the dataset shares no memory with the caller or with a mapped file.
 
     Raises:
       InputError: they do not fit the device.
@@ -192,8 +191,8 @@ def returns_to_go(rewards: np.ndarray, starts: np.ndarray) -> np.ndarray:
       rewards: (N,) float64.
       starts: (E + 1,) first transition of each episode, and N.
     """
-    # Episode by episode: differences of one sum over all rows would carry the digits that a huge
-    # reward costs into every later episode.
+    # Episode by episode: with differences of one sum over all rows, one huge reward would cost
+    # digits in every later episode.
     to_go = np.empty(len(rewards))
     for start, end in itertools.pairwise(np.asarray(starts).tolist()):
         to_go[start:end] = np.cumsum(rewards[start:end][::-1])[::-1]
@@ -201,7 +200,7 @@ def returns_to_go(rewards: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 
 def known_next_action(terminations: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """(M,) int32 transitions with a next action in their episode, or none needed (terminal)."""
+    """(M,) int32 transitions with a next action in their episode, or terminal: they need none."""
     known = np.ones(len(terminations), bool)
     known[starts[1:] - 1] = terminations[starts[1:] - 1]
     return np.flatnonzero(known).astype(np.int32)
@@ -236,7 +235,7 @@ def check_lengths(columns: Columns) -> None:
 
 
 def check_finite(columns: Columns) -> None:
-    """Refuses observations, actions and rewards that are no finite numbers in float32."""
+    """Refuses observations, actions and rewards that are not finite in float32."""
     lengths = np.asarray(columns.lengths)
     check_values(
         {name: getattr(columns, name) for name in ("observations", "actions", "rewards")},
@@ -264,7 +263,7 @@ def close_episodes(columns: Columns) -> np.ndarray:
 
     Raises:
       InputError: an episode goes on after a step that ended it. Where the log bounds its episodes
-        itself, terminations only stop a bootstrap, and may stand inside an episode.
+        itself, terminations only stop a bootstrap, and may lie inside an episode.
     """
     ends = np.cumsum(columns.lengths) - 1
     flags = columns.truncations | (columns.terminations & (not columns.inner_stops))

@@ -65,7 +65,7 @@ def read_d4rl(
 
 
 def _read_arrays(path: Path, external_links: bool) -> dict[str, Any]:
-    """The fields of the file that are used, once they are known to fit the memory."""
+    """The used fields of the file, read after a check that they fit the memory."""
     with open_hdf5(path, KIND, external_links) as members:
         stored = members.names()
         if "data" in stored and members.is_group("data"):

@@ -14,7 +14,7 @@ from ddm.types import Space
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a dataset besides its arrays; hashable, so it is static under jit."""
+    """Information on a dataset besides its arrays; hashable, so it is static under jit."""
 
     name: str  # Minari id or file, as error messages and reports call it
     observation_space: Space  # of the flattened observation, in the environment's units
@@ -27,10 +27,10 @@ class DatasetInfo:
     clipped_actions: int = 0  # transitions whose action lay on the edge of its box
     dropped_transitions: int = 0  # ends of truncated episodes whose successor was not stored
     moved_actions: int = 0  # transitions whose action `clip_actions` moved onto the edge of its box
-    bounds_guessed: bool = False  # nobody declared the action box, or the number of actions
+    bounds_guessed: bool = False  # the action box, or the number of actions, was not declared
     has_rewards: bool = True  # False: the log has none, and the zeros in their place mean nothing
-    notes: tuple[str, ...] = ()  # what was guessed at load, a sentence each, for the user
-    data_cuts: int = 0  # episodes that the file ends without a flag; counted as truncations
+    notes: tuple[str, ...] = ()  # guesses made at load, one sentence each, for the user
+    data_cuts: int = 0  # episodes that end without a flag in the file; counted as truncations
 
 
 @struct.dataclass
@@ -38,11 +38,11 @@ class Dataset:
     """N transitions in E episodes, with T + 1 observations per episode as Minari stores them.
 
     Observation row of transition `i` is `i + episode_ids[i]`; the next observation is the row
-    after it. Every episode's last transition has `terminations` or `truncations` set.
-    `truncations` stand nowhere else; `terminations` stand inside an episode where the log says
-    that a bootstrap stops and the episode goes on (OGBench's masks). Episodes are bounded by
+    after it. Every episode's last transition has `terminations` or `truncations` set, and
+    `truncations` are set nowhere else. `terminations` are also set inside an episode where the log
+    says that a bootstrap stops and the episode continues (OGBench's masks). Episodes are bounded by
     `episode_starts` alone, and windows, returns and next actions follow them. Pass a dataset to
-    jitted functions as an argument: closed over, it would become a compile-time constant.
+    jitted functions as an argument: in a closure it would become a compile-time constant.
     """
 
     observations: jax.Array  # (N + E, *O) float32, or uint8 images
@@ -54,7 +54,7 @@ class Dataset:
     episode_ids: jax.Array  # (N,) int32
     returns_to_go: jax.Array  # (N,) float32 undiscounted sum of rewards to the episode's end
     raw_returns: jax.Array  # (E,) float32 undiscounted, in the environment's units
-    recorded_lengths: jax.Array  # (E,) int32 steps as recorded: with a last one that was dropped
+    recorded_lengths: jax.Array  # (E,) int32 steps as recorded, with a dropped last one
     next_action_ids: jax.Array  # (M,) int32: transitions whose next action is known or not needed
     normalization: Normalization
     info: DatasetInfo = struct.field(pytree_node=False)
@@ -76,7 +76,7 @@ class Dataset:
 
     @property
     def num_inner_stops(self) -> int:
-        """Bootstraps that stop although their episode goes on."""
+        """The number of bootstraps that stop although their episode continues."""
         at_ends = np.asarray(self.terminations)[np.asarray(self.episode_starts)[1:] - 1]
         return int(np.asarray(self.terminations).sum() - at_ends.sum())
 

@@ -1,4 +1,4 @@
-"""A report of what is in a dataset, and of what may be wrong with it."""
+"""A report of the contents of a dataset, and of possible problems in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ddm.data.references import normalized_score, why_incomparable
 from ddm.data.transforms import measure_spread
 from ddm.data.values import ranges
 
-WIDTH = 100  # of the report, beside its labels
+WIDTH = 100  # of the report, without its labels
 NO_REWARDS = "no rewards in the data"
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 JUMP_SIGMAS = 15.0  # contacts change a velocity by up to some 10 standard deviations of its steps
@@ -36,23 +36,23 @@ class Description:
     score_quantiles: tuple[float, ...] | None  # the same in percent of the reference scores
     reference_scores: tuple[float, float] | None
     reference_source: str | None
-    reference_note: str | None  # why there is none where one might be expected
+    reference_note: str | None  # why there is no reference although one might be expected
     has_rewards: bool  # False: returns and scores mean nothing
     terminations: int  # episodes that the environment ended
-    inner_stops: int  # bootstraps that stop although their episode goes on
+    inner_stops: int  # bootstraps that stop although their episode continues
     truncations: int  # episodes that were cut and not terminated
     data_cuts: int  # of these, cut without a flag in the file
     dropped_transitions: int
     action_range: tuple[float, float]  # in the environment's units
-    bounds_guessed: bool  # nobody declared the action box, or the number of actions
+    bounds_guessed: bool  # the action box, or the number of actions, was not declared
     clipped_actions: int
-    moved_actions: int  # of these, outside of the box before
+    moved_actions: int  # of these, outside the box before
     constant_dimensions: tuple[int, ...]  # of the observation
     nearly_constant_dimensions: tuple[int, ...]  # spread far below that of the others
     duplicated_episodes: int  # equal to an earlier one, byte for byte
     discontinuities: int  # steps beyond JUMP_SIGMAS standard deviations of the steps
     first_discontinuity: tuple[int, int] | None  # episode, step
-    notes: tuple[str, ...]  # what was guessed at load, a sentence each
+    notes: tuple[str, ...]  # guesses made at load, one sentence each
 
     def __str__(self) -> str:
         lines = []
@@ -63,7 +63,7 @@ class Description:
 
 
 def describe(dataset: Dataset) -> Description:
-    """Counts, ranges and anomalies of a dataset; runs on the host in a pass over the arrays."""
+    """Counts, ranges and anomalies of a dataset; runs on the host in one pass over the arrays."""
     info = dataset.info
     lengths, returns = dataset.episode_lengths, dataset.episode_returns
     quantiles = np.quantile(returns.astype(np.float64), QUANTILES)
@@ -121,7 +121,7 @@ def _still_dimensions(dataset: Dataset) -> tuple[tuple[int, ...], tuple[int, ...
 
 
 def _find_jumps(dataset: Dataset) -> np.ndarray:
-    """The transitions that jump; none among images."""
+    """The transitions that jump; images are not checked."""
     observations = np.asarray(dataset.observations)
     if observations.ndim != 2:
         return np.zeros(0, np.int64)

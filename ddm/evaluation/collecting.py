@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class HostStream:
-    """Simulators that go on from call to call, `copies` for each lane; ended episodes begin anew.
+    """Simulators that run on from call to call, `copies` per lane; ended episodes are replaced.
 
-    What a simulator holds cannot be saved. So the episodes begin anew at every checkpoint, with
-    seeds that follow from its gradient step, whether the run goes on or is resumed there: both
-    see the same episodes, if the simulator depends on its seed alone.
+    The state of a simulator cannot be saved. So new episodes begin at every checkpoint, with seeds
+    that follow from its gradient step, in a run that continues and in one that is resumed there.
+    Both see the same episodes, if the simulator depends only on its seed.
 
     Args:
       factory: makes one environment at each call.
@@ -45,12 +45,12 @@ class HostStream:
         self.observation_space = spaces.flat_space(tree)
         self.action_space: Space = simulators.flat_action_space(self._gym_actions, self.name)
         self.episodes = 0  # how many have ended since the last restart
-        # (L, copies) undiscounted, of the last episodes that ended; 0 before one has
+        # (L, copies) undiscounted, of the last episodes that ended; 0 before any ended
         self.last_returns = np.zeros(self._shape)
         self.restart(0)
 
     def restart(self, step: int) -> None:
-        """Begins every episode anew, as at the checkpoint of this gradient step."""
+        """Begins new episodes everywhere, as at the checkpoint of this gradient step."""
         self._step = step
         self._begun = np.zeros(self._shape, np.int64)
         self._returns = np.zeros(self._shape)
@@ -68,7 +68,8 @@ class HostStream:
         """The next steps of every simulator.
 
         Args:
-          policy: with the leading axis of lanes, sampled from; None: uniformly random actions.
+          policy: with the leading axis of lanes; its actions are sampled. None: uniformly random
+          actions.
           steps: of each simulator.
 
         Returns:
@@ -118,7 +119,7 @@ class HostStream:
             self.last_returns[slot] = self._returns[slot]
             self.episodes += 1
             self._begin(slot)
-        rows: dict[str, Any] = {  # numpy's, where a batch has JAX's
+        rows: dict[str, Any] = {  # numpy arrays, where a batch has JAX's
             "observations": before,
             "actions": chosen,
             "rewards": rewards,
@@ -129,7 +130,7 @@ class HostStream:
         return Batch(**rows)
 
     def _begin(self, slot: tuple[Any, ...]) -> None:
-        """The next episode of a simulator; its seed is that of no other."""
+        """The next episode of a simulator, with a seed that no other episode has."""
         lane, copy = (int(i) for i in slot)
         entropy = [self._lane_seeds[lane], self._step, copy, int(self._begun[slot])]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)

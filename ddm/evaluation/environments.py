@@ -35,7 +35,7 @@ class GymnasiumFactory:
 
     @property
     def name(self) -> str:
-        """The id, as gymnasium has it."""
+        """The id in gymnasium's form."""
         return self.specification.id
 
     @property
@@ -76,7 +76,7 @@ class GymnasiumFactory:
             ) from error
         except DdmError:
             raise
-        except Exception as error:  # a simulator raises what it likes
+        except Exception as error:  # a simulator may raise anything
             arguments = f" with {spec.kwargs}" if spec.kwargs else ""
             raise InputError(
                 f"environment '{spec.id}' cannot be made{arguments}: {_sentence(error)}"
@@ -99,8 +99,8 @@ def make_environment(
           installed;
         - "module:id", where importing the module registers the id, as `gymnasium.make` takes it;
         - gymnasium's whole specification as JSON (`DatasetInfo.environment_spec`): keyword
-          arguments, wrappers and step limit. Nothing that it names is imported, but for wrappers
-          of gymnasium: its id must be registered.
+          arguments, wrappers and step limit. Only wrappers of gymnasium are imported, nothing else
+          that it names: its id must be registered.
       max_episode_steps: steps after which an episode of a gymnasium environment is truncated;
         None for its own limit.
       kwargs: keyword arguments of a gymnasium environment, added to its own.
@@ -110,7 +110,7 @@ def make_environment(
       A pure environment, or a function that makes a gymnasium environment.
 
     Raises:
-      InputError: nobody knows the id, a step limit or keyword arguments are given for a pure
+      InputError: the id is unknown, a step limit or keyword arguments are given for a pure
         environment, or a specification has parts that are not run from a file.
       MissingDependencyError: gymnasium is not installed.
     """
@@ -154,7 +154,7 @@ def _make_pure(
 
 
 def _registered(spec: str, fields: Mapping[str, Any] | None) -> EnvSpec:
-    """Gymnasium's entry for an id, with what registers it.
+    """Gymnasium's entry for an id, after importing what registers it.
 
     Raises:
       InputError: neither gymnasium, gymnasium-robotics, ddm nor the module has registered it.
@@ -188,7 +188,7 @@ def _import_module(module: str, spec: str) -> None:
 
 
 def _hint(name: str, fields: Mapping[str, Any] | None, has_robotics: bool) -> str:
-    """What else may be meant, or installed."""
+    """A hint: similar ids, or a package to install."""
     import gymnasium
 
     if fields is not None and ":" in str(fields.get("entry_point")):
@@ -199,7 +199,7 @@ def _hint(name: str, fields: Mapping[str, Any] | None, has_robotics: bool) -> st
                 f"names it: --environment={package}:{name}"
             )
     others = (each for each in gymnasium.registry if not each.startswith(NAMESPACE))
-    known = dict.fromkeys([*envs.ids(), *others])  # each once, in whatever registries it is
+    known = dict.fromkeys([*envs.ids(), *others])  # each once, also if several registries have it
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     if not has_robotics:

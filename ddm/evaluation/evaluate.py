@@ -1,9 +1,9 @@
 """Returns of a policy in an environment, all lanes and episodes at once.
 
 A pure environment is evaluated in one jitted call. A gymnasium environment is stepped on the
-host, with one batched, jitted call of all lanes' policies a step. Either way an episode's seed
-depends on the evaluation's seed and the episode's index only: all lanes, and all evaluations
-with one seed, meet the same episodes.
+host, with one batched, jitted call of all lanes' policies per step. In both cases an episode's seed
+depends only on the evaluation's seed and the episode's index: all lanes, and all evaluations with
+one seed, have the same episodes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def resolve_environment(environment: EnvironmentLike) -> Any:
     """A pure environment, or a function that makes gymnasium environments.
 
     Raises:
-      InputError: it is neither, nor the id of one.
+      InputError: it is neither of these, nor the id of an environment.
     """
     if isinstance(environment, str):
         environment = make_environment(environment)
@@ -98,9 +98,9 @@ def make_evaluator(
 ) -> PureEvaluator | GymnasiumEvaluator:
     """A function (policy with lanes, seed) -> EvaluationResult, for repeated evaluations.
 
-    Its environments stay open until its `close`; it is also a context manager. What is missing
-    is found here, not at the first call; `evaluator.check(policy)` finds out whether the policy can
-    be evaluated. The arguments are those of `evaluate`.
+    Its environments stay open until its `close`; it is also a context manager. Missing packages or
+    environments raise here, not at the first call; `evaluator.check(policy)` tests whether the
+    policy can be evaluated. The arguments are those of `evaluate`.
     """
     if num_episodes < 1:
         raise InputError(f"num_episodes is {num_episodes}; an evaluation needs at least one")

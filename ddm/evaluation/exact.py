@@ -1,4 +1,4 @@
-"""Exact returns of learned policies in finite MDPs: the policy as a table, and one linear solve."""
+"""Exact returns of learned policies in finite MDPs: make the policy a table, solve one system."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def policy_table(
       (S, A) probabilities, or (L, S, A); one-hot rows where `deterministic`.
 
     Raises:
-      InputError: the policy has memory, continuous actions or other actions than these, or no
+      InputError: the policy has memory, continuous actions or another number of actions, or no
         `log_prob` where one is needed.
     """
     features = jnp.asarray(features)
@@ -77,7 +77,7 @@ def exact_return(
 
     Args:
       policy: as in :func:`policy_table`.
-      mdp: its discount is the return's.
+      mdp: the process; its discount is used for the return.
       features: (S, F) observation of each state; None for one-hot, as `TabularEnvironment` has it.
       deterministic: evaluate the policy's mode instead of its probabilities.
       horizon: steps after which an episode is cut; None for never.
@@ -123,7 +123,7 @@ def _probabilities(policy: Policy, features: jax.Array, num_actions: int) -> jax
 
 
 def _check_kind(policy: Policy, features: jax.Array, num_actions: int, name: str) -> None:
-    """Refuses what is no table, before anything is computed."""
+    """Refuses a policy that cannot be a table, before anything is computed."""
     if jax.tree.leaves(policy.initial_state()):
         raise InputError(f"{name} has memory, so it is no table of states and actions")
     if isinstance(policy.action_space, Discrete):

@@ -1,9 +1,9 @@
 """Evaluation in gymnasium environments, stepped on the host.
 
-All lanes and episodes are stepped together: one batched, jitted call a step acts for all of them.
-Its shapes never change, so it compiles once: a slot whose episode has ended takes the next
-episode of its lane, and idles when there is none left. gymnasium's vector environments are not
-used: they go on stepping episodes that have ended, and copy every observation twice.
+All lanes and episodes are stepped together: one batched, jitted call per step acts for all of them.
+Its shapes never change, so it compiles once: a slot whose episode has ended takes the next episode
+of its lane, and is idle when none is left. gymnasium's vector environments are not used: they still
+step episodes that have ended, and copy every observation twice.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class GymnasiumEvaluator:
 
     @property
     def num_environments(self) -> int:
-        """How many are open."""
+        """The number of open environments."""
         return len(self._pool.simulators)
 
     def __call__(self, policy: Policy, seed: int) -> EvaluationResult:
@@ -71,7 +71,7 @@ class GymnasiumEvaluator:
         return rollout.result()
 
     def check(self, policy: Policy) -> None:
-        """Finds before the training what an evaluation would fail for, by one step of each slot.
+        """Finds before the training why an evaluation would fail, by one step of each slot.
 
         Later evaluations are not changed: each of them resets the environments.
 
@@ -202,7 +202,7 @@ class _Rollout:
     def _check_finite(self, actions: np.ndarray) -> None:
         if np.isfinite(actions).all():
             return
-        for slot in self.running:  # what an idle slot does is of no account
+        for slot in self.running:  # what an idle slot does is ignored
             if not np.isfinite(actions[slot.index]).all():
                 raise EvaluationError(
                     f"{self._name}: the policy's action is not finite at step {slot.length + 1} "
@@ -210,12 +210,12 @@ class _Rollout:
                 )
 
     def result(self) -> EvaluationResult:
-        """The results, once nothing is running."""
+        """The results, when all episodes have ended."""
         successes = self._successes if self._reports_success else None
         return EvaluationResult(self._returns, self._lengths, successes)
 
     def _finish(self, slot: _Slot) -> None:
-        """Writes the episode's results down and lets the slot go on with the next one."""
+        """Stores the episode's results, and the slot continues with the next episode."""
         row = (slot.index[0], slot.episode)
         self._returns[row] = slot.episode_return
         self._lengths[row] = slot.length

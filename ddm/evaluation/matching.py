@@ -1,4 +1,4 @@
-"""Whether a policy and an environment mean the same by their observations and actions."""
+"""Whether observations and actions of a policy and of an environment have the same meaning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNBOUNDED = 1e10  # an environment without bounds may write ones as large as th
 def check_spaces(policy: Policy, name: str, observation_space: Box, action_space: Space) -> None:
     """Refuses an environment whose observations or actions are not those of the policy.
 
-    What the policy knows is compared: its own spaces and, where it has none, its normalization.
+    The policy's own spaces are compared, or its normalization if it has no spaces.
 
     Args:
       policy: see :class:`ddm.evaluation.Policy`.
@@ -61,11 +61,11 @@ def observation_shape(policy: Policy) -> tuple[int, ...] | None:
 
 
 def check_action(action: jax.Array, space: Space, name: str) -> None:
-    """Refuses actions of another kind or shape; while tracing, so that it costs nothing.
+    """Refuses actions of another kind or shape; it runs while tracing, so it costs no device time.
 
     Args:
       action: what a policy gave for one observation.
-      space: where it shall be taken; of a box, only the shape is read.
+      space: the space that it must fit; of a box, only the shape is read.
       name: whose space it is, for the message.
 
     Raises:
@@ -85,7 +85,7 @@ def check_action(action: jax.Array, space: Space, name: str) -> None:
 
 
 def fit_action(action: jax.Array, space: Space, name: str) -> jax.Array:
-    """The nearest action in a box, to the last bit; an index is left as it is.
+    """The nearest action in a box, exact to the last bit; an index is not changed.
 
     Raises:
       InputError: see :func:`check_action`.
@@ -132,9 +132,9 @@ def _check_indices(policy: Policy, name: str, space: Discrete) -> None:
     """Refuses another number of actions, or actions that count from another number."""
     declared, statistics = policy.action_space, policy.normalization
     start = declared.start if isinstance(declared, Discrete) else 0
-    if statistics is not None:  # what is added to the algorithm's index
+    if statistics is not None:  # the number that is added to the algorithm's index
         start = 0 if statistics.action_center is None else int(statistics.action_center)
-    # What the algorithm was told counts: the log's number may be a guess from its largest action.
+    # The algorithm's own number counts: the log's may be a guess from its largest action.
     number = getattr(policy.config, "num_actions", 0)
     if not number and isinstance(declared, Discrete):
         number = declared.n
@@ -153,7 +153,7 @@ def _range(start: int, number: int) -> str:
 
 
 def _check_box(policy: Policy, name: str, space: Box) -> None:
-    """Refuses actions of another shape, in other bounds, or real ones for whole numbers."""
+    """Refuses actions of another shape or with other bounds, or real ones for whole numbers."""
     shape, low, high = _bounds(policy)
     if shape != space.shape:
         raise InputError(
@@ -191,8 +191,8 @@ def _bounds(policy: Policy) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
 def _differing(low, high, env_low, env_high) -> np.ndarray:
     """Indices of the dimensions whose bounds are not the environment's.
 
-    Where the environment has no bounds, every box will do; where it has one bound, the box must
-    respect it.
+    If the environment has no bounds, every box fits. If it has one bound, the box must stay within
+    it.
     """
     width = np.maximum(high - low, 0.0)
     slack = _TOLERANCE * width + 4 * np.finfo(np.float32).eps * np.maximum(abs(low), abs(high))
@@ -201,7 +201,7 @@ def _differing(low, high, env_low, env_high) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         low_wrong = np.where(both, abs(low - env_low) > slack, low < env_low - slack)
         high_wrong = np.where(both, abs(high - env_high) > slack, high > env_high + slack)
-    fixed = both & (env_low == env_high)  # normalised with a scale of 1, which says nothing
+    fixed = both & (env_low == env_high)  # normalised with a scale of 1: bounds unknown
     fixed &= abs((low + high) / 2 - env_low) <= slack
     return np.flatnonzero(((has_low & low_wrong) | (has_high & high_wrong)) & ~fixed)
 

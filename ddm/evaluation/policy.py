@@ -37,7 +37,7 @@ class Policy:
     state: Any
     normalization: Normalization | None = None  # None: the algorithm works in raw units
     action_space: Space | None = None  # of the log, in the environment's units; None: not known
-    observation_shape: tuple[int, ...] | None = None  # where the normalization does not have it
+    observation_shape: tuple[int, ...] | None = None  # needed if the normalization does not have it
 
     def __call__(
         self,
@@ -64,7 +64,7 @@ class Policy:
         """
         observation = jnp.asarray(observation)
         if jnp.issubdtype(observation.dtype, jnp.floating):
-            observation = observation.astype(jnp.float32)  # also where 64 bits are the default
+            observation = observation.astype(jnp.float32)  # even if 64 bits are the default
         _check_call(self, observation, key)
         return _act(bool(deterministic), self._only_lane(), observation, key, policy_state)
 
@@ -121,7 +121,7 @@ class Policy:
         return jax.tree.map(copy, self)  # arrays of JAX never change
 
     def __reduce__(self):
-        # A module does not pickle, so its name does; typed keys do not pickle either.
+        # Modules cannot be pickled, so the name is; typed keys cannot be pickled either.
         name = self.algorithm.__name__ if isinstance(self.algorithm, types.ModuleType) else None
         arrays = *jax.tree.map(_PackedKey.pack, (self.config, self.state)), self.normalization
         algorithm = self.algorithm if name is None else name
@@ -130,7 +130,7 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class _Static:
-    """What compiled programs are kept by: an algorithm's functions, not its module alone."""
+    """The key of compiled programs: an algorithm's functions, not only its module."""
 
     program: tuple[Any, ...]
     action_space: Space | None
@@ -186,7 +186,7 @@ def _act(deterministic, policy, observation, key, policy_state):
 
 
 def _check_call(policy: Policy, observation: jax.Array, key: Any) -> None:
-    """Refuses several observations or keys: some methods would answer for one of them only."""
+    """Refuses several observations or keys: some methods would return an action for only one."""
     expected = observation_shape(policy)
     if expected is not None and observation.shape != expected:
         raise InputError(

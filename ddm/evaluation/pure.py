@@ -36,7 +36,8 @@ class PureEvaluator:
         """Evaluates all lanes of the policy.
 
         Raises:
-          InputError: the policy was trained on other spaces, or chooses what is no action there.
+          InputError: the policy was trained on other spaces, or chooses an action outside the
+        environment's space.
         """
         self._check_spaces(policy)
         returns, lengths, successes, foreign = self._runner()(
@@ -55,7 +56,7 @@ class PureEvaluator:
         )
 
     def check(self, policy: Policy) -> None:
-        """Finds before the training what an evaluation would fail for; nothing is computed.
+        """Finds reasons why an evaluation would fail, before the training; nothing is computed.
 
         Raises:
           InputError: the policy was trained on other spaces.
@@ -67,7 +68,7 @@ class PureEvaluator:
             jax.eval_shape(self._runner(), policy, self._params, seeds)
         except DdmError:
             raise
-        except Exception as error:  # whatever an environment or a policy may raise
+        except Exception as error:  # an environment or a policy may raise anything
             raise EvaluationError(
                 f"{self._environment.name}: an episode cannot be computed: "
                 f"{type(error).__name__}: {error}"
@@ -92,7 +93,7 @@ class PureEvaluator:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _run(environment, deterministic, action_space, policy, params, seeds):
-    """(L, E) returns, lengths, successes, and whether an action was none of the environment's.
+    """(L, E) returns, lengths, successes, and whether an action was outside its space.
 
     It stops when the last episode has ended.
     """
@@ -116,7 +117,7 @@ def _run(environment, deterministic, action_space, policy, params, seeds):
         observations, states, rewards, terminated, truncated, info = env_step(
             fold_in(keys.step, time), states, actions, params
         )
-        # What follows an episode's end does not count.
+        # Steps after an episode's end do not count.
         returns += jnp.where(alive, rewards, 0.0)
         lengths += alive.astype(jnp.int32)
         successes |= alive & info.get("success", False)
@@ -136,14 +137,14 @@ def _run(environment, deterministic, action_space, policy, params, seeds):
 
 
 def _is_foreign(actions: jax.Array, space: Space) -> jax.Array | bool:
-    """Whether indices are none of the environment's: arrays would be read at their last entry."""
+    """Whether indices are outside the space: JAX would read an array's last entry instead."""
     if not isinstance(space, Discrete):
         return False
     return (actions < space.start) | (actions >= space.start + space.n)
 
 
 def _reports_success(environment: Environment, params: Any) -> bool:
-    """Whether the environment's info says "success"; traces one step, runs none."""
+    """Whether the environment's info has "success"; traces one step without running it."""
     space = environment.action_space(params)
     if isinstance(space, Discrete):
         action = jnp.zeros((), jnp.int32)

@@ -21,7 +21,7 @@ def episode_seeds(seed: int, num_episodes: int) -> np.ndarray:
 
     Args:
       seed: seed of the evaluation.
-      num_episodes: how many; more episodes leave the seeds of the first ones as they are.
+      num_episodes: how many; with more episodes, the first ones keep their seeds.
 
     Returns:
       (num_episodes,) uint32, below 2^31.

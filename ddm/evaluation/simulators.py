@@ -1,4 +1,4 @@
-"""Simulators of gymnasium: how many are opened, and what one must do to give a score."""
+"""Simulators of gymnasium: how many are opened, and the checks that a score needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 MAX_ENVIRONMENTS = 64  # open at a time, unless there are more lanes than that
-MAX_EPISODE_STEPS = 1_000_000  # an episode that is longer than this is taken to have no end
+MAX_EPISODE_STEPS = 1_000_000  # a longer episode is assumed to have no end
 MEMORY_SHARE = 0.5  # of the memory that is free before the first simulator is opened
 STATM = Path("/proc/self/statm")
 _SUCCESS_KEYS = ("success", "is_success", "goal_achieved")
@@ -37,10 +37,10 @@ class Outcome(NamedTuple):
 
 
 class Simulator:
-    """One environment, with streams of its own of the generators that Python and numpy share.
+    """One environment, with its own state of the global generators of Python and numpy.
 
-    An environment that draws from `random` or `np.random` so depends on its episode's seed alone,
-    not on the episodes that are played beside it.
+    So an environment that draws from `random` or `np.random` depends only on its episode's seed,
+    not on episodes that run at the same time.
     """
 
     def __init__(self, environment: gymnasium.Env):
@@ -95,7 +95,7 @@ class Simulator:
 
     @contextlib.contextmanager
     def _generators(self) -> Iterator[None]:
-        """Puts the simulator's own generators in place, and names it where it fails."""
+        """Installs the simulator's own generators, and names the simulator if it fails."""
         _share(self._numpy)
         random.setstate(self._python)
         try:
@@ -113,7 +113,7 @@ class Simulator:
 
 @contextlib.contextmanager
 def user_generators_kept() -> Iterator[None]:
-    """Gives the generators of `random` and `np.random` back as they were."""
+    """Restores the generators of `random` and `np.random`."""
     numpy: Any = np.random.get_bit_generator()  # pyright: ignore[reportAttributeAccessIssue]
     python = random.getstate()
     try:
@@ -124,12 +124,12 @@ def user_generators_kept() -> Iterator[None]:
 
 
 def _share(generator: np.random.BitGenerator) -> None:
-    """Makes it the one that the functions of `np.random` draw from; their state is kept in it."""
+    """Makes the functions of `np.random` draw from this generator, which keeps their state."""
     np.random.set_bit_generator(generator)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Pool:
-    """The simulators of an evaluator: rows of one for each lane, as many as memory allows."""
+    """The simulators of an evaluator: rows with one per lane, as many rows as memory allows."""
 
     def __init__(self, factory: Callable[[], gymnasium.Env], num_lanes: int, max_rows: int):
         self._factory, self._num_lanes, self._rows = factory, num_lanes, max_rows
@@ -137,7 +137,7 @@ class Pool:
         self.simulators: list[Simulator] = []
 
     def open(self, *, measure: bool = False) -> None:
-        """Opens what is missing; closes everything if one of them cannot be made.
+        """Opens missing simulators; closes all if one of them cannot be made.
 
         Args:
           measure: stop with fewer rows where the next one could take too much memory.
@@ -184,7 +184,7 @@ class Pool:
 
 
 def name_of(environment: gymnasium.Env) -> str:
-    """What messages call it."""
+    """The name in messages."""
     return environment.spec.id if environment.spec else type(environment.unwrapped).__name__
 
 
@@ -206,10 +206,10 @@ def flat_action_space(space: gymnasium.Space, name: str) -> Space:
 
 
 def to_actions(actions: np.ndarray, space: gymnasium.Space) -> np.ndarray:
-    """Actions as their space has them: its shape and type, whole numbers, not outside of it.
+    """Actions in the form of their space: its shape and type, whole numbers, inside its bounds.
 
     Args:
-      actions: with leading axes, whose rest is the flattened action.
+      actions: flattened actions with leading axes.
       space: Box or Discrete.
     """
     import gymnasium
@@ -218,7 +218,7 @@ def to_actions(actions: np.ndarray, space: gymnasium.Space) -> np.ndarray:
         return actions.astype(space.dtype, copy=False)
     actions = actions.reshape(*actions.shape[:-1], *space.shape)
     if space.dtype.kind in "iub":
-        actions = np.rint(actions)  # to cut would make 8 of 8.9999
+        actions = np.rint(actions)  # truncation would turn 8.9999 into 8
     else:
         actions = actions.astype(space.dtype, copy=False)  # before the bounds are compared
     return np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)
@@ -250,7 +250,7 @@ def _make(factory: Callable[[], gymnasium.Env]) -> gymnasium.Env:
 def _check_ends(environment: gymnasium.Env, name: str) -> None:
     """Refuses an environment that is registered without any step limit.
 
-    What a function makes without gymnasium's registry may end its episodes by itself.
+    An environment that a function makes without gymnasium's registry may end its episodes itself.
     """
     import gymnasium
 

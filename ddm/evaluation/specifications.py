@@ -1,8 +1,7 @@
 """Gymnasium's whole specification of an environment, as Minari's data sets record it.
 
-A specification is JSON that came with a file, so it is data and no program: nothing that it names
-is imported. The entry point is the one that is registered under the id, and wrappers are those of
-gymnasium itself.
+A specification is JSON from a file. It is treated as data, not as a program: nothing that it names
+is imported. The entry point is the one registered under the id, and wrappers are gymnasium's own.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 _WRAPPERS = "gymnasium.wrappers."  # the package whose wrappers a file may name
 
-# They watch an environment and change nothing of it; some of them write files or open windows.
+# They watch an environment and do not change it; some of them write files or open windows.
 _WATCHERS = frozenset(
     {
         "DataCollector", "HumanRendering", "OrderEnforcing", "PassiveEnvChecker",
@@ -79,7 +78,7 @@ def agrees(text: str, specification: EnvSpec) -> bool:
 
 
 def trusted(fields: Mapping[str, Any], registered: EnvSpec) -> tuple[EnvSpec, list[str]]:
-    """The environment that a file specifies, made of nothing but what is registered here.
+    """The environment that a file specifies, made only from what is registered here.
 
     Args:
       fields: of the specification, see `parse`.
@@ -90,7 +89,7 @@ def trusted(fields: Mapping[str, Any], registered: EnvSpec) -> tuple[EnvSpec, li
       the user should know.
 
     Raises:
-      InputError: the environment has a wrapper that is not gymnasium's, or that cannot be made.
+      InputError: the environment has a wrapper that is not gymnasium's or cannot be made.
     """
     name = fields["id"]
     notes = []
@@ -121,7 +120,7 @@ def _wrapper(fields: Mapping[str, Any], environment: str) -> WrapperSpec:
     """A wrapper of gymnasium's, by its class.
 
     Raises:
-      InputError: it is another one, or was recorded without its arguments.
+      InputError: it is not gymnasium's, or was recorded without its arguments.
     """
     import gymnasium
     from gymnasium.envs.registration import WrapperSpec

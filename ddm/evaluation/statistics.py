@@ -32,7 +32,7 @@ def median(scores: ArrayLike) -> np.ndarray:
 
 
 def interquartile_mean(scores: ArrayLike) -> np.ndarray:
-    """Mean of the middle half of all runs and tasks; a quarter, rounded down, is cut each side."""
+    """Mean of the middle half of all runs and tasks; a quarter, rounded down, is cut per side."""
     scores = _matrix(scores)
     pooled = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
     cut = pooled.shape[-1] // 4
@@ -40,7 +40,7 @@ def interquartile_mean(scores: ArrayLike) -> np.ndarray:
 
 
 def optimality_gap(scores: ArrayLike, target: float = 1.0) -> np.ndarray:
-    """Mean shortfall from the target; what exceeds it does not make up for the rest."""
+    """Mean shortfall from the target; scores above the target do not compensate for others."""
     return np.maximum(0.0, target - _matrix(scores)).mean(axis=(-2, -1))
 
 
@@ -131,7 +131,7 @@ def wilson_interval(
     rate, shrink = successes / trials, 1.0 + z**2 / trials
     centre = (rate + z**2 / (2.0 * trials)) / shrink
     width = z * np.sqrt(rate * (1.0 - rate) / trials + z**2 / (4.0 * trials**2)) / shrink
-    # The ends at rates 0 and 1 are exact; rounding would move them past it.
+    # The ends at rates 0 and 1 are set exactly; rounding would move them past 0 and 1.
     low = np.where(successes == 0, 0.0, centre - width)
     return low, np.where(successes == trials, 1.0, centre + width)
 

@@ -1,4 +1,4 @@
-"""True values of a policy, by rolling it out from chosen states: what a critic shall be held to."""
+"""True values of a policy, by roll-outs from chosen states: to compare a critic with."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def monte_carlo_values(
 ) -> jax.Array:
     """Discounted returns of a policy from given states, without the environment's time limit.
 
-    A critic estimates the value of going on for ever, so truncations are passed over; nothing is
-    earned after a termination. What lies beyond the horizon is left out, an error of at most
+    A critic estimates the value without a time limit, so truncations are ignored; nothing is earned
+    after a termination. Rewards beyond the horizon are left out. This error is at most
     discount^horizon r_max / (1 - discount): 460 steps leave a hundredth at a discount of 0.99.
     Pure: it can be called inside jit and vmap.
 
@@ -44,7 +44,7 @@ def monte_carlo_values(
       horizon: steps of each roll-out.
 
     Returns:
-      (N,) returns, one roll-out each; their mean over states has no bias, each one has noise.
+      (N,) returns, one roll-out each; each one is noisy, and their mean over states has no bias.
     """
 
     def one(state: Any, observation: jax.Array, key: PRNGKey) -> jax.Array:
