@@ -17,7 +17,7 @@ from ddm.data.transitions import check_successors
 from ddm.data.values import as_array
 from ddm.errors import InputError
 
-# What `find_fields` gives for an episode that is an object, such as Minari's.
+# The result of `find_fields` for an episode that is an object, such as Minari's.
 _ATTRIBUTES = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
@@ -50,7 +50,7 @@ def from_episodes(
       reference_scores: returns of a random and of an expert policy.
       reference_source: where the reference scores are from.
       name: what error messages and reports call the dataset.
-      notes: sentences that `info.notes` shall begin with.
+      notes: sentences that `info.notes` begins with.
 
     Raises:
       InputError: names the episode, the field and what was expected.
@@ -111,8 +111,9 @@ def _read_all(episodes: Iterable[Any], observation_space: Any, name: str) -> _Re
 def to_episodes(dataset: Dataset) -> list[dict[str, np.ndarray]]:
     """The episodes of a dataset in the environment's units, as `from_episodes` takes them.
 
-    Actions that were clipped at load come back up to 1e-5 half widths inside their box. A log
-    without rewards has none here; one whose bootstraps stop inside episodes also has `masks`.
+    Actions that were clipped at load come back up to 1e-5 half widths inside their box. If a log
+    has no rewards, its episodes have none. If bootstraps stop inside episodes, they also have
+    `masks`.
     """
     maps = dataset.normalization
     fields = {

@@ -1,4 +1,4 @@
-"""The names under which logs store their fields: one table for npz, mappings, HDF5 and episodes."""
+"""The names that logs give their fields: one table for npz, mappings, HDF5 and episodes."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "dones": ("dones", "done"),  # ends of both kinds in one flag
 }  # fmt: skip
 
-# What describes the whole log and is no column of it.
+# Fields that describe the whole log and are not a column of it.
 SETTINGS = (
     "action_low", "action_high", "num_actions", "num_states", "environment_id", "reference_scores",
 )  # fmt: skip
 
-# What logs are known to hold besides, of which no method makes use. Names such as `infos/qpos`
-# belong to the part before the slash.
+# Other known fields of logs, which no method uses. Of names such as `infos/qpos` the part before
+# the slash counts.
 GROUPS = ("infos", "info", "metadata", "agent_infos", "env_infos")
 EXTRAS = ("qpos", "qvel", "button_states", "success", "behavior_log_probs", "seed", "id")
 
-# D4RL's word for an episode's end by the environment, OGBench's for any end. Without anything
-# beside it, the ends by a time limit may be missing.
+# D4RL uses this name for an end by the environment, OGBench for any end. If it is the only flag,
+# the ends by a time limit may be missing.
 UNCLEAR_ENDS = ("terminals", "terminal")
 
 _FIELDS = {alias: field for field, aliases in NAMES.items() for alias in aliases}
 
 
 def find_fields(names: Iterable[str], where: str) -> dict[str, str]:
-    """The stored name of each field of `NAMES` that is there.
+    """The stored name of each field of `NAMES` that the log has.
 
     Args:
-      names: what the log holds.
+      names: of the log's fields.
       where: what error messages call the log.
 
     Raises:
-      InputError: a name that nobody knows, or two names of one field.
+      InputError: an unknown name, or two names of one field.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -75,7 +75,7 @@ def find_fields(names: Iterable[str], where: str) -> dict[str, str]:
 
 
 def unused(names: Iterable[str]) -> tuple[str, ...]:
-    """A sentence on the known fields that no method makes use of; none without them."""
+    """A sentence on the known fields that no method uses; none if there are no such fields."""
     extras = [name for name in names if name in EXTRAS]
     verb = "is" if len(extras) == 1 else "are"
     return (f"{' and '.join(extras)} of the data {verb} not used",) if extras else ()
@@ -84,7 +84,7 @@ def unused(names: Iterable[str]) -> tuple[str, ...]:
 def read_flags(
     arrays: Mapping[str, Any], where: str, max_episode_steps: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Where bootstraps stop and where episodes end, from whatever flags a log has.
+    """Where bootstraps stop and where episodes end, from the flags that a log has.
 
     Args:
       arrays: under any of the names of `NAMES`.
@@ -98,7 +98,7 @@ def read_flags(
 
     Raises:
       InputError: a field is ambiguous or contradicts another one, or nothing says where episodes
-        end; what to give is named.
+        end; the message names what to give.
     """
     stored = find_fields(arrays, where)
     rows = len(arrays[stored["actions"]])
@@ -146,7 +146,7 @@ def as_flags(value: Any, where: str) -> np.ndarray:
         array = array[:, 0]
     if array.ndim != 1:
         raise InputError(f"{where} has shape {array.shape}, expected one number per step")
-    if array.dtype == bool:  # a damaged file's may hold other bytes than those of True and False
+    if array.dtype == bool:  # a damaged file may hold other bytes than True and False
         array = array.view(np.uint8)
     if array.dtype.kind not in "iuf" or not np.isin(array, (0, 1)).all():
         raise InputError(f"{where} has values other than 0 and 1")
@@ -157,12 +157,12 @@ def as_ends(value: Any, rows: int, where: str) -> np.ndarray:
     """(N,) bool: the last step of each episode.
 
     Args:
-      value: one flag a step; or, for each episode, the row one past its last step.
+      value: one flag per step; or, for each episode, the row after its last step.
       rows: N.
       where: what error messages call the array.
 
     Raises:
-      InputError: it is neither.
+      InputError: it is neither of these.
     """
     array = np.asarray(value).ravel()
     if len(array) == rows and array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all():
@@ -195,10 +195,10 @@ def _ends_of_lengths(value: Any, rows: int, where: str) -> np.ndarray:
 def _apply_masks(
     flags: dict[str, np.ndarray], stops: np.ndarray, terminations_name: str | None, where: str
 ) -> None:
-    """Takes the stops of `masks`; `terminals` beside them are the episodes' ends, as in OGBench."""
+    """Takes the stops of `masks`; `terminals` then mark the episodes' ends, as in OGBench."""
     stored = flags.get("terminations")
     if stored is not None and np.array_equal(stored, stops):
-        return  # the same thing said twice
+        return  # both say the same
     if stored is not None and terminations_name not in UNCLEAR_ENDS:
         raise InputError(f"{where}: masks is not 1 - {terminations_name}; keep one of them")
     if stored is not None and "truncations" in flags:
@@ -236,7 +236,7 @@ def _check_dones(
 def _apply_time_limit(
     flags: dict[str, np.ndarray], name: str, max_episode_steps: int | None, where: str
 ) -> None:
-    """Truncations that a log without them must have had."""
+    """The truncations of a log that does not store them."""
     if max_episode_steps is not None:
         flags["truncations"] = time_limit_flags(flags["terminations"], max_episode_steps)
     elif name in UNCLEAR_ENDS:

@@ -1,8 +1,8 @@
-"""HDF5 files from outside: members are found link by link, and sizes are known before reading.
+"""HDF5 files from others: members are found link by link, and sizes are checked before reading.
 
 An HDF5 file may say that a part of it lies in another file: by an external link, by external
-storage, or as a virtual dataset. Followed, such a part would read any file of this machine that
-its user may read; they are refused unless they are asked for.
+storage, or as a virtual dataset. By such a part a file could make us read any file that the user
+may read. So these parts are refused unless they are allowed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ddm.errors import InputError
 if TYPE_CHECKING:
     import h5py
 
-LONGEST_CHAIN = 16  # soft links one after the other: more of them are a loop
+LONGEST_CHAIN = 16  # soft links one after the other: more of them count as a loop
 DEEPEST = 16  # groups inside each other, of a dict observation
 ASK = "load with external_links if you trust it"
 
@@ -33,7 +33,7 @@ def open_hdf5(path: Path, kind: str, external_links: bool) -> Iterator[Members]:
 
     Args:
       path: the file.
-      kind: what it was expected to be, for error messages.
+      kind: the expected kind of file, for error messages.
       external_links: whether members may lie in other files.
 
     Raises:
@@ -47,7 +47,7 @@ def open_hdf5(path: Path, kind: str, external_links: bool) -> Iterator[Members]:
 
 
 def check_links(path: Path, external_links: bool) -> None:
-    """Refuses a file with a part in another one, which a library that opens it would follow.
+    """Refuses a file with a part in another file, which another library would read on opening it.
 
     Raises:
       InputError: names the member; or the file cannot be read.
@@ -58,7 +58,7 @@ def check_links(path: Path, external_links: bool) -> None:
 
 
 class Stored(NamedTuple):
-    """An open dataset; what is asked of it costs as much as opening it, and is asked once."""
+    """An open dataset; each property is read once, because that costs as much as opening."""
 
     id: Any  # h5py's
     shape: tuple[int, ...]
@@ -68,8 +68,8 @@ class Stored(NamedTuple):
 class Members:
     """Groups and datasets of an open file, through h5py's low-level calls.
 
-    With five or more datasets in an episode, opening is what a read takes: about a tenth of a
-    millisecond each this way, and twice that through `file[name][()]`.
+    With five or more datasets per episode, most of the reading time is opening: about a tenth of a
+    millisecond each this way, and twice that with `file[name][()]`.
     """
 
     def __init__(self, file: h5py.File, path: Path, place: Place, external_links: bool):
@@ -88,12 +88,12 @@ class Members:
     # --- Finding ---
 
     def names(self, group: str = "") -> list[str]:
-        """What a group holds, by name; the file itself is the group without a name."""
+        """The members of a group by name; the file itself is the group without a name."""
         found = self._object(group)
         return [name.decode() for name in found]
 
     def has(self, name: str) -> bool:
-        """Whether there is such a member, which need not be readable."""
+        """Whether there is such a member; it may be unreadable."""
         group, _, last = name.rpartition("/")
         return last in self.names(group)
 
@@ -106,11 +106,11 @@ class Members:
         return isinstance(self._object(name), self._h5g.GroupID)
 
     def _object(self, name: str, kind: Any = None) -> Any:
-        """An open group or dataset; groups stay open until another one of their depth is used.
+        """An open group or dataset; groups stay open until another of the same depth is used.
 
         Args:
           name: from the root, without a slash at its beginning.
-          kind: h5py's module of what it should be, whose calls are several times as fast.
+          kind: h5py's module for the expected kind of member; its calls are several times as fast.
         """
         if name in self._groups:
             return self._groups[name]
@@ -123,7 +123,7 @@ class Members:
         return found
 
     def _follow(self, name: str, links: int, kind: Any) -> Any:
-        """Opens what a name leads to, after so many soft links."""
+        """Opens the target of a name, after so many soft links."""
         if name == "":
             return self._groups[""]
         group, _, last = name.rpartition("/")
@@ -171,7 +171,7 @@ class Members:
         """An open dataset, whose content lies in this file.
 
         Raises:
-          InputError: there is none of this name, or its content lies elsewhere.
+          InputError: there is no dataset of this name, or its content lies in another file.
         """
         if name == self._last[0]:
             return self._last[1]
@@ -198,7 +198,7 @@ class Members:
         return size
 
     def size(self, name: str, depth: int = 0) -> int:
-        """Bytes of a dataset, or of all in a group, as they will be in memory."""
+        """Bytes in memory of a dataset, or of all datasets in a group."""
         if depth > DEEPEST:
             raise InputError(
                 f"{self.path}: {name} has more than {DEEPEST} groups inside each other"
@@ -220,10 +220,10 @@ class Members:
         return array
 
     def read_into(self, name: str, out: np.ndarray) -> None:
-        """Reads a dataset into `out`, converted to its dtype where no number changes by that.
+        """Reads a dataset into `out`, converted to its dtype if this changes no number.
 
         Raises:
-          InputError: another shape, or a dtype whose numbers would be cut.
+          InputError: another shape, or a dtype whose numbers would change.
         """
         dataset, shape, stored = self.dataset(name)
         self._place.member = name
@@ -254,7 +254,7 @@ def _lies_inside(dataset: Any, space: Any) -> bool:
         return True  # in one piece
     try:
         dataset.get_num_chunks(space)
-    except RuntimeError:  # neither in chunks: external, virtual, or so small that it has no place
+    except RuntimeError:  # not in chunks: external, virtual, or so small that it has no place
         from h5py import h5d  # pyright: ignore
 
         plist = dataset.get_create_plist()
@@ -268,11 +268,11 @@ def _normal(name: str) -> str:
 
 
 def _converts(stored: np.dtype, wanted: np.dtype) -> bool:
-    """Whether every number of a stored dtype keeps its value, or its digits as far as they go."""
+    """Whether every number of a stored dtype keeps its value, or as many digits as possible."""
     if stored.kind not in "biuf":
         return False
     if wanted.kind == "i":
-        return True  # floats are looked at; integers beyond 64 bits end outside every space
+        return True  # floats are checked later; integers beyond 64 bits are outside every space
     if wanted.kind == "u":
         return np.can_cast(stored, wanted, "safe")
     return np.can_cast(stored, wanted, "same_kind")

@@ -1,4 +1,4 @@
-"""What a dataset is, apart from its name: a digest of what an algorithm sees of it."""
+"""The identity of a dataset, without its name: a digest of what an algorithm sees of it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ddm.data.dataset import Dataset
 def digest(dataset: Dataset) -> str:
     """The SHA-256 of arrays, normalization and spaces, as 64 hexadecimal digits.
 
-    Two datasets have the same digest if an algorithm cannot tell them apart, wherever they were
-    read from and whatever they are called.
+    Two datasets have the same digest if an algorithm cannot tell them apart. Their names and files
+    do not matter.
     """
     found = hashlib.sha256()
     for space in (dataset.info.observation_space, dataset.info.action_space):

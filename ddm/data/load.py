@@ -60,7 +60,7 @@ def load(
       action_space: where the source has none or one without bounds; see `from_arrays`.
       clip_actions: moves real actions outside their box onto its edge, as many environments do
         (people who teleoperate an Adroit hand leave it), instead of refusing them.
-      environment_id: overrides the source's, with all that it specifies of it.
+      environment_id: overrides the source's, together with its specification.
       reference_scores: (random, expert) returns; overrides the source's.
       max_episode_steps: the time limit, for D4RL's fields without `timeouts`.
       name: what error messages and reports call the dataset; None for its id, path or kind.
@@ -82,7 +82,7 @@ def load(
     if is_table(source):
         return from_table(source, name=name or "DataFrame", **options)
     if isinstance(source, (str, os.PathLike)) and (path := _file(source)) is not None:
-        # A saved set carries the name of its first source; two copies of it are two files.
+        # A saved set keeps the name of its first source; but two copies of it are two files.
         return _rename(_read_file(path, external_links, **options), name or str(path))
     return _rename(_load_minari(source, download, cache, external_links, **options), name)
 
@@ -97,7 +97,7 @@ def _file(source: str | os.PathLike) -> Path | None:
 def _expanded(source: str | os.PathLike) -> Path:
     try:
         return Path(source).expanduser()
-    except (RuntimeError, TypeError) as error:  # ~name of nobody here; a path of bytes
+    except (RuntimeError, TypeError) as error:  # ~name of an unknown user; a path of bytes
         raise InputError(f"{source} is no path: {reason(error)}") from error
 
 

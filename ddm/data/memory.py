@@ -1,4 +1,4 @@
-"""Says that a dataset does not fit the device before the device does."""
+"""Reports that a dataset does not fit the device, before the device itself fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ddm.errors import InputError
 
 MEMINFO = Path("/proc/meminfo")
 STATM = Path("/proc/self/statm")
-CGROUP = Path("/sys/fs/cgroup")  # of a container; its own limit is at the root of what it sees
+CGROUP = Path("/sys/fs/cgroup")  # of a container; inside it, its own limit is at this root
 
 REMEDY = "use a machine with more memory, or store a part of the episodes in a file of its own"
 
@@ -23,10 +23,10 @@ def check_fits(
     device: jax.Device | None = None,  # pyright: ignore[reportInvalidTypeForm]
     name: str = "the dataset",
 ) -> None:
-    """Refuses arrays that are larger than what is free on the device.
+    """Refuses arrays that are larger than the free memory of the device.
 
     Args:
-      num_bytes: bytes that are about to be put on the device.
+      num_bytes: bytes that will be put on the device.
       device: the default device if None.
       name: how the error calls the arrays.
 
@@ -44,10 +44,10 @@ def check_fits(
 def check_declared(num_bytes: int, name: str) -> None:
     """Refuses a file whose arrays would not fit the host's memory, before they are read.
 
-    What a file declares is not yet what it holds: see `check_held`.
+    A file may declare other sizes than it holds: see `check_held`.
 
     Args:
-      num_bytes: what the file says that its arrays take.
+      num_bytes: the size of its arrays that the file declares.
       name: how the error calls the file.
 
     Raises:
@@ -62,11 +62,11 @@ def check_declared(num_bytes: int, name: str) -> None:
 
 
 def check_held(declared: int, held: int, name: str) -> None:
-    """Refuses an array that says it is larger than the bytes that the file has for it.
+    """Refuses an array whose declared size is more than the bytes that the file has for it.
 
     Args:
-      declared: bytes that its shape and dtype make.
-      held: bytes that are there, where these are not compressed.
+      declared: bytes by its shape and dtype.
+      held: bytes in the file, if they are not compressed.
       name: the file and the array.
 
     Raises:
@@ -80,7 +80,7 @@ def check_held(declared: int, held: int, name: str) -> None:
 
 @contextlib.contextmanager
 def fitting(name: str) -> Iterator[None]:
-    """Says in a sentence that memory ran out, where a limit was not known before.
+    """Reports in one sentence that memory ran out, if the limit was not known before.
 
     Raises:
       InputError: in place of a MemoryError, or of the device's own error.
@@ -110,7 +110,7 @@ def free_host_bytes() -> int | None:
 
 
 def _free_process_bytes() -> int | None:
-    """What `ulimit -v` leaves to the process; None without such a limit."""
+    """The memory that `ulimit -v` leaves to the process; None without such a limit."""
     try:
         import resource
 
@@ -124,20 +124,20 @@ def _free_process_bytes() -> int | None:
 
 
 def _free_container_bytes() -> int | None:
-    """What the container's limit leaves; None without one."""
+    """The memory that the container's limit leaves; None without a limit."""
     try:
         limit = int((CGROUP / "memory.max").read_text())  # "max" without a limit
         used = int((CGROUP / "memory.current").read_text())
         facts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return None
-    # The page cache of files that were read counts as used, and is given up on demand.
+    # The page cache of read files counts as used, but it is freed on demand.
     return max(0, limit - used + int(facts.get("inactive_file", 0)))
 
 
 def _free_system_bytes() -> int | None:
-    # Linux's own estimate counts page cache that it would give up; sysconf's free pages do not,
-    # and on a machine that has read many files they are next to none.
+    # Linux's own estimate includes page cache that it can free. sysconf's free pages do not, and
+    # they are almost 0 on a machine that has read many files.
     try:
         for line in MEMINFO.read_text().splitlines():
             if line.startswith("MemAvailable:"):

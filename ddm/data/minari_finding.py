@@ -42,7 +42,7 @@ def find_dataset(dataset_id: str, download: bool = True) -> Path:
     """The data folder of a Minari id, downloaded if it is not on this machine.
 
     Raises:
-      InputError: it is neither here nor reachable.
+      InputError: it is not on this machine and cannot be downloaded.
     """
     root = datasets_root()
     folder = data_folder(root / dataset_id)
@@ -58,7 +58,7 @@ def find_dataset(dataset_id: str, download: bool = True) -> Path:
 
 
 def _download(dataset_id: str, missing: str) -> None:
-    # minari retries for half a minute before it admits that there is no network.
+    # minari retries for half a minute before it reports that there is no network.
     if _is_set("HF_HUB_OFFLINE"):
         raise InputError(f"{missing}, and HF_HUB_OFFLINE forbids to download it")
     if not _is_reachable(HOST):
@@ -73,7 +73,7 @@ def _download(dataset_id: str, missing: str) -> None:
         raise MissingDependencyError(
             f"{missing}, and downloading it needs `pip install 'minari[hf]'`"
         ) from error
-    except Exception as error:  # minari passes on whatever the network library raises
+    except Exception as error:  # minari raises any error of the network library
         raise InputError(f"{missing}, and downloading it failed: {reason(error)}") from error
 
 

@@ -63,7 +63,7 @@ def _read(
     action = _action_leaf(action_space, reader.path)
     shapes = [(steps + episodes, *leaf.shape) for leaf in observation_leaves]
     dtypes = [_dtype(leaf) for leaf in observation_leaves]
-    # Rewards come first: their length was asked just before, and they are still open.
+    # Rewards come first: their length was read just before, and they are still open.
     per_step: dict[str, tuple[tuple[int, ...], np.dtype]] = {
         field: ((), np.dtype(dtype)) for field, dtype in STEP_FIELDS.items()
     }
@@ -100,7 +100,7 @@ def _length(reader: Members, name: str, at_most: int) -> int:
     """Rows of a dataset.
 
     Raises:
-      InputError: none, or more than the metadata leave room for.
+      InputError: no rows, or more than the metadata allow.
     """
     shape = reader.dataset(name).shape
     if not shape or shape[0] == 0:
@@ -111,7 +111,7 @@ def _length(reader: Members, name: str, at_most: int) -> int:
 
 
 def _dtype(leaf: spaces.Leaf) -> np.dtype:
-    """Doubles stay doubles until it is known what float32 makes of them."""
+    """Doubles stay doubles until the effect of float32 on them is checked."""
     return np.dtype(np.float64) if leaf.tree.get("dtype") == "float64" else leaf.dtype
 
 

@@ -32,8 +32,8 @@ from ddm.errors import InputError, MissingDependencyError
 
 KIND = "Minari dataset"
 
-# Opening an episode's five HDF5 datasets costs far more than reading a step: beyond this many
-# episodes a set is converted once to contiguous arrays.
+# Opening an episode's five HDF5 datasets costs far more than reading a
+# step: with more episodes than this, a set is converted once to contiguous arrays.
 CACHE_FROM_EPISODES = 5_000
 
 
@@ -48,9 +48,9 @@ def read_minari(
 
     Args:
       folder: holds `metadata.json`.
-      cache: whether to keep a memory-mapped copy; None does where reading is slow.
+      cache: whether to keep a memory-mapped copy; None keeps one if reading is slow.
       external_links: whether parts of its files may lie in other files, which are then read.
-      reference_scores: those that the caller puts in place of the set's, which may be wrong then.
+      reference_scores: the caller's, in place of the set's; the set's are then not checked.
 
     Raises:
       InputError: names what is missing or damaged.
@@ -103,7 +103,7 @@ def _read_arrays(
 
     if not cache:
         return read()
-    # The order of keys may come from another set, and is none of the files'.
+    # The order of keys may come from another set, so it is not part of these files.
     return cached_arrays([source, folder / METADATA], read, json.dumps(_names(trees[0])))
 
 
@@ -112,7 +112,7 @@ def _names(tree: spaces.Tree) -> list[str]:
 
 
 def is_minari_object(source: Any) -> bool:
-    """Whether this is a `minari.MinariDataset`; minari need not be imported to tell."""
+    """Whether this is a `minari.MinariDataset`; minari is not imported for the test."""
     return all(hasattr(source, name) for name in ("iterate_episodes", "episode_indices", "spec"))
 
 
@@ -190,7 +190,7 @@ def _collect(
     for index, (episode, length) in enumerate(zip(episodes, expected, strict=True)):
         place.member = f"episode {index}"
         where = f"{folder}: episode {index}"
-        # minari's Arrow reader cuts episodes of more than 32,767 rows without a word.
+        # minari's Arrow reader cuts episodes of more than 32,767 rows without a warning.
         if length is not None and len(episode.rewards) != length:
             raise InputError(
                 f"{where} has {len(episode.rewards)} steps, its metadata says {length}: the file "

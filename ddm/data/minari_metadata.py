@@ -1,4 +1,4 @@
-"""`metadata.json` of a Minari dataset: checked, and read for what a `Dataset` needs of it."""
+"""`metadata.json` of a Minari dataset: checked and read for the needs of a `Dataset`."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ _FIELDS: Mapping[str, Field] = {
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """The record of a set, every value that is used of the type that it should have.
+    """The record of a set, after a type check of every used value.
 
     Raises:
-      InputError: it cannot be read, or a value is none of its field.
+      InputError: it cannot be read, or a value does not fit its field.
     """
     path = folder / METADATA
     with reading(path, "JSON file"):
@@ -65,12 +65,12 @@ def space_of(metadata: Mapping[str, Any], field: str, folder: Path) -> spaces.Tr
     """The tree of the set's `observation_space` or `action_space`.
 
     Raises:
-      InputError: it is missing, or no space.
+      InputError: it is missing, or not a space.
     """
     where = f"{folder / METADATA}: {field}"
     if field in metadata:
         return spaces.parse_space(metadata[field], where)
-    # Datasets of minari's first versions name the environment only.
+    # Datasets of minari's first versions only name the environment.
     minari = import_minari()
     try:
         return spaces.parse_space(getattr(minari.MinariDataset(folder), field), where)
@@ -79,11 +79,11 @@ def space_of(metadata: Mapping[str, Any], field: str, folder: Path) -> spaces.Tr
 
 
 def find_order(metadata: Mapping[str, Any], tree: spaces.Tree) -> tuple[spaces.Tree, str | None]:
-    """The observation space with its keys in the environment's order, and what to say of it.
+    """The observation space with its keys in the environment's order, and a note on it.
 
-    minari sorts the keys of dict observations where it reads a space, and so writes a set that it
-    combined from others with sorted keys. The order, in which observations become one vector, then
-    stands in the sets that it was combined from.
+    minari sorts the keys of dict observations when it reads a space. So a set that it combined from
+    others has sorted keys. The original order, in which observations become one vector, is then in
+    the sets that were combined.
     """
     sources = metadata.get("combined_datasets") or []
     if not sources or not _has_order(tree):
@@ -113,7 +113,7 @@ def _has_order(tree: spaces.Tree) -> bool:
 
 
 def _sorted(tree: spaces.Tree) -> list[Any]:
-    """What two spaces have in common that differ in the order of keys alone."""
+    """A value that is equal for two spaces that differ only in the order of keys."""
     if tree["type"] == "Dict":
         return [
             "Dict",
@@ -125,7 +125,7 @@ def _sorted(tree: spaces.Tree) -> list[Any]:
 
 
 def check_supported(observation_tree: spaces.Tree, action_tree: spaces.Tree, name: str) -> None:
-    """Refuses spaces that have no flattening, before anything is read.
+    """Refuses spaces that cannot be flattened, before anything is read.
 
     Raises:
       InputError: names the set and the place in its space.
@@ -144,7 +144,7 @@ def check_supported(observation_tree: spaces.Tree, action_tree: spaces.Tree, nam
 
 
 def _kinds(tree: spaces.Tree, path: str) -> Iterator[tuple[str, str]]:
-    """(place, type) of each part of a space that is no Dict or Tuple."""
+    """(place, type) of each part of a space that is not a Dict or Tuple."""
     match tree["type"]:
         case "Dict":
             parts = tree["subspaces"].items()
@@ -158,7 +158,7 @@ def _kinds(tree: spaces.Tree, path: str) -> Iterator[tuple[str, str]]:
 
 
 class RecordedEnvironment(NamedTuple):
-    """The environment that gives the score, as a set's metadata name it."""
+    """The environment for the score, as named in a set's metadata."""
 
     id: str | None = None
     spec: str | None = None  # gymnasium's whole specification, as JSON
@@ -167,7 +167,7 @@ class RecordedEnvironment(NamedTuple):
 
 
 def find_environment(metadata: Mapping[str, Any], folder: Path) -> RecordedEnvironment:
-    """The environment of a set: the one meant for evaluation, or else the one of collection.
+    """The environment of a set: the one for evaluation, or else the one of collection.
 
     Raises:
       InputError: the specification is not readable.
@@ -195,12 +195,12 @@ def find_environment(metadata: Mapping[str, Any], folder: Path) -> RecordedEnvir
 def find_references(
     metadata: Mapping[str, Any], name: str, given: tuple[float, float] | None
 ) -> Reference | None:
-    """The reference scores of a set: its own, or those that are known of its name.
+    """The reference scores of a set: its own, or known ones for its name.
 
     Args:
       metadata: of the set.
       name: of the set.
-      given: by the user in their place, so that they may be anything.
+      given: scores by the user; the set's own are then not checked.
 
     Raises:
       InputError: no normalized score follows from them.

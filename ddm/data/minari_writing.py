@@ -38,7 +38,7 @@ def write_minari(
 ) -> Path:
     """Writes a Minari dataset (HDF5, images exact) under $MINARI_DATASETS_PATH.
 
-    It appears whole or not at all; episodes are validated as by `from_episodes` before.
+    It appears whole or not at all. Before, episodes are validated as by `from_episodes`.
 
     Args:
       dataset_id: (namespace/)name-v(number).
@@ -86,13 +86,13 @@ def write_minari(
 
 
 def _find_target(dataset_id: str, overwrite: bool) -> Path:
-    """The folder that a set shall be written to."""
+    """The folder that a set is to be written to."""
     if not is_dataset_id(dataset_id):
         raise InputError(f"{dataset_id} is no Minari id, expected (namespace/)name-v(number)")
     target = datasets_root() / dataset_id
     try:
         exists = target.exists()
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
+    except OSError as error:  # a name that is too long, a folder without permission
         raise InputError(f"{target} cannot be written: {reason(error)}") from error
     if exists and not overwrite:
         raise InputError(f"Minari dataset {dataset_id} exists in {datasets_root()}: use overwrite")
@@ -100,7 +100,7 @@ def _find_target(dataset_id: str, overwrite: bool) -> Path:
 
 
 def _extras(episode: Any) -> dict[str, Any]:
-    """What an episode holds for Minari's files besides its fields."""
+    """An episode's values for Minari's files besides its fields."""
     if isinstance(episode, Mapping):
         return {name: episode[name] for name in ("seed", "infos") if name in episode}
     return {}
@@ -165,8 +165,8 @@ def _write_whole(
 def _gymnasium_space(tree: spaces.Tree) -> Any:
     """The gymnasium space of a tree, with the keys of dicts in the tree's order.
 
-    gymnasium sorts the keys of a plain dict, and so does minari where it reads a space; the order
-    of the environment, in which observations are flattened, would be lost.
+    gymnasium sorts the keys of a plain dict, and so does minari where it reads a space; the
+    environment's order, which flattening uses, would be lost.
     """
     from gymnasium import spaces as gym
 
@@ -191,7 +191,7 @@ def _gymnasium_space(tree: spaces.Tree) -> Any:
 def _episode_arrays(episode: Mapping[str, Any], trees: Mapping[str, spaces.Tree]) -> dict[str, Any]:
     """The arrays of one episode, with flags for every step and numbers in their space's dtype.
 
-    A log without rewards gets zeros, which Minari asks for; its metadata say so.
+    A log without rewards gets zeros, because Minari needs rewards; its metadata say so.
     """
     steps = len(episode["actions"])
     if "masks" in episode:
@@ -224,7 +224,7 @@ def _cast(value: Any, tree: spaces.Tree) -> Any:
 
 @contextlib.contextmanager
 def _minari_root(folder: str) -> Iterator[None]:
-    """Sets minari's folder for a while; it looks it up in the environment at every call."""
+    """Sets minari's folder for a while; minari reads it from the environment at every call."""
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = folder
     try:
@@ -258,7 +258,7 @@ def _extra_metadata(
     environment_spec: Any,
     reference_scores: tuple[float, float] | None,
 ) -> dict[str, Any]:
-    """What `create_dataset_from_buffers` writes only after it has made the environment."""
+    """Metadata that `create_dataset_from_buffers` writes only after making the environment."""
     info = dataset.info
     if environment_spec is None and environment_id in (None, info.environment_id):
         environment_id, environment_spec = info.environment_id, info.environment_spec
@@ -273,7 +273,7 @@ def _extra_metadata(
     if specification is not None:
         extra.setdefault("environment_id", json.loads(specification)["id"])
         extra |= dict.fromkeys(ENVIRONMENT_FIELDS, specification)
-    # Not of minari: what its files cannot say. Left out where the answer is the usual one.
+    # Not part of minari: facts that its files cannot hold. Left out if they are the usual ones.
     if not info.has_rewards:
         extra["has_rewards"] = False
     if dataset.num_inner_stops:
@@ -282,7 +282,7 @@ def _extra_metadata(
 
 
 def _specification(environment_id: str | None, given: Any) -> str | None:
-    """A whole specification as JSON: the given one, or what is registered under the id, if it is.
+    """A whole specification as JSON: the given one, or the registered one of the id, if any.
 
     Raises:
       InputError: the given one is not a specification, or holds functions.
@@ -303,7 +303,7 @@ def _specification(environment_id: str | None, given: Any) -> str | None:
     from ddm.envs import registry
 
     name = environment_id
-    if name in registry.ids():  # these names mean the pure environments, here and at evaluation
+    if name in registry.ids():  # here and at evaluation these names mean the pure environments
         registry.register()
         name = registry.NAMESPACE + name
     try:

@@ -12,8 +12,8 @@ from flax import struct
 class Normalization:
     """The affine maps between the environment's units and what an algorithm sees.
 
-    It is a pytree of arrays, so that it is saved with a policy and applied inside jit. What is
-    None is not mapped: byte observations (images), and discrete actions that start at 0.
+    It is a pytree of arrays, so it can be saved with a policy and applied inside jit. A field that
+    is None means no map: for byte observations (images), and discrete actions that start at 0.
     """
 
     observation_mean: jax.Array | None  # (*O,)
@@ -24,7 +24,7 @@ class Normalization:
     reward_shift: jax.Array  # ()
 
     def normalize_observations(self, observations: jax.Array) -> jax.Array:
-        """Maps (..., *O) observations of the environment to what the algorithm was trained on."""
+        """Maps (..., *O) observations of the environment to the units of training."""
         if self.observation_mean is None or self.observation_std is None:
             return observations
         observations = jnp.asarray(observations, jnp.float32)
@@ -62,7 +62,7 @@ class Normalization:
 
 
 def _along(statistic: jax.Array, values: jax.Array) -> jax.Array:
-    """A statistic (*O,) with as many leading axes of length 1 as the values (..., *O) have more."""
+    """A statistic (*O,) with leading axes of length 1 until it has as many axes as the values."""
     return statistic.reshape((1,) * (np.ndim(values) - statistic.ndim) + statistic.shape)
 
 
@@ -73,7 +73,7 @@ def identity_normalization(
     action_center: np.ndarray | None = None,
     action_scale: np.ndarray | None = None,
 ) -> Normalization:
-    """A normalization that leaves observations and rewards as they are."""
+    """A normalization that does not change observations and rewards."""
     as_float = lambda x: None if x is None else jnp.asarray(x, jnp.float32)  # noqa: E731
     start = None if action_center is None else jnp.asarray(action_center, jnp.int32)
     return Normalization(

@@ -1,4 +1,4 @@
-"""`.npz` files: datasets saved as they are, and plain arrays of transitions."""
+"""`.npz` files: saved datasets, and plain arrays of transitions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def save_npz(dataset: Dataset, path: str | os.PathLike) -> None:
             arrays[PREFIX + statistic.name] = np.asarray(value)
     try:
         path = Path(path).expanduser()
-        # Not by tempfile, whose files only their owner may read.
+        # Not by tempfile: only the owner may read its files.
         temporary = path.parent / f".writing-{uuid.uuid4().hex}"
         try:
             with open(temporary, "xb") as file:

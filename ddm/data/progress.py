@@ -1,4 +1,4 @@
-"""A progress line for long reads; silent where nobody looks at it."""
+"""A progress line for long reads; silent if the output is not a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place that turns whatever a reader fails with into a sentence for the user."""
+"""The one place that turns any error of a reader into a sentence for the user."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from ddm.data.memory import fitting
 from ddm.errors import DdmError, InputError
 
-LONGEST_REASON = 200  # characters of another library's message that are worth passing on
+LONGEST_REASON = 200  # characters of another library's message that are shown
 
 
 @dataclasses.dataclass
 class Place:
-    """Where a reader is, kept up to date by it so that an error can name the member."""
+    """The place of a reader; the reader updates it, so that an error can name the member."""
 
     file: str
     member: str | None = None  # an array, a group, a field of the metadata
@@ -23,17 +23,17 @@ class Place:
 
 @contextlib.contextmanager
 def reading(file: str | Path, kind: str) -> Iterator[Place]:
-    """Lets nothing but our own errors out of a reader.
+    """Turns every error of a reader into an error of this library.
 
-    A damaged file makes zipfile, numpy, h5py, json and minari fail in any way there is: whatever
-    they raise becomes one sentence with the file, the member and what was expected.
+    With a damaged file zipfile, numpy, h5py, json and minari may raise any error. Each one becomes
+    one sentence with the file, the member and what was expected.
 
     Args:
-      file: what the sentence begins with.
+      file: the beginning of the sentence.
       kind: what the file was expected to be: "HDF5 file".
 
     Yields:
-      The place, whose `member` the reader sets as it goes on.
+      The place; the reader sets its `member` while it reads.
 
     Raises:
       InputError: in place of any error that is not of this library.
@@ -50,7 +50,7 @@ def reading(file: str | Path, kind: str) -> Iterator[Place]:
 
 
 def reason(error: BaseException) -> str:
-    """Another library's message in one line; never its advice to unpickle what is not trusted."""
+    """Another library's message in one line; never its advice to unpickle untrusted files."""
     text = next(iter(str(error).splitlines()), "")
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
@@ -64,10 +64,10 @@ def reason(error: BaseException) -> str:
 
 
 def require_file(path: Path, expected: str) -> None:
-    """Refuses a path that leads to no regular file, and says what is in its place.
+    """Refuses a path that is not a regular file, and says what it is.
 
     Raises:
-      InputError: there is nothing, a link that leads nowhere, a folder, or something else.
+      InputError: nothing, a broken link, a folder, or something else.
     """
     try:
         if path.is_file():

@@ -73,7 +73,7 @@ REFERENCES: dict[str, tuple[float, float]] = {
     for task in tasks
 }
 
-# Datasets that bear a D4RL name on Minari's server, or its tasks' names, without its scale.
+# Datasets on Minari's server with names of D4RL or of its tasks, but not on its scale.
 _INCOMPARABLE: dict[str, str] = {
     "D4RL/antmaze/": "Minari's antmaze goes on after the goal, so that its returns count steps at "
     "the goal: compare success rates instead",
@@ -138,7 +138,7 @@ def are_references(value: Any) -> bool:
 
 
 def check_references(scores: Any, where: str) -> None:
-    """Refuses reference scores from which no normalized score follows.
+    """Refuses reference scores that cannot give a normalized score.
 
     Raises:
       InputError: they are not two finite numbers that differ.
@@ -151,10 +151,10 @@ def check_references(scores: Any, where: str) -> None:
 
 
 def normalized_score(returns: np.ndarray | float, references: tuple[float, float]) -> np.ndarray:
-    """Percent between the random policy (0) and the expert (100); beyond both is legal.
+    """Percent from the random policy (0) to the expert (100); it may lie outside this range.
 
     Args:
-      returns: undiscounted returns in the environment's own reward, of any shape.
+      returns: undiscounted returns in the environment's own reward, any shape.
       references: (random, expert) returns.
 
     Raises:

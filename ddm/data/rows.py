@@ -46,7 +46,7 @@ def flat_observations(value: Any, space: Any, where: str) -> tuple[spaces.Tree, 
 
 
 def guess_notes(observations: np.ndarray) -> tuple[str, ...]:
-    """What is said of observations without a space that could be states."""
+    """The sentence about observations without a space that could be states."""
     if observations.dtype.kind not in "iu" or observations.shape[1:] != (1,):
         return ()
     states = int(observations.max()) + 1

@@ -21,10 +21,10 @@ def sample_log(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec)
     Windows start at a uniformly drawn transition, or `spec.history` steps before it. Beyond the
     ends of its episode a window repeats the first or the last valid step, and `mask` is False.
 
-    Where `next_actions` is declared, the last transition of a truncated episode is not drawn,
-    and ends a window before it: its next action exists and is not known. After a terminal
-    transition no action follows; its `next_actions` row repeats its own action, which the
-    stopped bootstrap makes irrelevant.
+    Where `next_actions` is declared, the last transition of a truncated episode is not drawn, and a
+    window ends before it: its next action exists but is not known. After a terminal transition no
+    action follows; its `next_actions` row repeats its own action, which has no effect because the
+    bootstrap stops.
 
     Where `initial_observations` is declared, each row also gets the first observation of an
     episode, drawn uniformly over episodes whatever their length and whatever else is in the row.
@@ -64,7 +64,7 @@ def sample_log(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec)
 def check_episodes(dataset: Dataset, spec: BatchSpec) -> None:
     """Refuses a dataset whose values are not what the spec needs.
 
-    They are data, which a traced function cannot look at: whoever jits `sample` calls this before.
+    A traced function cannot read values, so call this before a jitted `sample`.
 
     Raises:
       InputError: naming an episode that is too short, an observation that is not one-hot, or an
@@ -84,7 +84,7 @@ def check_episodes(dataset: Dataset, spec: BatchSpec) -> None:
 
 
 def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
-    """Refuses, when traced, what cannot be sampled from this dataset."""
+    """Refuses, while tracing, a spec that this dataset cannot satisfy."""
     unknown = [field for field in spec.fields if field not in _KNOWN_FIELDS]
     if unknown:
         raise InputError(f"unknown batch field {unknown[0]!r}; known: {', '.join(_KNOWN_FIELDS)}")
@@ -122,7 +122,7 @@ def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
 def draw_transitions(
     dataset: Dataset, key: PRNGKey, rows: int, known_next_action: bool = False
 ) -> jax.Array:
-    """(rows,) int32 transitions, uniform; only those with a known next action if so asked."""
+    """(rows,) int32 transitions, uniform; if asked, only those with a known next action."""
     if known_next_action and dataset.next_action_ids.shape[0] < dataset.num_transitions:
         return _take(
             dataset.next_action_ids, _draw_below(dataset.next_action_ids.shape[0], key, rows)
@@ -154,8 +154,8 @@ def gather(
       episodes: the episodes they lie in; broadcasts against `transitions`.
       fields: names of batch fields.
       ends: one past the last transition of each episode; needed for `next_actions`.
-      mask: handed on if declared.
-      initial_observations: handed on if declared.
+      mask: part of the batch if declared.
+      initial_observations: part of the batch if declared.
     """
     observation_rows = transitions + episodes
     next_transitions = transitions if ends is None else jnp.minimum(transitions + 1, ends - 1)
@@ -217,12 +217,12 @@ def _sample_windows(dataset: Dataset, key: PRNGKey, rows: int, spec: BatchSpec) 
 
 def _draw_below(count: int, key: PRNGKey, rows: int) -> jax.Array:
     """(rows,) int32 below `count`, uniform."""
-    # 32 random bits modulo N: probabilities differ by N / 2**32 relative to each other (0.05 %
-    # at two million), for half the random bits of `jax.random.randint`.
+    # 32 random bits modulo N: relative probabilities differ by N / 2**32 (0.05 % at two million).
+    # This needs half the random bits of `jax.random.randint`.
     bits = jax.random.bits(key, (rows,), jnp.uint32)
     return (bits % jnp.uint32(count)).astype(jnp.int32)
 
 
 def _take(array: jax.Array, rows: jax.Array) -> jax.Array:
-    # Every index is derived from the dataset's own bounds, so that no clamping is needed.
+    # Every index follows from the dataset's own bounds, so no clamping is needed.
     return array.at[rows].get(mode="promise_in_bounds")

@@ -1,8 +1,7 @@
 """What `save_npz` writes, checked value by value when it is read back.
 
-A file that says it is a saved dataset is trusted no more than any other: its arrays are used as
-they are, without a pass through `columns.build`, so that all that `build` guarantees is checked
-here instead.
+A file that claims to be a saved dataset is not trusted. Its arrays are used without a pass through
+`columns.build`, so everything that `build` guarantees is checked here.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ddm.types import Box, Discrete, Space
 
 PREFIX = "normalization_"
 
-UNKNOWN_LENGTHS = 1  # files up to this version do not say which episodes lost their last step
+UNKNOWN_LENGTHS = 1  # files up to this version do not record which episodes lost their last step
 
 ARRAYS = (
     "observations",
@@ -68,7 +67,7 @@ def restore(
       path: of the file, for error messages.
       observation_space: refused: the observations were flattened before they were saved.
       action_space: refused unless it is the saved one: the actions were mapped by that one.
-      clip_actions: changes nothing: no action lies outside its box any more.
+      clip_actions: has no effect: all actions are inside their box already.
       environment_id: replaces the saved one.
       reference_scores: replaces the saved ones.
 
@@ -130,7 +129,7 @@ def _refuse_other_spaces(
 def _complete(arrays: Mapping[str, np.ndarray], info: DatasetInfo) -> dict[str, np.ndarray]:
     """The steps of the episodes as recorded, which files of version 1 lack.
 
-    Where any step had been dropped then, the last one of every truncated episode had.
+    In that version, if any step was dropped, the last step of every truncated episode was.
     """
     try:
         starts, terminations = arrays["episode_starts"], arrays["terminations"]
@@ -259,7 +258,7 @@ def _check_statistics(
             raise InputError(f"{where} is not finite")
         if name in ("observation_std", "action_scale", "reward_scale") and not np.all(value > 0):
             raise InputError(f"{where} is not positive, and values are divided by it")
-    # float32 rounds the bounds, from which the middle and the half width are taken.
+    # The middle and the half width come from the bounds, which float32 rounds.
     largest = np.max(np.abs([space.low, space.high])) if isinstance(space, Box) else 0.0
     rounding = np.finfo(np.float32).eps * largest
     for name, expected in (("action_center", center), ("action_scale", scale)):
@@ -281,7 +280,7 @@ def _expected_map(space: Space) -> tuple[Any, Any]:
 def _check_returns(
     arrays: Mapping[str, np.ndarray], statistics: Mapping[str, Any], path: Path
 ) -> None:
-    """Returns are the sums of the rewards, up to what rounding and a dropped last step make."""
+    """Returns are the sums of the rewards, except for rounding and a dropped last step."""
     starts, rewards = arrays["episode_starts"], arrays["rewards"].astype(np.float64)
     episodes = len(starts) - 1
     for name, rows in (("returns_to_go", len(rewards)), ("raw_returns", episodes)):
@@ -293,7 +292,7 @@ def _check_returns(
     to_go = arrays["returns_to_go"].astype(np.float64)
     lengths, recorded = np.diff(starts), arrays["recorded_lengths"].astype(np.float64)
     ends = np.repeat(starts[:-1] + recorded, lengths)
-    shifts = np.abs(shift) * (ends - np.arange(len(rewards)))  # what was added to each, in size
+    shifts = np.abs(shift) * (ends - np.arange(len(rewards)))  # size of the shift in each
     rest = np.append(to_go[1:], 0.0)
     complete = recorded == lengths
     rest[starts[1:] - 1] = np.where(complete, 0.0, to_go[starts[1:] - 1] - rewards[starts[1:] - 1])

@@ -54,7 +54,7 @@ def read_header(stored: np.ndarray, path: Path) -> tuple[dict[str, Any], int]:
     """The record of a `DatasetInfo`, and the version of the format.
 
     Raises:
-      InputError: the array is no such header.
+      InputError: the array is not such a header.
     """
     where = f"{path}: the header is not that of a saved dataset"
     if stored.shape != () or stored.dtype.kind != "U":
@@ -73,7 +73,7 @@ def read_header(stored: np.ndarray, path: Path) -> tuple[dict[str, Any], int]:
 
 
 def read_info(record: Mapping[str, Any], path: str) -> DatasetInfo:
-    """What the record says, every value checked.
+    """The information in the record, after a check of every value.
 
     Raises:
       InputError: names the field, what it is, and what was expected.

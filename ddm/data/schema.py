@@ -1,4 +1,4 @@
-"""Plain checks of JSON records from outside: every value's type and range, by name."""
+"""Plain checks of JSON records from files: every value's type and range, by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ddm.errors import InputError
 
-LARGEST_COUNT = 2**53  # of what any file holds; beyond it JSON's numbers lose digits
+LARGEST_COUNT = 2**53  # of anything in a file; above it JSON's numbers lose digits
 
 
 class Field(NamedTuple):
@@ -20,14 +20,14 @@ class Field(NamedTuple):
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite number, and no truth value."""
+    """Whether this is a finite number, and not a truth value."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
     return abs(value) < LARGEST_COUNT if isinstance(value, int) else math.isfinite(value)
 
 
 def is_count(value: Any) -> bool:
-    """Whether this is an integer from 0, and no truth value."""
+    """Whether this is an integer of at least 0, and not a truth value."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_COUNT
 
 
@@ -53,7 +53,7 @@ def read_json(text: str | bytes, where: str) -> dict[str, Any]:
     """The object that a JSON text holds.
 
     Raises:
-      InputError: it is no JSON, or another value than an object.
+      InputError: it is not JSON, or not an object.
     """
     try:
         value = json.loads(text)
@@ -70,7 +70,7 @@ def read_specification(text: Any, where: str) -> dict[str, Any]:
     """The fields of gymnasium's specification of an environment, stored as JSON.
 
     Raises:
-      InputError: it is none.
+      InputError: it is not one.
     """
     try:
         fields = read_json(text, where) if isinstance(text, str) else None
@@ -87,7 +87,7 @@ def check_record(
     where: str,
     required: tuple[str, ...] = (),
 ) -> None:
-    """Refuses a record whose values are not what `fields` says; other names are not looked at.
+    """Refuses a record whose values do not fit `fields`; other names are not checked.
 
     Raises:
       InputError: names the field, what it is, and what was expected.
@@ -101,7 +101,7 @@ def check_record(
 
 
 def shown(value: Any) -> str:
-    """A value in an error message, cut where it is long."""
+    """A value for an error message, shortened if it is long."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # an integer of thousands of digits

@@ -21,8 +21,8 @@ from ddm.types import Batch, BatchSpec, PRNGKey, Spec
 class Mixture(struct.PyTreeNode):
     """Two or more sources that fill each mini-batch together, in fixed shares.
 
-    With a log and one's own experience half and half this is how RLPD (Ball et al. 2023) learns
-    online from logged data with an algorithm that knows of one source only.
+    With half a log and half own experience, this is how RLPD (Ball et al. 2023) learns online from
+    logged data. The algorithm itself needs only one source.
     """
 
     parts: tuple[Any, ...]  # datasets and buffers
@@ -39,7 +39,7 @@ class Mixture(struct.PyTreeNode):
         return self.parts[0].normalization
 
     def rows_of(self, batch_size: int) -> tuple[int, ...]:
-        """Rows per mini-batch that each part gives; the first one takes what rounding leaves.
+        """Rows per mini-batch that each part gives; the first one gets the rest after rounding.
 
         Raises:
           InputError: a part would give no row.
@@ -66,7 +66,8 @@ def mix(*parts: Dataset | Buffer, shares: tuple[float, ...] | None = None) -> Mi
       shares: of each part; None: equal ones.
 
     Raises:
-      InputError: shares that do not sum to 1 or are of other parts, or parts in other units.
+      InputError: shares that do not sum to 1 or do not match the parts, or parts in different
+    units.
     """
     shares = (1.0 / len(parts),) * len(parts) if shares is None else tuple(shares)
     if len(shares) != len(parts) or abs(sum(shares) - 1.0) > 1e-6 or min(shares) <= 0.0:
@@ -83,7 +84,8 @@ def sample(source: Sources, key: PRNGKey, batch_size: int, spec: Spec) -> Any:
 
     Args:
       source: a dataset (see :func:`ddm.data.sample.sample_log`), a buffer, a mixture, or a dict
-        of them with the names that `spec` has. Of a dict and a single spec, the only source.
+        of them with the names that `spec` has. With a dict and a single spec, its only source is
+      used.
       key: used once.
       batch_size: B, rows per gradient step of each batch.
       spec: what an algorithm's `batch_spec` gives.
@@ -110,12 +112,12 @@ def sample(source: Sources, key: PRNGKey, batch_size: int, spec: Spec) -> Any:
 
 
 def check_sources(source: Sources, spec: Spec, batch_size: int | None = None) -> None:
-    """Refuses sources that cannot give what a spec asks for; traced values are not looked at.
+    """Refuses sources that cannot give what a spec asks for; traced values are not checked.
 
     Args:
       source: as `sample` takes it; buffers may still be empty.
       spec: what an algorithm's `batch_spec` gives.
-      batch_size: rows per gradient step; None: a buffer's capacity is not looked at.
+      batch_size: rows per gradient step; None: a buffer's capacity is not checked.
 
     Raises:
       InputError: naming the source and what it lacks.
@@ -158,10 +160,10 @@ def find_source(source: Sources, name: str) -> Source:
 
 
 def only_source(source: Sources) -> Source:
-    """The source itself, or the only one of a dict.
+    """The source itself, or the only source in a dict.
 
     Raises:
-      InputError: there are several, and nothing says which.
+      InputError: there are several, and it is not clear which one is meant.
     """
     if not isinstance(source, Mapping):
         return source

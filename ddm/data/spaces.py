@@ -45,7 +45,7 @@ class Leaf:
 
     @property
     def dtype(self) -> np.dtype:
-        """What the column is read as: bytes stay bytes, other boxes become float32."""
+        """The dtype for reading: bytes stay bytes, other boxes become float32."""
         if self.tree["type"] != "Box":
             return np.dtype(np.int64)
         return np.dtype(np.uint8 if self.tree["dtype"] == "uint8" else np.float32)
@@ -65,7 +65,7 @@ def parse_space(space: Any, where: str = "the space") -> Tree:
       where: what error messages call it.
 
     Raises:
-      InputError: the space has no flattening to a fixed vector, or is none that an array can have.
+      InputError: the space cannot be flattened to a fixed vector, or no array can have it.
     """
     tree = _parse(space, where)
     check_tree(tree, where)
@@ -75,7 +75,7 @@ def parse_space(space: Any, where: str = "the space") -> Tree:
 def _parse(space: Any, where: str) -> Tree:
     if isinstance(space, str):
         return read_json(space, where)
-    if isinstance(space, dict):  # gymnasium's own Dict is a mapping and no dict
+    if isinstance(space, dict):  # gymnasium's own Dict is a mapping, not a dict
         return space
     if isinstance(space, Box):
         bounds = {k: np.reshape(getattr(space, k), space.shape) for k in ("low", "high")}
@@ -90,7 +90,7 @@ def _parse(space: Any, where: str) -> Tree:
 
 
 def _real(values: Any, where: str) -> np.ndarray:
-    """Numbers in float32; complex ones would lose their imaginary part without a word."""
+    """Numbers in float32; complex ones would lose their imaginary part without a warning."""
     array = np.asarray(values)
     if array.dtype.kind not in "iuf":
         raise InputError(f"{where} has bounds of dtype {array.dtype}, expected real numbers")
@@ -119,7 +119,7 @@ def discrete(n: Any, where: str) -> Tree:
     """The integers 0 .. n - 1, of a stored n.
 
     Raises:
-      InputError: it is no positive integer.
+      InputError: it is not a positive integer.
     """
     number = np.asarray(n)
     value = number.item() if number.size == 1 and number.dtype.kind in "iuf" else math.nan
@@ -130,7 +130,7 @@ def discrete(n: Any, where: str) -> Tree:
 
 
 def _parse_gymnasium(space: Any) -> Tree:
-    # By the class's name, so that gymnasium need not be imported to recognise its spaces.
+    # By the class's name, so gymnasium is not imported to recognise its spaces.
     kind = type(space).__name__
     match kind:
         case "Box":
@@ -191,20 +191,20 @@ def pick(value: Any, leaf: Leaf, where: str) -> np.ndarray:
 
 
 def is_image(tree: Tree) -> bool:
-    """Byte arrays with two axes or more are kept as they are, all else becomes a float vector."""
+    """Byte arrays with two axes or more are kept, everything else becomes a float vector."""
     return tree["type"] == "Box" and tree["dtype"] == "uint8" and len(tree["shape"]) >= 2
 
 
 def flatten(
     tree: Tree, columns: Sequence[np.ndarray], where: str, dtype: Any = np.float32
 ) -> np.ndarray:
-    """What `gymnasium.spaces.flatten` gives for each row, for all rows at once.
+    """The result of `gymnasium.spaces.flatten` for each row, for all rows at once.
 
     Args:
       tree: the space.
       columns: one array (R, *leaf.shape) per leaf of the space, in the order of `leaves`.
       where: what error messages call the observations.
-      dtype: of the result; None keeps the digits that the columns have.
+      dtype: of the result; None keeps the columns' precision.
 
     Returns:
       (R, D) of `dtype`; (R, *shape) uint8 for an image.
@@ -274,7 +274,7 @@ def _leaf_bounds(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unbounded_box(shape: tuple[int, ...], dtype: np.dtype) -> Tree:
-    """The space of observations of which only the arrays are known."""
+    """A space guessed for observations from their arrays alone."""
     if dtype == np.uint8 and len(shape) >= 2:
         low, high, name = 0.0, 255.0, "uint8"
     else:
@@ -292,7 +292,7 @@ def from_record(record: Mapping[str, Any], where: str = "the space") -> Space:
     """The inverse of :func:`to_record`.
 
     Raises:
-      InputError: the record is not one of a space; `where`, the field and the value are named.
+      InputError: the record is not that of a space; it names `where`, the field and the value.
     """
     kind: Any = record.get("type")
     if not isinstance(kind, str) or kind not in _RECORDS:
@@ -316,7 +316,7 @@ def from_record(record: Mapping[str, Any], where: str = "the space") -> Space:
 
 
 def _are_bounds(value: Any) -> bool:
-    """A list of numbers, among them infinite ones."""
+    """A list of numbers, which may be infinite."""
     return isinstance(value, (list, tuple)) and all(
         is_number(item) or item in (math.inf, -math.inf) for item in value
     )

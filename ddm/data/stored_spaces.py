@@ -1,4 +1,4 @@
-"""Trees of spaces as files hold them, checked before anything is read by them."""
+"""Trees of spaces from files, checked before they are used to read anything."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ INT32 = 2**31 - 1
 LARGEST_STEP = 2**28  # numbers in one observation or action: an image of a gigabyte
 DEEPEST = 32  # dicts and tuples inside each other
 
-_KINDS = "biuf"  # of numpy's dtypes; others are no numbers
+_KINDS = "biuf"  # of numpy's dtypes; others are not numbers
 
 
 def check_tree(tree: Any, where: str, depth: int = 0) -> int:
-    """Refuses what is no space, or one that no array can have.
+    """Refuses a tree that is not a space, or a space that no array can have.
 
-    Types that have no flattening are none of its business: they are named where they stand in the
-    way, with their place.
+    Types that cannot be flattened pass here: a later check refuses them and names their place.
 
     Args:
       tree: as Minari stores it.
@@ -30,7 +29,7 @@ def check_tree(tree: Any, where: str, depth: int = 0) -> int:
       depth: how far inside other spaces it is.
 
     Returns:
-      How many numbers one flattened value has.
+      The number of numbers in one flattened value.
 
     Raises:
       InputError: names the place in the space, the value, and what was expected.
@@ -74,7 +73,7 @@ def _check_tuple(tree: Mapping[str, Any], where: str, depth: int) -> int:
 
 
 def check_box(tree: Mapping[str, Any], where: str) -> int:
-    """Refuses a box whose dtype, shape or bounds are none; equal bounds are left to the caller.
+    """Refuses a box with an invalid dtype, shape or bounds; the caller checks equal bounds.
 
     Raises:
       InputError: names the box and the value.
@@ -91,7 +90,7 @@ def check_box(tree: Mapping[str, Any], where: str) -> int:
         raise InputError(f"{where} has shape {shown(shape)}, expected a list of sizes")
     shape = _sizes(shape, "shape", where)
     if math.prod(shape) > LARGEST_STEP:
-        return math.prod(shape)  # refused by the caller, before the bounds are spread to it
+        return math.prod(shape)  # the caller refuses it before it expands the bounds to this shape
     bounds = {}
     for bound in ("low", "high"):
         values = _array(tree, bound, where)
@@ -112,10 +111,10 @@ def _check_discrete(tree: Mapping[str, Any], where: str) -> int:
 
 
 def check_integers(n: Any, start: Any, where: str) -> None:
-    """Refuses integers start .. start + n - 1 that 32 bits do not hold.
+    """Refuses integers start .. start + n - 1 that do not fit 32 bits.
 
     Raises:
-      InputError: or if they are none.
+      InputError: they do not fit, or are not integers.
     """
     whole = (int, np.integer)
     if not all(isinstance(x, whole) and not isinstance(x, bool) for x in (n, start)):

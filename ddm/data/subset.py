@@ -20,7 +20,7 @@ def take_episodes(dataset: Dataset, episodes: np.ndarray, name: str | None = Non
       name: of the part; None: the dataset's.
 
     Raises:
-      InputError: no episode, one that there is not, or one twice.
+      InputError: no episode, an unknown one, or one twice.
     """
     episodes = np.asarray(episodes, np.int64)
     known = np.arange(dataset.num_episodes)
@@ -31,7 +31,7 @@ def take_episodes(dataset: Dataset, episodes: np.ndarray, name: str | None = Non
     starts = np.asarray(dataset.episode_starts)
     lengths = np.diff(starts)[episodes]
     transitions = _ranges(starts[episodes], lengths)
-    # An episode has one observation more than transitions.
+    # An episode has one more observation than transitions.
     rows = _ranges(starts[episodes] + episodes, lengths + 1)
     info = dataset.info if name is None else dataclasses.replace(dataset.info, name=name)
     per_transition = ("actions", "rewards", "terminations", "truncations", "returns_to_go")
@@ -54,7 +54,8 @@ def hold_out(dataset: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Da
 
     Args:
       dataset: with E >= 2 episodes.
-      share: of the episodes that is held out, in (0, 1); at least one is, and one is left.
+      share: of the episodes that is held out, in (0, 1); at least one is held out, and at least one
+      is left.
       seed: of the draw.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Tables with a row per step: CSV files and data frames.
+"""Tables with one row per step: CSV files and data frames.
 
 Columns, in any order (or under the other names of `ddm.data.fields`, as in arrays):
 
@@ -12,9 +12,9 @@ Columns, in any order (or under the other names of `ddm.data.fields`, as in arra
     next_observation_0, ...        (optional)
 
 With `episode`, an episode ends with its last row; without, flags say where it ends. The last row of
-an episode may hold nothing but an observation, the state after the last action: its other cells are
-empty. Without it, and without next observations, the last transition of an episode that was cut is
-dropped, as in `from_arrays`.
+an episode may hold only an observation, the state after the last action; its other cells are then
+empty. Without such a row, and without next observations, the last transition of an episode that was
+cut is dropped, as in `from_arrays`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ EXPECTED = (
     "episode, step, observation_0, action_0, reward, termination, truncation or next_observation_0"
 )
 
-_INDEX = ("", "Unnamed: 0")  # what data frames call their index in a CSV
+_INDEX = ("", "Unnamed: 0")  # names of a data frame's index in a CSV
 _LABELS = ("episode", "step")
 _NUMBER_OF = {"true": 1.0, "false": 0.0, "": np.nan}
-_INTEGER = re.compile(r"\s*[+-]?\d{1,18}\s*", re.ASCII)  # no more digits than 64 bits hold
+_INTEGER = re.compile(r"\s*[+-]?\d{1,18}\s*", re.ASCII)  # digits that fit 64 bits
 BYTES_PER_CHARACTER = 12  # of memory, for a table of short cells as text
 
 _FIELDS = {name: field for field, names in NAMES.items() for name in names}
@@ -50,10 +50,10 @@ Columns = Mapping[str, np.ndarray]
 
 
 class _Source(NamedTuple):
-    """How errors name a table and its rows."""
+    """The names of a table and its rows in errors."""
 
     name: str
-    first_line: int | None = None  # of a file; None where rows have no lines
+    first_line: int | None = None  # of a file; None if rows have no line numbers
 
     def row(self, index: Any) -> str:
         return f"row {index}" if self.first_line is None else f"line {index + self.first_line}"
@@ -68,7 +68,7 @@ def from_table(table: Any, name: str = "table", **options: Any) -> Dataset:
     """A dataset from a data frame, by the rules of this module.
 
     Args:
-      table: has `columns`, the names, and gives each of them by `table[name]`.
+      table: has `columns` with the names; `table[name]` gives each column.
       name: what error messages and reports call the dataset.
       **options: of `from_arrays`.
 
@@ -135,7 +135,7 @@ def _parse(values: tuple[str, ...], column: str, source: _Source) -> np.ndarray:
     for row, value in enumerate(values):
         word = value.strip().lower()
         try:
-            if "_" in word:  # Python takes 1_5 for 15; no table means that
+            if "_" in word:  # Python reads 1_5 as 15; a table does not mean that
                 raise ValueError
             numbers[row] = _NUMBER_OF[word] if word in _NUMBER_OF else float(word)
         except ValueError:
@@ -192,7 +192,7 @@ def _group(columns: Columns, source: _Source) -> dict[str, dict[int, np.ndarray]
     """Columns by field and by index, which is -1 for a column without one.
 
     Raises:
-      InputError: a column of another name, or two of one.
+      InputError: an unknown column, or two columns of one name.
     """
     groups: dict[str, dict[int, np.ndarray]] = {}
     for column, array in columns.items():
@@ -231,7 +231,7 @@ def _last_rows(episode: np.ndarray, step: np.ndarray | None, source: _Source) ->
     """(N,) bool: the last row of each episode.
 
     Raises:
-      InputError: an episode comes back after another one, or its steps do not count up by one.
+      InputError: an episode continues after another one, or its steps do not count up by one.
     """
     last = np.append(episode[1:] != episode[:-1], True)
     starts = np.append(0, np.flatnonzero(last)[:-1] + 1)
@@ -265,7 +265,7 @@ def _close_episodes(
       source: for errors.
 
     Raises:
-      InputError: an episode goes on after a flag, or a row lacks its action and is not the last.
+      InputError: an episode continues after a flag, or a row that is not the last has no action.
     """
     state_only = _state_only(fields, last, source)
     before_state = np.append(state_only[1:], False)  # the transition that leads to such a state
@@ -279,7 +279,7 @@ def _close_episodes(
                 f"{source.name}: {field} is empty at {source.row(unknown[0])}, expected 0 or 1"
             )
         flag = np.nan_to_num(flag)
-        # A flag may stand beside the state that the episode ended in.
+        # A flag may be in the row of the state in which the episode ended.
         flags[field] = np.where(before_state, np.maximum(flag, np.append(flag[1:], 0)), flag)
         inside = np.flatnonzero((flag != 0) & ~ends & ~state_only)
         if inside.size:
@@ -300,13 +300,14 @@ def _close_episodes(
                 "row with its final observation, which other episodes have"
             )
         rows = np.arange(len(last))
-        # A terminal state that is not in the table is its own successor, as in `from_arrays`.
+        # If a terminal state is not in the table, the last observation is repeated, as in
+        # `from_arrays`.
         successors = np.where(ends & ~before_state, rows, np.minimum(rows + 1, len(last) - 1))
         result["next_observations"] = fields["observations"][successors]
     result = {field: array[~state_only] for field, array in result.items()}
     actions = result["actions"]
     if state_only.any() and actions.ndim == 1 and np.all(actions == np.rint(actions)):
-        result["actions"] = actions.astype(np.int64)  # the empty cells had made floats of them
+        result["actions"] = actions.astype(np.int64)  # empty cells had turned them into floats
     return result
 
 

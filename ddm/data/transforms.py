@@ -16,10 +16,10 @@ from ddm.errors import InputError
 
 STANDARD_DEVIATION_EPSILON = 1e-3  # TD3+BC adds this to every standard deviation
 
-# A dimension whose spread in the log is below this share of the others' is scaled as if it had it:
-# a policy may meet values there as large as anywhere else, and they must not be multiplied without
-# bound. Units within a log differ less (0.04 to 5 around a median of 0.5 in MuJoCo's), so that
-# dimensions which carry information keep their own spread.
+# A dimension whose spread in the log is below this share of the others' is scaled as if it had this
+# spread. A policy may meet normal values there, and these must not be multiplied by a huge factor.
+# Units within a log differ less (0.04 to 5 around a median of 0.5 in MuJoCo's), so dimensions with
+# information keep their own spread.
 SPREAD_FLOOR = 1e-2
 
 Row = TypeVar("Row")
@@ -30,8 +30,8 @@ class Spread(NamedTuple):
 
     mean: np.ndarray  # (D,) float64
     std: np.ndarray  # (D,) float64
-    constant: np.ndarray  # (D,) bool: no more than the rounding of float32
-    nearly_constant: np.ndarray  # (D,) bool: less than SPREAD_FLOOR of what is usual
+    constant: np.ndarray  # (D,) bool: no spread beyond the rounding of float32
+    nearly_constant: np.ndarray  # (D,) bool: below SPREAD_FLOOR of the usual spread
     floor: float  # SPREAD_FLOOR of the usual spread: the others' median, of logarithms
 
 
@@ -45,7 +45,7 @@ def measure_spread(observations: np.ndarray) -> Spread:
     return Spread(mean, std, constant, ~constant & (std < floor), floor)
 
 
-# -> mean, divisor, and what the user should know, a sentence each
+# -> mean, divisor, and notes for the user, one sentence each
 ObservationTransform = Callable[[Dataset], tuple[np.ndarray, np.ndarray, tuple[str, ...]]]
 RewardTransform = Callable[[Dataset], tuple[float, float]]  # -> scale, shift
 
@@ -55,7 +55,7 @@ def _standardize_observations(
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Mean, and standard deviation + 1e-3, of the observations in which an action was taken.
 
-    A constant dimension is divided by 1, and one that nearly is by a floor: a policy may meet
+    A constant dimension is divided by 1, and a nearly constant one by a floor: a policy may meet
     other values there than the log has.
     """
     rows = np.arange(dataset.num_transitions) + np.asarray(dataset.episode_ids)
@@ -149,19 +149,19 @@ def normalize(
     """Applies a named observation transform and a named reward transform to a whole dataset.
 
     The statistics are kept in `dataset.normalization`, from where the policy takes them.
-    `episode_returns` stays in the environment's units. A reward transform with a shift changes
-    `returns_to_go` by the shift of every step that was left in the episode as recorded.
+    `episode_returns` stays in the environment's units. A reward transform with a shift adds to
+    `returns_to_go` the shift of every step left in the episode as recorded.
 
     Args:
-      dataset: as loaded; a transform is applied once, not on top of another one.
+      dataset: as loaded; a second transform on top of the first is refused.
       observations: a name in `OBSERVATION_TRANSFORMS`; "none" leaves them; "auto" is "standardize"
-        for real vectors, and "none" for images and for vectors of zeros and ones. Initial weights
-        and step sizes are made for numbers around 1, in every method; a one-hot vector is one, and
-        names a state.
+        for real vectors, and "none" for images and for vectors of zeros and ones. In every method,
+        initial weights and step sizes are made for numbers around 1. One-hot vectors have such
+        numbers already, and name a state.
       rewards: a name in `REWARD_TRANSFORMS`; "none" leaves them.
       reward_scale: positive factor on the rewards, after the transform.
-      like: of a trained policy that shall go on with this dataset: observations get its units, and
-        `observations` is not used.
+      like: the normalization of a trained policy that will continue on this dataset: observations
+        get its units, and `observations` is not used.
 
     Raises:
       InputError: an unknown name, a second transform of the same kind, "standardize" of bytes or
@@ -264,7 +264,7 @@ def _transform_rewards(
             f"apply {name!r} to the dataset as loaded"
         )
     scale, shift = (jnp.asarray(factor * x, jnp.float32) for x in transform(dataset))
-    # The reward of a last step that was dropped counts in the returns, and so does its shift.
+    # The reward of a dropped last step counts in the returns, and so does its shift.
     ends = dataset.episode_starts[:-1] + dataset.recorded_lengths
     ends = ends[dataset.episode_ids]
     steps_left = ends - jnp.arange(dataset.num_transitions, dtype=jnp.int32)

@@ -21,7 +21,7 @@ SUCCESSOR_TOLERANCE = 1e-5  # relative; files store float32
 def read_transitions(
     given: Mapping[str, Any], observation_space: Any, name: str
 ) -> tuple[spaces.Tree, dict[str, np.ndarray], tuple[str, ...]]:
-    """The space, fields of N rows each as the data has them, and what was guessed.
+    """The space, the data's fields of N rows each, and the guesses.
 
     `next_observations` and `episode_ends` are among the fields only if they are given.
     """
@@ -59,7 +59,7 @@ def read_transitions(
 
 
 class Split(NamedTuple):
-    """Transitions in episodes, and what was found while splitting them."""
+    """Transitions in episodes, and facts found while splitting them."""
 
     columns: dict[str, Any]  # arguments of `Columns`
     notes: tuple[str, ...]
@@ -80,7 +80,7 @@ def split_episodes(fields: Mapping[str, np.ndarray], name: str) -> Split:
             f"{name}: every episode is one truncated transition whose successor is unknown; "
             "give next_observations"
         )
-    # The transition before a dropped one ends its episode now.
+    # The transition before a dropped one now ends its episode.
     truncations[:-1] |= ~kept[1:] & ~last[:-1]
     to_go = returns_to_go(fields["rewards"].astype(np.float64), starts)
     kept_lengths = np.add.reduceat(kept.astype(np.int64), starts[:-1])
@@ -119,9 +119,9 @@ def _find_ends(
 
 
 class _Successors(NamedTuple):
-    """What follows each episode's last step."""
+    """The observation after each episode's last step."""
 
-    known: np.ndarray  # (N,) bool; only looked at where an episode ends
+    known: np.ndarray  # (N,) bool; only read where an episode ends
     values: np.ndarray | None  # (N, *O) where some are known
     notes: tuple[str, ...]
 
@@ -150,10 +150,10 @@ def _find_overwritten(
 ) -> np.ndarray:
     """(N,) ends whose successor is the first observation of the next episode, by exact equality.
 
-    Real numbers do not coincide by chance. States from a few do: where all observations are whole
-    numbers, all ends must coincide before any counts. An observation that did not change at all
-    says nothing either way. The last end has no next episode to compare with: it counts where all
-    others do, unless the data just stop there.
+    Real numbers are not equal by chance. States from a small set are: if all observations are whole
+    numbers, all ends must be equal before any counts. An observation that did not change at all is
+    no evidence. The last end has no next episode to compare with: it counts if all others do,
+    unless the data just stop there.
     """
     ends = np.flatnonzero(last[:-1])
     following = observations[ends + 1]
@@ -180,8 +180,9 @@ def _place_successors(
 ) -> np.ndarray:
     """(kept + E, *O) rows: those of each kept step, and what follows each episode's last one.
 
-    A known successor is that row. After a terminal step, on which nothing depends, its own
-    observation is repeated. The observation of a dropped step is the successor of the one before.
+    A known successor is that row. After a terminal step the successor has no effect, so the step's
+    own observation is repeated. The observation of a dropped step is the successor of the one
+    before.
     """
     ends = last & kept
     copies = 1 + ends.astype(np.int64)

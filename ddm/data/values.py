@@ -1,4 +1,4 @@
-"""What float32 makes of the numbers of a log: checked before they are dropped, cast or summed."""
+"""The effect of float32 on a log's numbers: checked before they are dropped, cast or summed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST = np.finfo(np.float32).max
 LARGEST_INTEGER = 2**31 - 1  # of int32, which integers become on the device
 
 COARSE_SHARE = 0.9  # of a column's distinct values that float32 must keep
-COARSE_ROWS = 100_000  # rows that are looked at: chance meetings in float32 stay below 1 % there
+COARSE_ROWS = 100_000  # checked rows: equal values by chance in float32 stay below 1 %
 COARSE_UNIT = 1e-6  # of the interquartile range: values closer than this count as one
 
 
@@ -21,7 +21,7 @@ def as_array(value: Any, where: str) -> np.ndarray:
     """An array of real numbers or flags with one row per step.
 
     Raises:
-      InputError: it is ragged, complex or no numbers at all, or has integers beyond int32.
+      InputError: it is ragged, complex or not numeric, or has integers beyond int32.
     """
     try:
         array = np.asarray(value)
@@ -43,7 +43,7 @@ def as_array(value: Any, where: str) -> np.ndarray:
 
 
 def check_values(fields: Mapping[str, np.ndarray], lengths: Mapping[str, Any], source: str) -> None:
-    """Refuses numbers that are no real number in float32: NaN, infinite, or beyond its range.
+    """Refuses numbers that are not finite in float32: NaN, infinite, or beyond its range.
 
     Args:
       fields: (R, ...) arrays by name.
@@ -94,7 +94,7 @@ def coarse_columns(array: np.ndarray) -> tuple[int, ...]:
     """The columns of (R, ...) that have fewer distinct values in float32 than in the data.
 
     Two values of the data count as distinct if they differ by more than a millionth of the
-    column's interquartile range, so that rounding of the last bits is none.
+    column's interquartile range, so that rounding of the last bits does not count.
     """
     if array.dtype.kind not in "iuf" or array.dtype.itemsize < 4 or array.dtype == np.float32:
         return ()

@@ -35,9 +35,9 @@ class Store:
 
     Args:
       run_dir: the folder of the run.
-      keep: how many checkpoints stay.
-      run: what tells this run from others, as config.json has it; None for a run of an older
-        version, whose checkpoints do not say where they belong.
+      keep: how many checkpoints are kept.
+      run: the identity of this run, from config.json; None for a run of an older version, whose
+        checkpoints do not name their run.
     """
 
     def __init__(self, run_dir: Path, keep: int = 2, run: str | None = None):
@@ -51,7 +51,7 @@ class Store:
     ) -> None:
         """Writes a checkpoint and returns when it is on disk.
 
-        Experience stands beside the other arrays: a policy is read without it.
+        Experience is stored apart from the other arrays, so a policy can be read without it.
 
         Raises:
           InputError: the disk is full; earlier checkpoints are still readable.
@@ -67,7 +67,7 @@ class Store:
         if experience is not None:
             items["experience"] = ocp.args.StandardSave(experience)
         arguments = ocp.args.Composite(**items)
-        # The threads of orbax print what went wrong, each its own pages; one sentence says it.
+        # Each thread of orbax prints pages about an error; one sentence replaces them.
         with write_errors_named(self._folder / str(step)), quiet_threads():
             try:
                 self._manager().save(step, args=arguments, force=True)
@@ -87,8 +87,8 @@ class Store:
 
         Returns:
           The step, numpy arrays of the structures of `like` and `experience`, and a sentence for
-          each newer checkpoint that was set aside because it is damaged or of another step or
-          run. None if there is no checkpoint.
+          each newer checkpoint that was skipped because it is damaged or of another step or run.
+          None if there is no checkpoint.
 
         Raises:
           InputError: none of the checkpoints can be read.
@@ -170,7 +170,7 @@ class Store:
                 return self._manager().restore(step, args=arguments)
         except InputError:
             raise
-        except Exception as error:  # orbax and tensorstore raise a dozen kinds
+        except Exception as error:  # orbax and tensorstore raise many kinds of errors
             path = self._folder / str(step)
             raise InputError(f"{path} cannot be read ({_reason(error)})") from error
 
@@ -188,7 +188,7 @@ class Store:
             self._opened = None
 
     def _forget(self) -> None:
-        """Drops what orbax holds after a failure, which it would report again when it is closed."""
+        """Drops orbax's objects after a failure, which they would report again when closed."""
         opened, self._opened = self._opened, None
         with contextlib.suppress(Exception):
             opened.close()
@@ -202,7 +202,7 @@ class Store:
                 max_to_keep=self._keep,
                 enable_async_checkpointing=False,
                 cleanup_tmp_directories=True,
-                # Only one process opens a store: orbax shall not wait for the others.
+                # Only one process opens a store: orbax must not wait for the others.
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     primary_host=process, active_processes={process}, barrier_sync_key_prefix="ddm"
                 )
@@ -222,7 +222,7 @@ class Store:
         names = (f"{step}.damaged{f'-{i}' if i > 1 else ''}" for i in itertools.count(1))
         free = next(name for name in names if not path.with_name(name).exists())
         path.rename(path.with_name(free))
-        self.close()  # orbax remembers the steps that it has seen
+        self.close()  # orbax caches the steps that it has seen
         return f"{reason}; it is now {free}, and an older checkpoint is used"
 
 
@@ -237,7 +237,7 @@ def _of_shape(found: np.ndarray, expected: Any) -> np.ndarray:
 
 
 def _check_steps(path: Path, tree: PyTree, step: int, header: Mapping[str, Any]) -> None:
-    """Refuses states of another step than the folder's; lanes that failed stand where they were."""
+    """Refuses states of another step than the folder's, except those of lanes that failed."""
     state = tree.get("state") if isinstance(tree, Mapping) else None
     failed = set(header.get("failures") or ())
     for i, found in enumerate(np.atleast_1d(getattr(state, "step", ()))):
@@ -256,7 +256,7 @@ def digest(tree: PyTree) -> str:
 
 
 def header(batch: Any, normalization: Normalization) -> dict[str, Any]:
-    """What a policy is rebuilt from besides the arrays: shapes, as values that JSON can hold.
+    """The shapes that rebuild a policy from its arrays, as values that JSON can hold.
 
     Args:
       batch: an example, or a dict of them.

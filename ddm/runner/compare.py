@@ -28,8 +28,8 @@ def score_curve(run_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
       the run has reference scores, raw returns otherwise. Lanes that failed are left out.
 
     Raises:
-      InputError: the folder holds no metrics, or no evaluation, or other rows than when the run
-        ended.
+      InputError: the folder holds no metrics, or no evaluation, or its rows are not those from the
+        end of the run.
     """
     run_dir = Path(run_dir)
     path, summary = run_dir / METRICS, run_dir / SUMMARY

@@ -1,9 +1,8 @@
-"""Connections between the processes of a run: each one has a line to process 0.
+"""Connections between the processes of a run: each process has one to process 0.
 
-Lanes never talk to each other, so all that travels is what the runner gathers, as bytes. A process
-that fails says why to the others. One that is killed loses its connections, which the others see
-at once; a machine or a network that is gone is noticed by the operating system within half a
-minute.
+Lanes do not communicate, so only results that the runner gathers are sent, as bytes. A process that
+fails tells the others why. If a process is killed, its connections close and the others notice at
+once. If a machine or a network fails, the operating system notices within half a minute.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from collections.abc import Iterator
 
 from ddm.errors import ProcessError
 
-PATIENCE = 20.0  # seconds until a process that computes is ended because another one failed
-_FAREWELL = 5.0  # seconds that a process which ends waits until the others have read its last words
+PATIENCE = 20.0  # seconds until a computing process is ended because another one failed
+_FAREWELL = 5.0  # seconds that a process waits at its end for others to read its last message
 _FRAME = struct.Struct("!4scQ")  # mark of this protocol, kind, number of bytes that follow
 _MARK = b"ddm1"
 HELLO, HEARD, START, DATA, ERROR, BYE = b"h", b"k", b"s", b"d", b"e", b"b"  # kinds of frames
-_SHORT = 2**16  # bytes of a frame that is no data
+_SHORT = 2**16  # largest bytes of a frame without data
 
 
 class Line:
@@ -50,7 +49,7 @@ class Line:
         """Kind and content of the next frame.
 
         Raises:
-          OSError: the other end is gone, or says what no process of a run says.
+          OSError: the other end is gone, or sends something that is not of this protocol.
         """
         mark, kind, size = _FRAME.unpack(self._read(_FRAME.size))
         if mark != _MARK or (kind != DATA and size > _SHORT):
@@ -58,7 +57,7 @@ class Line:
         return kind, self._read(size)
 
     def _read(self, size: int) -> bytes:
-        found = bytearray()  # grows with what arrives, whatever size was announced
+        found = bytearray()  # grows with the received bytes, whatever size was announced
         while len(found) < size:
             part = self._connection.recv(min(size - len(found), 2**20))
             if not part:
@@ -67,11 +66,11 @@ class Line:
         return bytes(found)
 
     def limit(self, seconds: float | None) -> None:
-        """Sets how long `receive` waits; None: for ever."""
+        """Sets how long `receive` waits; None: without limit."""
         self._connection.settimeout(seconds)
 
     def is_open(self) -> bool:
-        """Whether the other end, of which nothing is expected now, is still there."""
+        """Whether the other end is still there, at a time when it should not send anything."""
         try:
             self._connection.settimeout(0.0)
             return bool(self._connection.recv(1, socket.MSG_PEEK))
@@ -83,12 +82,12 @@ class Line:
             self._connection.settimeout(None)
 
     def end_sending(self) -> None:
-        """Lets the other end read what was sent, and then the end."""
+        """Ends the sending: the other end reads what was sent, and then the end."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Gives the connection back."""
+        """Closes the connection."""
         self._connection.close()
 
 
@@ -112,8 +111,8 @@ class Group:
       index: of this process.
       count: of all processes.
       lines: the connections: of process 0 to each other one, of the others to process 0.
-      patience: seconds until this process is ended when another one failed and the main thread,
-        which is inside a long computation, has not noticed.
+      patience: seconds until this process is ended after another one failed, if its main thread is
+        inside a long computation and has not noticed.
     """
 
     def __init__(
@@ -124,16 +123,16 @@ class Group:
         patience: float = PATIENCE,
     ):
         self.index, self.count = index, count
-        self.busy = True  # until a run is over: then others may end as they like
+        self.busy = True  # until the run is over: after that the others may end at any time
         self._lines = lines or {}
         self._patience = patience
         self._arrived: dict[int, queue.SimpleQueue[bytes | str]] = {
             peer: queue.SimpleQueue() for peer in self._lines
-        }  # contents in their order, or a sentence: nothing more will come
+        }  # contents in their order, or a sentence after the last one
         self._failure = ""
         self._failing = threading.Lock()
         self._failed = threading.Event()
-        self._noticed = threading.Event()  # the main thread is on its way out
+        self._noticed = threading.Event()  # the main thread is ending
         self._writing = threading.Lock()
         self._watchers = [
             threading.Thread(target=self._watch, args=(peer,), daemon=True) for peer in self._lines
@@ -142,7 +141,7 @@ class Group:
             thread.start()
 
     def gather(self, content: bytes) -> list[bytes]:
-        """What each process gave, in their order; all processes call this together.
+        """The values of all processes, in their order; all processes call this together.
 
         Raises:
           ProcessError: another process failed, is gone, or has ended its part.
@@ -160,15 +159,15 @@ class Group:
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Within it, files are written: the failure of another process does not end this one."""
+        """A context for writing files: in it, another process's failure does not end this one."""
         with self._writing:
             yield
 
     def leave(self, error: str = "") -> None:
-        """Ends the connections in good order.
+        """Closes the connections properly.
 
         Args:
-          error: why this process cannot go on, for the others; empty: its part is done.
+          error: why this process cannot continue, for the others; empty: its part is done.
         """
         self._noticed.set()
         sentence = self._failure or (error and f"process {self.index} stopped: {error}")
@@ -177,7 +176,7 @@ class Group:
             with contextlib.suppress(OSError):
                 line.send(*last)
             line.end_sending()
-        # Closed while something is still on its way, a connection loses what was said last.
+        # A connection that is closed too early loses its last message.
         until = time.monotonic() + _FAREWELL
         for thread in self._watchers:
             thread.join(max(0.0, until - time.monotonic()))
@@ -191,7 +190,7 @@ class Group:
                 raise EOFError
             self._lines[peer].send(DATA, content)
         except (OSError, EOFError) as error:
-            self._failed.wait(_FAREWELL)  # why it is gone may still be on its way
+            self._failed.wait(_FAREWELL)  # its reason may not have arrived yet
             raise self._error(gone(peer)) from error
 
     def _take(self, peer: int) -> bytes:
@@ -244,7 +243,7 @@ class Group:
         threading.Thread(target=self._end_soon, daemon=True).start()
 
     def _end_soon(self) -> None:
-        """Ends a process whose main thread computes on, for nothing."""
+        """Ends a process whose main thread still computes, without any use."""
         if self._noticed.wait(self._patience):
             return
         with self._writing:
@@ -254,7 +253,7 @@ class Group:
 
 
 def gone(peer: int) -> str:
-    """What is said of a process that ended without a word."""
+    """The sentence about a process that ended without a message."""
     return (
         f"process {peer} is gone: it was killed, or its machine or the network failed; start all "
         "processes again (--resume goes on from the last checkpoint)"
@@ -262,7 +261,7 @@ def gone(peer: int) -> str:
 
 
 def shorten(sentence: str) -> bytes:
-    """The bytes of a sentence, no more than a frame may have that is no data."""
+    """The bytes of a sentence, cut to the limit of a frame without data."""
     return sentence.encode(errors="replace")[:_SHORT]
 
 

@@ -23,7 +23,7 @@ class DeviceLanes:
       algorithm: the algorithm module.
       configs: with one leading axis of all lanes, of all processes.
       arrays: (learner, sampling keys) of the lanes, from `init_lanes`.
-      shared: what they learn from.
+      shared: the sources that they learn from.
       options: of the run.
     """
 
@@ -43,11 +43,11 @@ class DeviceLanes:
         self.place(arrays)
 
     def place(self, arrays: PyTree) -> None:
-        """Lays (learner, sampling keys) of all lanes out on the devices."""
+        """Puts (learner, sampling keys) of all lanes on the devices."""
         self._learner, self._sampling_keys = self.layout.place(arrays)
 
     def advance(self, updates: int, alive: np.ndarray, stage: int = 0) -> tuple[PyTree, PyTree]:
-        """Updates every lane that is alive, (L,) bool, as the stage of that index does.
+        """Updates every lane that is alive, (L,) bool, with the stage of that index.
 
         Returns:
           For each metric the means (L,) over the updates, and the index (L,) of the first update
@@ -71,15 +71,15 @@ class DeviceLanes:
         (self._learner, _), _ = self._run(insert_rows, carried, self._shared)
 
     def finish_stage(self, stage: int) -> None:
-        """What the stage of that index does once, at its end."""
+        """The one action of the stage of that index at its end."""
         finish = make_finish(self._algorithm, stage)
         self._learner, _ = self._run(finish, self._learner, self._shared)
 
     def held_out(self, holdout: Any, stage: int) -> PyTree:
-        """The metrics (L,) of data that nothing is learned from; no lane changes."""
+        """The metrics (L,) of held-out data; no lane changes."""
         measure = make_holdout(self._algorithm, self._options.batch_size, stage)
         state, metrics = self._run(measure, self._learner.state, self.layout.replicate(holdout))
-        self._learner = self._learner._replace(state=state)  # a program reuses what it is given
+        self._learner = self._learner._replace(state=state)  # a program reuses its arguments
         return self.layout.gather(metrics)
 
     def _run(self, function: Any, carried: Any, shared: Any) -> tuple[Any, Any]:
@@ -103,7 +103,7 @@ class DeviceLanes:
         )
 
     def numerics(self) -> dict[str, str]:
-        """What the last bit of a result depends on, beside the run's own settings."""
+        """Facts that can change the last bit of a result, besides the run's own settings."""
         mode = lane_mode(self._options.lanes)
         return {
             "platform": jax.default_backend(),
@@ -117,7 +117,7 @@ class DeviceLanes:
         return jax.tree.map(lambda leaf: leaf[lane].item(), self._configs)
 
     def evaluator(self, environment: Any) -> Any:
-        """What evaluates these policies; None without an environment.
+        """The evaluator of these policies; None without an environment.
 
         Raises:
           InputError: they do not fit the environment.

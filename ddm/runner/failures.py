@@ -1,4 +1,4 @@
-"""Lanes that diverged: which ones, at which step, by which metric, and what is said of them."""
+"""Lanes that diverged: which ones, at which step, in which metric, and the sentence about them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ddm.runner.sweep import Lane
 
 
 class Failures:
-    """The lanes of a run that diverged, by index; each keeps the first failure it had."""
+    """The lanes of a run that diverged, by index; each keeps its first failure."""
 
     def __init__(self, lanes: Sequence[Lane], record: Mapping[str, Any] | None = None):
         """Starts with none, or with those of a checkpoint's header.
@@ -37,14 +37,14 @@ class Failures:
 
         Args:
           not_finite: for each metric, (L,) indices of the first bad update.
-          updates: of the interval; an index of that size says that all were good.
+          updates: of the interval; this number as an index means that all were good.
           step: gradient steps before the interval.
           minibatches: gradient steps of one update.
 
         Returns:
           The lanes that are new, the one that failed first at the head.
         """
-        # Of what fails in one update, a metric says more than the state.
+        # If both fail in one update, a metric says more than the state.
         found = sorted(
             (int(index), i, name == STATE, name)
             for name, indices in not_finite.items()

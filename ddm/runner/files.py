@@ -1,4 +1,4 @@
-"""Small files that are complete or not there at all, and that show when they were changed."""
+"""Small files that are complete or absent, and that show if they were changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEAL = "seal"  # field of a JSON object: the digest of all other fields
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file; a reader sees the old content or the new, even after a loss of power."""
+    """Writes a file; a reader sees the old or the new content, even after a loss of power."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         file.write(content)
@@ -31,14 +31,14 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def append(file: BinaryIO, content: bytes) -> None:
-    """Writes all of it to an unbuffered file, which may take it in several parts."""
+    """Writes all bytes to an unbuffered file, which may accept them in several parts."""
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def _sync_folder(folder: Path) -> None:
-    """Puts the names of a folder on the disk, where the system can do that."""
+    """Writes the names in a folder to the disk, if the system can do that."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -54,7 +54,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_values(value: Any) -> Any:
-    """The same value without what JSON has no number for: NaN is null, infinity is "inf"."""
+    """The same value without numbers that JSON does not have: NaN is null, infinity is "inf"."""
     if isinstance(value, Mapping):
         return {key: json_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -65,7 +65,7 @@ def json_values(value: Any) -> Any:
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with the digest of its fields, so that a change of the file is noticed."""
+    """A JSON object with the digest of its fields, so that changes of the file are noticed."""
     value = {name: item for name, item in json_values(record).items() if name != SEAL}
     return {**value, SEAL: digest_of(value)}
 
@@ -105,8 +105,8 @@ def check_fields(value: Any, expected: Mapping[str, Any], name: str) -> None:
 
     Args:
       value: of JSON.
-      expected: field -> type, or tuple of types; where None is among them it may be missing. A
-        list of one type stands for a list of such values, a mapping for a record in the record.
+      expected: field -> type, or tuple of types; if None is among them, the field may be missing. A
+        list with one type means a list of such values, and a mapping means a record in the record.
       name: of the record, for the message.
 
     Raises:
@@ -124,7 +124,7 @@ def check_fields(value: Any, expected: Mapping[str, Any], name: str) -> None:
         else:
             kinds = kind if isinstance(kind, tuple) else (kind,)
             allowed = tuple(type(None) if k is None else k for k in kinds)
-            # A bool is an int in Python, and none in a record.
+            # A bool is an int in Python, but not in a record.
             if not isinstance(item, allowed) or (isinstance(item, bool) and bool not in kinds):
                 words = " or ".join("nothing" if k is None else k.__name__ for k in kinds)
                 raise InputError(f"{name}: {field} is {_shown(item)}, expected {words}")
@@ -149,7 +149,7 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -
 def save_figure(path: str | os.PathLike[str], figure: Any) -> None:
     """Draws a figure of matplotlib, whole or not at all."""
     path = Path(path)
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")  # its end names the format
+    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")  # the ending gives the format
     figure.savefig(temporary, dpi=130)
     os.replace(temporary, path)
 
@@ -162,7 +162,7 @@ _NOT_WRITABLE = {
 
 @contextlib.contextmanager
 def write_errors_named(path: Path) -> Iterator[None]:
-    """Turns a full disk, from whichever library, and what cannot be written into one sentence.
+    """Turns errors of a full disk, from any library, or of a failed write into one sentence.
 
     Raises:
       InputError: the device of `path` is full, or a file in it cannot be written.
@@ -183,7 +183,7 @@ def write_errors_named(path: Path) -> Iterator[None]:
 
 
 def _lies_in(name: Any, folder: Path) -> bool:
-    """Whether an error is of a file in the folder, or of a folder above it: not of a simulator."""
+    """Whether an error is about a file in the folder, or a folder above it, not a simulator's."""
     if not isinstance(name, (str, os.PathLike)):
         return False
     found, folder = (Path(os.path.abspath(x)) for x in (name, folder))

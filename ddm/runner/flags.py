@@ -1,7 +1,7 @@
 """Command-line flags derived from `Options` and from an algorithm's `Config`.
 
-A field's annotation gives the type of its flag, its default the default, and the comment beside
-or above it the help text, so that nothing is written twice.
+A field's annotation gives the type of its flag, its default gives the default, and the comment
+beside or above it gives the help text. So nothing is written twice.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ddm.errors import InputError
 from ddm.runner.options import Options
 from ddm.types import Algorithm
 
-# absl files a flag under the module that called DEFINE. Disclaimed, this module is skipped and
-# the flags belong to the experiment, whose `--help` then shows them.
+# absl lists a flag under the module that called DEFINE. This call makes absl skip this module: the
+# flags then belong to the experiment, and its `--help` shows them.
 flags.disclaim_key_flags()
 
 
@@ -66,7 +66,7 @@ def define_flags(
 def parse_flags(
     algorithm: Algorithm, *, flag_values: flags.FlagValues = flags.FLAGS
 ) -> tuple[Options, Any]:
-    """The options and the configuration that the (parsed) flags say.
+    """The options and the configuration from the (parsed) flags.
 
     Raises:
       InputError: no dataset is named, or a value is out of range.
@@ -129,7 +129,7 @@ def field_comments(cls: type) -> dict[str, str]:
 def _source_comments(cls: type) -> dict[str, str]:
     try:
         source = textwrap.dedent(inspect.getsource(cls))
-    except (OSError, TypeError):  # no source at hand, as for a class made in a console
+    except (OSError, TypeError):  # no source, for example for a class made in a console
         return {}
     names = set(vars(cls).get("__annotations__", {}))
     comments: dict[str, list[str]] = {}
@@ -160,7 +160,7 @@ def _annotation(cls: type, field: dataclasses.Field) -> Any:
     )
     try:
         return eval(field.type, dict(vars(inspect.getmodule(owner))))
-    except NameError:  # imported for type checkers only, so it is not one of the types of a flag
+    except NameError:  # imported only for type checkers, so it is not a type of a flag
         return None
 
 
@@ -215,7 +215,7 @@ class _NumbersParser(flags.ArgumentParser):
         self._kind = kind
 
     def parse(self, argument: Any) -> tuple:
-        """The numbers; an iterable of numbers is taken as it is."""
+        """The numbers; an iterable of numbers is not changed."""
         if not isinstance(argument, str):
             return tuple(argument)
         try:

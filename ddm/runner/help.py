@@ -1,4 +1,4 @@
-"""`--help` of an experiment, with the algorithm's flags apart from those of the run."""
+"""`--help` of an experiment, with the algorithm's flags and the run's in separate groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Own experience from gymnasium environments: the host steps them between two device calls."""
+"""Own experience from gymnasium environments; the host steps them between two device calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ddm.types import Batch, PyTree
 def host_collection(
     device: DeviceLanes, environment: Any, shared: Shared, seeds: list[int], options: Options
 ) -> HostCollection | None:
-    """What collects in gymnasium environments; None where nothing is collected there.
+    """The collector in gymnasium environments; None if nothing is collected there.
 
     Raises:
       InputError: the policies do not fit the environment.
@@ -31,14 +31,14 @@ def host_collection(
 
 
 class HostCollection:
-    """Steps the simulators of this process's lanes, and hands what they show to the devices.
+    """Steps the simulators of this process's lanes, and gives the transitions to the devices.
 
     Args:
       device: the lanes.
       environment: makes one gymnasium environment at each call.
       collector: how much is collected.
       seeds: of all lanes.
-      every: updates between two visits of the simulators; the policy that acts is that old.
+      every: updates between two visits of the simulators; the acting policy is up to that old.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class HostCollection:
 
         Args:
           step: gradient steps so far.
-          returns: what `returns` gave at the checkpoint.
+          returns: the result of `returns` at the checkpoint.
         """
         if returns is not None:
             self._stream.last_returns = np.asarray(returns, np.float64)[self._local]
@@ -75,7 +75,7 @@ class HostCollection:
             left -= steps
 
     def restart(self, step: int) -> None:
-        """Begins all episodes anew, as whoever resumes at this gradient step does."""
+        """Begins new episodes everywhere, as a run that resumes at this gradient step does."""
         self._stream.restart(step)
 
     def advance(self, updates: int, alive: np.ndarray, stage: int) -> tuple[PyTree, PyTree]:
@@ -98,7 +98,7 @@ class HostCollection:
         return {**means, **self._device.layout.gather_host(shown)}, firsts
 
     def returns(self) -> list[list[float]]:
-        """Of the last episode of each copy of all lanes, for a checkpoint."""
+        """Returns of the last episode of each copy of all lanes, for a checkpoint."""
         return self._device.layout.gather_host(self._stream.last_returns).tolist()
 
     def close(self) -> None:

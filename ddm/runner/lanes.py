@@ -1,8 +1,8 @@
-"""Lanes: one leading axis (seeds x sweep points) run on one device, many, or many processes.
+"""Lanes: a leading axis (seeds x sweep points) on one device, many devices, or many processes.
 
 `map_lanes` is the one function that maps a per-lane function over the lanes, and `Layout` says
-where each lane lives. Lanes never talk to each other, so each device and each process runs its
-own share; only results are gathered.
+where each lane lives. Lanes do not communicate, so each device and each process runs its own share;
+only results are gathered.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def map_lanes(
       function: function(config, state, sampling_key, dataset) -> (state, outputs) of one lane.
       mode: how the lanes of one device run: "vmap" (at once), "sequential" (one after the
         other), or "auto": vmap on an accelerator; on a CPU sequential, because there a batched
-        product of small matrices is slower than the products one by one (benchmarks/lanes.py).
+        product of small matrices is slower than single products (benchmarks/lanes.py).
       devices: local devices to use; more than one goes through `jax.pmap`.
 
     Returns:
@@ -75,9 +75,9 @@ def _one_by_one(function: Callable) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the lanes live: lane i on global device i // per_device, padded at the end.
+    """The place of each lane: lane i is on global device i // per_device, padded at the end.
 
-    The padding repeats the last lane; what it computes is dropped.
+    The padding repeats the last lane; its results are dropped.
     """
 
     num_lanes: int
@@ -97,7 +97,7 @@ class Layout:
         if devices > len(local):
             raise InputError(f"--devices={devices}, but this machine has {len(local)}")
         group = processes.current()
-        # Devices without a lane would compute copies only.
+        # Devices without a lane would only compute copies.
         used = min(devices or len(local), math.ceil(num_lanes / group.count))
         per_device = math.ceil(num_lanes / (used * group.count))
         return cls(num_lanes, tuple(local[:used]), per_device, group.count, group.index)
@@ -109,12 +109,12 @@ class Layout:
 
     @property
     def placement(self) -> dict[str, int]:
-        """What must be the same in all processes, or lanes are trained twice or not at all."""
+        """Values that must be equal in all processes, or lanes are trained twice or not at all."""
         return {"number of devices used": len(self.devices), "lanes per device": self.per_device}
 
     @property
     def indices(self) -> np.ndarray:
-        """The lane that stands at each of the `held` places, shape (held,)."""
+        """The lane at each of the `held` places, shape (held,)."""
         places = self.process_index * self.held + np.arange(self.held)
         return np.minimum(places, self.num_lanes - 1)
 

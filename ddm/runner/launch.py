@@ -18,12 +18,12 @@ from ddm.runner.processes import join_processes, others_told
 def launch(main: Callable[[Sequence[str]], Any]) -> None:
     """Parses the flags and runs `main`; does not return.
 
-    An error that the user can mend is printed as one sentence, and the exit code is 1; it is 3
-    where some lanes of a run diverged and the others ended well.
+    An error that the user can fix is printed as one sentence, with exit code 1. The code is 3 if
+    some lanes of a run diverged and the others ended well.
     """
 
     def guarded(arguments: Sequence[str]) -> int:
-        # absl prints the notes of every library, unless it is told otherwise.
+        # By default absl prints the notes of every library.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         try:
@@ -53,12 +53,12 @@ def launch(main: Callable[[Sequence[str]], Any]) -> None:
 
 
 def load_dataset(options: Options) -> Any:
-    """The dataset that the options name, with the transforms that they name.
+    """The dataset of the options, with their transforms.
 
     A run that starts from another one gets its observations in the units of that run.
 
     Returns:
-      The dataset; None where `--online` learns from own experience alone.
+      The dataset; None if `--online` learns only from own experience.
 
     Raises:
       InputError: it cannot be read, or a transform does not fit it.
@@ -90,8 +90,8 @@ def load_dataset(options: Options) -> Any:
 def find_environment(options: Options, dataset: Any) -> Any:
     """The environment that gives the score; None when there is none.
 
-    `--environment` decides; without it, the environment that the dataset specifies or names. What
-    is chosen where neither says it is printed.
+    `--environment` decides; without it, the environment that the dataset specifies or names. If
+    neither says it, the choice is printed.
 
     Raises:
       InputError: an unknown environment, or one that cannot be made from its specification.
@@ -133,7 +133,7 @@ def find_environment(options: Options, dataset: Any) -> Any:
 
 
 def say(text: str) -> None:
-    """Prints a sentence for the user, beside what the program computes."""
+    """Prints a sentence for the user."""
     print(text, file=sys.stderr)
 
 
@@ -149,7 +149,7 @@ def _environment_kwargs(options: Options) -> dict[str, Any]:
 
 
 def _compare_with_log(environment: Any, logged: str | None) -> None:
-    """Says so where the user names the log's environment, but with other arguments or limits."""
+    """Reports if the user names the log's environment with other arguments or limits."""
     from ddm.evaluation import specifications
 
     specification = getattr(environment, "specification", None)

@@ -1,4 +1,4 @@
-"""One writer for each folder: a lock that ends with the process that holds it."""
+"""One writer per folder: a lock that ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ddm.errors import InputError
 from ddm.runner.files import write_errors_named
 
-NAME = "lock"  # of the file in the folder; it stays there, because only the lock on it counts
+NAME = "lock"  # of the file in the folder; the file is not removed, because only its lock counts
 
 _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 _SECONDS = 0.2  # between two attempts
@@ -21,8 +21,8 @@ _SECONDS = 0.2  # between two attempts
 class FolderLock:
     """The right to write a folder.
 
-    The system takes the lock away from a process that ends, however it ends, so that nothing has
-    to be cleaned up after a kill. The file says who holds it.
+    The system releases the lock when its process ends in any way, so nothing has to be cleaned up
+    after a kill. The file says which process holds the lock.
     """
 
     def __init__(self):
@@ -60,7 +60,7 @@ class FolderLock:
         return []
 
     def release(self) -> None:
-        """Gives the lock back; without one, does nothing."""
+        """Releases the lock; without one, does nothing."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -84,7 +84,7 @@ def wait_until_free(folder: Path, patience: float) -> None:
 
 
 def _lock(handle: int, path: Path, patience: float) -> str | None:
-    """Locks an open file, or says why there are no locks."""
+    """Locks an open file, or says why locks are not possible."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -14,16 +14,16 @@ from typing import Any
 from ddm.errors import InputError, ProcessError
 from ddm.runner.connections import ERROR, HEARD, HELLO, START, Group, Line, gone, shorten
 
-_STRANGER = 5.0  # seconds for whoever connects to say that it is a process of this run
-_SPEAK_AFTER = 3.0  # seconds of waiting until that is said
-_LATECOMERS = 5.0  # seconds for others to come and hear why the run does not start
+_STRANGER = 5.0  # seconds for a new connection to show that it is a process of this run
+_SPEAK_AFTER = 3.0  # seconds of waiting before the user is told
+_LATECOMERS = 5.0  # seconds for others to connect and learn why the run does not start
 _PAUSE = 0.2  # seconds between two attempts to connect
 
 
 def meet(address: str, count: int, index: int, timeout: float) -> Group:
     """Waits until all processes of a run are connected.
 
-    Process 0 listens at the address, and nowhere else; the others connect to it.
+    Process 0 listens only at the address; the others connect to it.
 
     Args:
       address: "host:port" of process 0.
@@ -32,8 +32,8 @@ def meet(address: str, count: int, index: int, timeout: float) -> Group:
       timeout: seconds to wait for the others.
 
     Raises:
-      InputError: the address is none, is not one of this machine (process 0), its port is in use,
-        nobody answers there in time, or the processes do not fit together.
+      InputError: the address is invalid, is not of this machine (process 0), its port is in use,
+        nothing answers there in time, or the processes do not fit together.
       ProcessError: another process ended meanwhile.
     """
     host, port = parse_address(address)
@@ -48,7 +48,7 @@ def meet(address: str, count: int, index: int, timeout: float) -> Group:
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of "host:port"; an address of IPv6 stands in brackets, "[::1]:1234".
+    """Host and port of "host:port"; an IPv6 address is in brackets, "[::1]:1234".
 
     Raises:
       InputError: it is of another form, or the port is not a number from 1 to 65535.
@@ -112,7 +112,7 @@ def _is_loopback(address: str) -> bool:
 def _receive_all(
     server: socket.socket, address: str, count: int, timeout: float
 ) -> dict[int, Line]:
-    """The lines to processes 1, 2, ..."""
+    """The connections to processes 1, 2, ..."""
     lines: dict[int, Line] = {}
     waiting, problem = _Waiting(timeout), ""
     try:
@@ -129,7 +129,7 @@ def _receive_all(
             with contextlib.suppress(TimeoutError):
                 connection, _ = server.accept()
                 found = _admit(connection, lines, count)
-                if found and not problem:  # those that come a little later are told too
+                if found and not problem:  # processes that connect a little later are told too
                     problem, waiting = found, _Waiting(_LATECOMERS)
         if problem:
             raise InputError(problem)
@@ -144,7 +144,7 @@ def _receive_all(
 
 
 def _admit(connection: socket.socket, lines: dict[int, Line], count: int) -> str:
-    """Adds whoever connects, if it is a process of this run; strangers are sent away.
+    """Adds a new connection if it is a process of this run; others are closed.
 
     Returns:
       A sentence if it was started for another number of processes, or under an index that is taken.
@@ -175,7 +175,7 @@ def _admit(connection: socket.socket, lines: dict[int, Line], count: int) -> str
 
 
 def _call(host: str, port: int, count: int, index: int, timeout: float) -> Line:
-    """The line to process 0."""
+    """The connection to process 0."""
     _resolve(host, port)
     address = f"{host}:{port}"
     greeting = json.dumps({"process_id": index, "num_processes": count}).encode()
@@ -202,7 +202,7 @@ def _call(host: str, port: int, count: int, index: int, timeout: float) -> Line:
 
 
 def _await_start(line: Line, kind: bytes, content: bytes, index: int, waiting: _Waiting) -> Line:
-    """Waits, once process 0 has answered, until it has found all; it is process 0 that gives up."""
+    """After process 0 answered, waits until it has found all; process 0 decides when to give up."""
     try:
         while kind == HEARD:
             line.limit(_SPEAK_AFTER if not waiting.has_spoken else None)
@@ -221,7 +221,7 @@ def _await_start(line: Line, kind: bytes, content: bytes, index: int, waiting: _
 
 
 class _Waiting:
-    """A time limit, and one sentence once waiting has become long."""
+    """A time limit, and one sentence when waiting becomes long."""
 
     def __init__(self, timeout: float):
         self._start = time.monotonic()
@@ -239,7 +239,7 @@ class _Waiting:
         return self.left <= 0
 
     def say_once(self, text: str) -> None:
-        """Says what is waited for, if it is not the first moment."""
+        """Tells the user what it waits for, but not at the first moment."""
         if not self.has_spoken and time.monotonic() - self._start >= _SPEAK_AFTER:
             self.has_spoken = True
             _say(text)

@@ -27,16 +27,16 @@ class MetricsWriter:
     """Appends rows (step, seed, swept hyper-parameters, metric, value) to a CSV file.
 
     Rows are in the file when `write` returns, and on the disk after `sync`. With `resume_step`,
-    the rows up to that step must be there. Later ones of an earlier process are dropped, because
-    the run goes on from that step and writes them anew; so are the evaluations of that step
-    itself, if they are made again.
+    the rows up to that step must be there. Later rows of an earlier process are dropped, because
+    the run continues from that step and writes them again. The evaluations of that step itself are
+    dropped too, if they are made again.
 
     Args:
       path: of the CSV file.
       lanes: of the run.
-      resume_step: of the checkpoint that the run goes on from; None: a new file.
-      recorded: what `sync` returned when that checkpoint was written; None: an older version
-        wrote it.
+      resume_step: of the checkpoint from which the run continues; None: a new file.
+      recorded: the result of `sync` when that checkpoint was written; None: an older version wrote
+        it.
       evaluated_again: whether the evaluation of `resume_step` is made again.
       tensorboard: whether to write events, too.
 
@@ -85,7 +85,7 @@ class MetricsWriter:
             events.flush()
 
     def sync(self) -> dict[str, Any]:
-        """Puts all rows on the disk, and returns what a checkpoint remembers of the file."""
+        """Writes all rows to the disk, and returns the record of the file for a checkpoint."""
         os.fsync(self._file.fileno())
         return {"bytes": self._length, "digest": self._digest.hexdigest()}
 
@@ -120,7 +120,7 @@ def read_rows(
     Args:
       path: of a run's CSV file.
       header: its columns; None: of any run.
-      recorded: what the file must begin with, from `MetricsWriter.sync`; None where it is unknown.
+      recorded: the beginning that the file must have, from `MetricsWriter.sync`; None if unknown.
 
     Raises:
       InputError: it cannot be read, or a line is not one of a run.
@@ -168,7 +168,7 @@ def _check_beginning(path: Path, content: bytes, recorded: Mapping[str, Any], wh
 def _parse(
     path: Path, content: bytes, header: list[str] | None
 ) -> list[tuple[int, tuple[str, ...], str, float]]:
-    # A process that was killed while writing leaves a last line without its end.
+    # If a process is killed while writing, the last line has no end.
     whole = content[: content.rfind(b"\n") + 1]
     try:
         lines = list(csv.reader(io.StringIO(whole.decode(), newline=""), strict=True))
@@ -224,7 +224,7 @@ def _rows_until(
 
 
 def require_tensorboard() -> None:
-    """Refuses --tensorboard where its package is missing, before there is a folder.
+    """Refuses --tensorboard if its package is missing, before a folder is made.
 
     Raises:
       MissingDependencyError: says what to install.

@@ -38,15 +38,15 @@ def load_policy(
       algorithm: the algorithm module that was trained.
       lane: which lane, seeds varying fastest; None for all, with a leading axis.
       step: of the checkpoint; None for the newest.
-      config: the configuration that was trained, before the sweep. Needed where a field holds
-        what a file cannot, such as a function; otherwise it is read from the folder.
+      config: the trained configuration, before the sweep. Needed if a field holds a value that a
+        file cannot store, such as a function; otherwise it is read from the folder.
 
     Returns:
       The policy, in the environment's units.
 
     Raises:
       InputError: the folder holds no such checkpoint or lane, or another algorithm; its
-        configuration held a function and `config` is not given, or is another one.
+        configuration held a function and `config` is missing or different.
     """
     run_dir = Path(run_dir).expanduser()
     record = read_record(run_dir)
@@ -88,7 +88,7 @@ def load_policy(
 
 
 def load_normalization(run_dir: str | Path) -> Normalization:
-    """The units that the policies of a run see, from its newest checkpoint.
+    """The units in which the policies of a run work, from its newest checkpoint.
 
     Raises:
       InputError: the folder holds no checkpoint.
@@ -106,7 +106,7 @@ def load_normalization(run_dir: str | Path) -> Normalization:
 
 @contextlib.contextmanager
 def _other_shapes_named(path: Path) -> Iterator[None]:
-    """Turns what a file of another shape leads to into one sentence.
+    """Turns the errors that a file of another structure causes into one sentence.
 
     Raises:
       InputError: names the file.
@@ -173,7 +173,7 @@ def _saved_config(run_dir: Path, record: dict[str, Any], algorithm: Algorithm) -
 
 
 def _check_config(run_dir: Path, record: dict[str, Any], config: Any) -> None:
-    """Refuses a configuration that is not the one that was trained, as far as the file knows."""
+    """Refuses a configuration that differs from the trained one in a field that the file has."""
     unknown = record.get("not_in_file", ())
     for name, given in records.describe_config(config).items():
         trained = record["config"].get(name, given)

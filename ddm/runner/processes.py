@@ -1,7 +1,7 @@
-"""The processes that share the lanes of a run: they begin alike, exchange results, end together.
+"""The processes that share the lanes of a run: they start, exchange results and end together.
 
-A process is a whole program that computes its own lanes on its own devices; JAX knows nothing of
-the others. In one process, which is the usual case, all of this does nothing.
+Each process is a whole program that computes its own lanes on its own devices; JAX does not know
+the others. With one process, the usual case, all of this does nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ddm.runner.connections import Group
 from ddm.runner.meeting import meet
 from ddm.types import PyTree
 
-_joined = Group()  # of this one process, until it joins others
+_joined = Group()  # only this process, until it joins others
 
 
 def current() -> Group:
@@ -64,7 +64,7 @@ def join_processes(
 
 @contextlib.contextmanager
 def others_told() -> Iterator[None]:
-    """Within it, an error of this process ends the others too, with a sentence that quotes it."""
+    """A context: in it, an error of this process ends the others too, and they quote it."""
     group = current()
     try:
         yield
@@ -85,7 +85,7 @@ def _in_a_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A whole run: within it, the failure of one process ends all of them; they end it together."""
+    """A context for a run: in it, a failure of one process ends all; they leave it together."""
     group = current()
     group.busy = True
     with others_told():
@@ -95,7 +95,7 @@ def together() -> Iterator[None]:
 
 
 def undisturbed() -> contextlib.AbstractContextManager[None]:
-    """Within it, files are written: this process is not ended because another one failed."""
+    """A context for writing files: in it, another process's failure does not end this one."""
     return current().undisturbed()
 
 
@@ -106,7 +106,7 @@ def largest(value: int) -> int:
 
 
 def gather_values(value: Any) -> list[Any]:
-    """The value of every process, in their order, where JSON can hold it."""
+    """The value of every process, in their order; JSON must be able to hold it."""
     if current().count == 1:
         return [value]
     found = current().gather(json.dumps(value).encode())
@@ -114,7 +114,7 @@ def gather_values(value: Any) -> list[Any]:
 
 
 def broadcast_value(value: Any) -> Any:
-    """Process 0's value, where JSON can hold it, on every process."""
+    """Process 0's value, on every process; JSON must be able to hold it."""
     return gather_values(value if current().index == 0 else None)[0]
 
 
@@ -136,7 +136,7 @@ def gather_arrays(tree: PyTree) -> PyTree:
 
 
 def broadcast(tree: PyTree) -> PyTree:
-    """Process 0's numpy arrays, on every process, which hold arrays of the same shapes."""
+    """Process 0's numpy arrays, on every process; all processes hold arrays of these shapes."""
     if current().count == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
@@ -150,7 +150,7 @@ def _to_bytes(leaves: list[np.ndarray]) -> bytes:
 
 
 def _from_bytes(content: bytes, like: list[np.ndarray]) -> list[np.ndarray]:
-    """Copies, because arrays on top of bytes cannot be written to."""
+    """Copies, because arrays that share memory with bytes are read-only."""
     found, start = [], 0
     for leaf in like:
         array = np.frombuffer(content, leaf.dtype, leaf.size, start).reshape(leaf.shape)
@@ -160,7 +160,7 @@ def _from_bytes(content: bytes, like: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def check_same_run(record: Mapping[str, Any], placement: Mapping[str, Any]) -> None:
-    """Refuses a run in which the processes would not compute the same, lanes apart.
+    """Refuses a run whose processes would not compute the same, except for their lanes.
 
     Args:
       record: from `records.describe_run`.
@@ -181,7 +181,7 @@ def check_same_run(record: Mapping[str, Any], placement: Mapping[str, Any]) -> N
     first, *others = gather_values(_facts(record, placement))
     for index, other in enumerate(others, start=1):
         for section, names in first.items():
-            # A package, or git, that a machine lacks cannot differ from that of another one.
+            # If a machine lacks a package, or git, there is nothing to compare.
             skipped = (None,) if section == "version of " else ()
             for name in names | other[section]:
                 there, here = other[section].get(name), names.get(name)
@@ -192,8 +192,8 @@ def check_same_run(record: Mapping[str, Any], placement: Mapping[str, Any]) -> N
                     )
 
 
-# Options that may differ between the processes of a run: where things lie, and what process 0 does
-# with its files. How many devices are used is part of the placement.
+# Options that may differ between the processes of a run: paths, and what process 0 does with its
+# files. The number of devices is part of the placement.
 _OWN_OPTIONS = frozenset(
     {
         "dataset", "coordinator_address", "process_id", "connect_timeout", "devices", "run_dir",
@@ -203,10 +203,10 @@ _OWN_OPTIONS = frozenset(
 
 
 def _facts(record: Mapping[str, Any], placement: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides what is computed, the better names for a difference first.
+    """All values that decide what is computed; those that name a difference best come first.
 
     Returns:
-      Values by section and name; the section is how a sentence introduces the name.
+      Values by section and name; a sentence puts the section before the name.
     """
     specification = record["environment_spec"]
     facts = {
@@ -221,14 +221,14 @@ def _facts(record: Mapping[str, Any], placement: Mapping[str, Any]) -> dict[str,
         "the dataset's ": {k: record["dataset"][k] for k in ("transitions", "episodes", "digest")},
         "the ": {
             "schedule_length": record["schedule_length"],
-            # Text stands for what is no data.
+            # Values that are not plain data are compared as text.
             "environment_spec": specification if isinstance(specification, dict) else None,
             **placement,
             "platform": jax.default_backend(),
         },
         "version of ": {**record["versions"], "python": None, "commit": record["commit"]},
     }
-    # How Python shows an object ends in its address, which is another one in each process.
+    # Python's text for an object ends in its address, which differs between processes.
     return json.loads(re.sub(r" at 0x[0-9a-fA-F]+", "", json.dumps(facts)))
 
 

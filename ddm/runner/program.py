@@ -1,4 +1,4 @@
-"""What runs on the device: fresh lanes, and the updates between two rows of metrics."""
+"""The programs for the device: fresh lanes, and the updates between two rows of metrics."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ Interval = Callable[
     tuple[tuple[Learner, jax.Array], tuple[Metrics, Metrics]],
 ]
 
-STATE = "state"  # stands beside the metrics where the state itself is not finite
+STATE = "state"  # name among the metrics for a state that is not finite
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """An algorithm as the key of what is compiled of it: equal only with the same functions."""
+    """An algorithm as the key of its compiled programs: equal only with the same functions."""
 
     algorithm: Any = dataclasses.field(compare=False)
     functions: tuple[Any, ...]
 
     @classmethod
     def of(cls, algorithm: Algorithm) -> Program:
-        """The algorithm as it is now; a module that is reloaded is another program."""
+        """The algorithm with its present functions; a reloaded module gives another program."""
         return cls(algorithm, (Identity(algorithm), *program_key(algorithm)))
 
 
@@ -54,17 +54,17 @@ def make_interval(
     """The program of one lane between two rows of metrics.
 
     It returns the learner after `updates` updates, and for each metric its mean over them and the
-    index of the first update where it is not finite (`updates` if there is none). The state
-    itself, where it spoils before a metric shows it, stands among them as `STATE`.
+    index of the first update where it is not finite (`updates` if there is none). If the state
+    stops being finite before a metric shows it, it is reported as `STATE`.
 
     Args:
       algorithm: the algorithm module.
       batch_size: rows per gradient step.
       updates: how many.
       stage: which of the algorithm's stages.
-      freeze: a lane that is not alive, and one that diverges from its first bad update on, keeps
-        the state that it has. For several lanes, of which one must not end the others; a single
-        lane is spared the selection, and its state is looked at after the last update only.
+      freeze: keeps the state of a lane that is not alive, and of one that diverges, from its first
+        bad update on. This is for several lanes, because one must not end the others. A single lane
+        saves this selection, and its state is only checked after the last update.
     """
     return _make_interval(Program.of(algorithm), batch_size, updates, stage, freeze)
 
@@ -84,7 +84,7 @@ def _make_interval(
                     shared.collector, program.algorithm, config, state, seen
                 )
             source = shared.source(seen, now.batch_spec)
-            # By the step's number, so that the batches do not depend on how a run is cut up.
+            # By the step's number, so that batches do not depend on how a run is split.
             batch = training.draw(source, sampling_key, state.step, batch_size, now.batch_spec)
             after, metrics = now.update(config, state, batch)
             wrong = {name: ~jnp.isfinite(value) for name, value in metrics.items()}
@@ -114,7 +114,7 @@ def insert_rows(config: Any, carried: Any, sampling_key: PRNGKey, shared: Shared
 
 
 def make_finish(algorithm: Algorithm, stage: int) -> Callable[..., Any]:
-    """What ends a stage, as a program of one lane with the arguments of an interval."""
+    """The action at the end of a stage: a program of one lane with an interval's arguments."""
     return _make_finish(Program.of(algorithm), stage)
 
 
@@ -130,14 +130,14 @@ def _make_finish(program: Program, stage: int) -> Callable[..., Any]:
     return run_finish
 
 
-_HELD_OUT_BATCHES = 8  # of which metrics on held-out data are means
+_HELD_OUT_BATCHES = 8  # metrics on held-out data are means over so many batches
 
 
 def make_holdout(algorithm: Algorithm, batch_size: int, stage: int) -> Callable[..., Any]:
     """Metrics of one lane on data that it does not learn from, with the arguments of an interval.
 
-    They are those of the algorithm's `loss(config, state, batch, key)` where it has one, and
-    otherwise of an update whose result is thrown away. The batches are the same at every step.
+    They come from the algorithm's `loss(config, state, batch, key)` if it has one, and otherwise
+    from an update whose result is discarded. The batches are the same at every step.
     """
     return _make_holdout(Program.of(algorithm), batch_size, stage)
 
@@ -183,8 +183,8 @@ def init_lanes(
 ) -> tuple[Learner, PRNGKey]:
     """Fresh learners and sampling keys with a leading axis of lanes, on the host.
 
-    What a lane gets depends on its own seed only. The lanes are made one by one: under `vmap`,
-    the initial weights would differ in the last bit with the number of lanes.
+    The values of a lane depend only on its own seed. The lanes are made one by one: under `vmap`,
+    the last bit of the initial weights would depend on the number of lanes.
     """
     program = Program.of(algorithm)
     results = [

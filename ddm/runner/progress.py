@@ -1,4 +1,4 @@
-"""Progress on the terminal: one line that is redrawn, or plain lines where there is no terminal."""
+"""Progress on the terminal: one line that is redrawn, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Progress:
         self._draw()
 
     def close(self) -> None:
-        """Leaves the bar as it is and goes to a new line."""
+        """Keeps the bar and moves to a new line."""
         if self._style == "bar":
             self._stream.write("\n")
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""Silence around libraries whose threads print pages about what one sentence of ours says."""
+"""Silences libraries whose threads print pages about an error that we report in one sentence."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TALKERS = ("absl", "asyncio", "orbax", "tensorstore")
 
 @contextlib.contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Shows nothing of what other threads and their libraries report, until the end of the context.
+    """Hides the reports of other threads and their libraries until the end of the context.
 
-    An error of this thread is raised as ever; after one, threads that are not Python's own stay
-    silent, because they go on to report what they can no longer deliver.
+    An error of this thread is raised as usual. After an error, threads that are not Python's own
+    stay silent, because they continue to report undelivered work.
     """
     loggers = [logging.getLogger(name) for name in _TALKERS]
     levels = [logger.level for logger in loggers]
@@ -30,7 +30,7 @@ def quiet_threads() -> Iterator[None]:
     except Exception:
         if not isinstance(sys.excepthook, _MainThreadHook):
             sys.excepthook = _MainThreadHook(sys.excepthook)
-        gc.collect()  # tasks that nobody waited for complain when they are collected: now
+        gc.collect()  # tasks without a waiter print errors when they are collected: do it now
         raise
     finally:
         threading.excepthook, sys.unraisablehook = hooks
@@ -39,7 +39,7 @@ def quiet_threads() -> Iterator[None]:
 
 
 class _MainThreadHook:
-    """Reports errors of the main thread; Python's other threads have a hook of their own."""
+    """Reports errors of the main thread; Python's other threads have their own hook."""
 
     def __init__(self, previous):
         self._previous = previous

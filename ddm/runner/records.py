@@ -87,7 +87,7 @@ def describe_config(config: Any) -> dict[str, Any]:
 
 
 def config_defaults(algorithm: Any, options: Options) -> dict[str, Any]:
-    """What the fields of a configuration are where nobody sets them, as a record has them."""
+    """The default values of the fields of a configuration, as a record has them."""
     try:
         config = algorithm.Config()
     except TypeError:  # a field without a default
@@ -100,11 +100,10 @@ def _as_json(value: Any) -> Any:
 
 
 def resolve_schedules(algorithm: Any, config: Any, options: Options) -> tuple[Any, list[str]]:
-    """The configuration whose schedules end with the run, where nothing else is set.
+    """The configuration whose schedules end with the run, unless they are set.
 
     Returns:
-      The configuration, and a sentence where a run that became longer keeps the schedule that it
-      began with.
+      The configuration, and a sentence if a run that became longer keeps its first schedule.
     """
     length = schedule_length(options)
     resolved = resolve(algorithm, config, length)
@@ -114,15 +113,15 @@ def resolve_schedules(algorithm: Any, config: Any, options: Options) -> tuple[An
 
 
 def resolve(algorithm: Any, config: Any, num_updates: int | None) -> Any:
-    """What `algorithm.resolve` makes of a configuration, if it has one and the length is known."""
+    """The result of `algorithm.resolve`, if there is such a function and the length is known."""
     function = getattr(algorithm, "resolve", None)
     return config if function is None or num_updates is None else function(config, num_updates)
 
 
 def schedule_length(options: Options) -> int:
-    """Gradient steps that the run was first asked for; a run that became longer keeps them.
+    """The number of gradient steps first asked for; a run that became longer keeps this number.
 
-    Process 0 decides: no other one needs to see the folder.
+    Process 0 decides, so the others need no access to the folder.
     """
     path, length = Path(options.run_dir).expanduser() / CONFIG, options.num_updates
     if options.resume and options.run_dir and path.is_file():
@@ -131,7 +130,7 @@ def schedule_length(options: Options) -> int:
 
 
 def _describe_source(source: Any) -> dict[str, Any]:
-    """What the data are, and what was done to them before the algorithm saw them."""
+    """The identity of the data, and the transforms applied before the algorithm sees them."""
     info, maps = source.info, source.normalization
     logged = isinstance(source, data.Dataset)  # own experience has no rows yet
     return {
@@ -181,10 +180,10 @@ def _is_default(field: dataclasses.Field, value: Any) -> bool:
 
 
 def _environment_spec(environment: Any) -> Any:
-    """What there is to know of an environment beside its name.
+    """Facts about an environment besides its name.
 
-    Of a gymnasium environment keyword arguments, wrappers and step limit, where known; of a pure
-    one its class and a digest of its parameters.
+    For a gymnasium environment: keyword arguments, wrappers and step limit, if known. For a pure
+    one: its class and a digest of its parameters.
     """
     specification = getattr(environment, "specification", None)
     if specification is None:
@@ -195,7 +194,7 @@ def _environment_spec(environment: Any) -> Any:
         return {"class": made_of, "params": checkpoints.digest(params)}
     try:
         return json.loads(specification.to_json())
-    except (TypeError, ValueError):  # registered with a class, or with arguments that are objects
+    except (TypeError, ValueError):  # registered with a class or with objects as arguments
         return specification.pprint(disable_print=True)
 
 
@@ -247,19 +246,20 @@ def prepare_run_dir(
 ) -> tuple[Path, list[str]]:
     """Makes the folder of a run and writes its configuration, or checks it against the one there.
 
-    Of a run that goes on, nothing is written: `write_record` does that, when it has found itself.
+    For a run that continues, nothing is written: `write_record` does that, after its checkpoint is
+    found.
 
     Args:
-      record: from `describe_run`. Of a run that goes on, the circumstances of its start become
-        those of the first start, and the present ones stand under "resumed".
+      record: from `describe_run`. For a run that continues, the circumstances of the first start
+        are kept, and the present ones are stored under "resumed".
       options: of the run.
       write: False in processes that share the lanes with the one that writes.
-      lock: takes the folder, for as long as the caller holds it.
-      defaults: from `config_defaults`: what a field that the folder does not know was, before
-        there was such a field.
+      lock: locks the folder until the caller releases it.
+      defaults: from `config_defaults`: the values of fields that the folder does not have, because
+        they are newer.
 
     Returns:
-      The folder, and sentences for the user: where the run goes on with or without a score, with
+      The folder, and sentences for the user: if the run continues with or without a score, with
       another order of its sums, or without a lock.
 
     Raises:
@@ -300,7 +300,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _require_empty(folder: Path) -> None:
-    """Refuses what an unknown run left: nothing says what its numbers are of."""
+    """Refuses files of an unknown run: the meaning of their numbers is not known."""
     for name in (METRICS, checkpoints.FOLDER):
         if (folder / name).exists():
             raise InputError(
@@ -321,7 +321,7 @@ def _new_name(record: dict[str, Any]) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: arrays and functions."""
+    """Turns values that JSON does not have, arrays and functions, into values that it has."""
     if isinstance(value, (np.generic, np.ndarray, jax.Array)):
         return np.asarray(value).tolist()
     return getattr(value, "__qualname__", None) or str(value)

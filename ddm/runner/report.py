@@ -1,4 +1,4 @@
-"""What is said about a run: scores, a summary and learning curves."""
+"""Reports about a run: scores, a summary and learning curves."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Clock:
     """Times the calls of the device; the first one of each length contains a compilation.
 
     Args:
-      before: the figures of the part of the run that an earlier process did, which stand until
-        there are new ones.
+      before: the figures from an earlier process of this run; they are kept until there are new
+        ones.
     """
 
     def __init__(self, before: Mapping[str, Any] | None = None):
@@ -46,7 +46,7 @@ class Clock:
     def figures(self, num_lanes: int) -> dict[str, float | None]:
         """Gradient steps per second (of each lane, and of all together), compile seconds.
 
-        They are None until there is a second call to compare the first one with.
+        They are None until there is a second call to compare with the first one.
         """
         lengths = [steps for steps, _ in self._calls]
         first = {lengths.index(steps) for steps in lengths}
@@ -93,10 +93,10 @@ def summarize_scores(
 ) -> dict[str, Any] | None:
     """Last and best score of every lane, and for each sweep point the seeds together.
 
-    The headline is the last score; the best one is chosen by looking at the evaluation, and so
-    says less about what a user would get. The mean over the evaluations of the run's second half
-    stands beside them: where scores swing from one evaluation to the next, it is the steadier.
-    Where the environment reports success, its rate stands there too.
+    The main result is the last score. The best score is selected by the evaluation itself, so it is
+    too optimistic for a user. The mean over the evaluations of the run's second half is given too:
+    it is more stable if scores change much between evaluations. If the environment reports success,
+    its rate is also given.
 
     Args:
       history: the metrics of the run.
@@ -163,7 +163,7 @@ def _summarize_point(
 
 
 def _interval(scores: np.ndarray, statistic: Any, repetitions: int = 2000) -> list[float] | None:
-    """95 % bootstrap interval; None for a single seed, which says nothing of the spread."""
+    """95 % bootstrap interval; None for a single seed, which does not show the spread."""
     if len(scores) < 2 or not np.all(np.isfinite(scores)):
         return None
     ends = statistics.bootstrap_interval(scores, statistic, repetitions=repetitions)
@@ -207,9 +207,9 @@ _MAX_SHOWN = 4  # sweep points in a line of progress
 
 
 def describe_scores_now(metrics: Mapping[str, np.ndarray], lanes: Sequence[Lane]) -> str:
-    """One line for an evaluation under way: the score of sweep points, each a mean over its seeds.
+    """One line for an evaluation: the scores of sweep points, each a mean over its seeds.
 
-    Of many points, the best ones are shown.
+    If there are many points, only the best are shown.
 
     Args:
       metrics: of the evaluation, (L,) each; NaN for lanes that diverged.
@@ -236,7 +236,7 @@ def describe_scores_now(metrics: Mapping[str, np.ndarray], lanes: Sequence[Lane]
 
 
 def device_record() -> dict[str, Any]:
-    """The machines that ran it; all processes call this together."""
+    """The machines of the run; all processes call this together."""
     devices = jax.local_devices()
     counts = gather_values(len(devices))
     return {
@@ -262,7 +262,7 @@ def _peak_bytes() -> int | None:
 
 
 def plot_curves(path: Path, history: History, lanes: Sequence[Lane], title: str) -> None:
-    """Draws the score and the main losses against gradient steps, one line a sweep point.
+    """Draws the score and the main losses against gradient steps, one line per sweep point.
 
     Lines are means over the seeds, bands their 95 % bootstrap intervals.
     """

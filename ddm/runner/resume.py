@@ -1,4 +1,4 @@
-"""Whether a run that goes on is the run that was begun, and what is said where it differs."""
+"""Whether a continued run is the same run, and the sentences about differences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def go_on_with(
 
     Args:
       saved: from config.json.
-      record: of the present start; it keeps the identity and the first start of the saved one.
+      record: of the present start; it gets the identity and the first start of the saved one.
       folder: of the run, for the message.
       defaults: of the fields of the configuration.
 
@@ -44,16 +44,16 @@ def check_same_run(
 ) -> None:
     """Refuses to resume a run under another configuration.
 
-    What only concerns watching, storing or spreading a run may differ, and it may become longer.
-    An option or a field of the configuration that an older version did not have was at what is
-    its default now.
+    Options that only concern how a run is watched, stored or spread may differ, and a run may
+    become longer. If an older version did not have an option or a field, its value was the present
+    default.
 
     Raises:
       InputError: names the first difference and both values.
     """
     known = {"options": json_values(dataclasses.asdict(Options())), "config": dict(defaults)}
     unscored = None in (saved.get("environment"), asked["environment"])
-    # The data come last: an option that changes them is the better name for what differs.
+    # The data come last: if an option changes them, it describes the difference better.
     for section in (
         "algorithm", "config", "options", "environment", "collect", "dataset", "sources", "start",
     ):  # fmt: skip
@@ -95,19 +95,19 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-_IDENTITY = ("transitions", "episodes", "digest")  # of a dataset, wherever it lies
+_IDENTITY = ("transitions", "episodes", "digest")  # of a dataset, whatever its path
 _OF_THE_SCORE = ("environment", "environment_kwargs", "max_episode_steps")
 _CIRCUMSTANCES = ("command", "host", "started", "versions", "commit", "numerics")
 
 
 def _may_differ(section: str, name: str, saved: dict[str, Any], unscored: bool) -> bool:
-    """Whether a run may go on although this value is another one.
+    """Whether a run may continue although this value differs.
 
     Args:
       section: of the record.
       name: in the section.
-      saved: the section of the run that goes on.
-      unscored: there was no environment, or there is none now: a score may come and go.
+      saved: the section of the run that continues.
+      unscored: there was no environment, or there is none now; a run may gain or lose its score.
     """
     if section == "environment" or (section == "options" and name in _OF_THE_SCORE):
         return unscored
@@ -126,7 +126,7 @@ def _check_environment(
     if unscored or before is None or before == now:
         return
     if isinstance(before, dict) and isinstance(now, dict):
-        # Another version of gymnasium may have another field; what both know must agree.
+        # Another version of gymnasium may have other fields; fields of both must agree.
         differing = [name for name in now if name in before and before[name] != now[name]]
         if not differing:
             return
@@ -138,7 +138,7 @@ def _check_environment(
 
 
 def _compare_scores(saved: dict[str, Any], record: dict[str, Any]) -> list[str]:
-    """Says so where a run loses its score, or gets one."""
+    """Reports if a run loses its score, or gets one."""
     before, now = saved.get("environment"), record["environment"]
     if before and not now:
         return [f"this run was scored in {before} so far: its scores end here"]
@@ -148,9 +148,9 @@ def _compare_scores(saved: dict[str, Any], record: dict[str, Any]) -> list[str]:
 
 
 def _compare_numerics(saved: dict[str, Any], record: dict[str, Any]) -> list[str]:
-    """Says so where sums are taken in another order than before: a run may move to a machine.
+    """Reports if sums are computed in another order than before, as on another machine.
 
-    It is not refused, because the results are as good; but they are those of no other run.
+    This is not refused, because the results are as good, but no single run reproduces them.
     """
     last = [saved, *(saved.get("resumed") or ())][-1].get("numerics") or {}
     now = record.get("numerics") or {}

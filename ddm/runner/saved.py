@@ -1,4 +1,4 @@
-"""What a run wrote about itself, read back: of the shape that is expected, and unchanged."""
+"""Reads the files of a run about itself, and checks their structure and their seal."""
 
 from __future__ import annotations
 

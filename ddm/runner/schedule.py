@@ -8,7 +8,7 @@ import math
 from ddm.errors import InputError
 from ddm.runner.options import LARGEST, Options
 
-# Below this share of `log_every`, a common divisor of the intervals is no useful interval.
+# A common divisor of the intervals below this share of `log_every` is too short to use.
 _SMALLEST_SHARE = 0.05
 
 
@@ -16,8 +16,8 @@ _SMALLEST_SHARE = 0.05
 class Schedule:
     """Intervals in gradient steps; `log_every` divides the others.
 
-    Whatever step a run begins with, it meets the multiples of the intervals and ends at
-    `num_updates`: its first and its last call of the device may be shorter than the others.
+    From any first step, a run stops at the multiples of the intervals and ends at `num_updates`:
+    its first and its last call of the device may be shorter than the others.
     """
 
     num_updates: int
@@ -50,20 +50,20 @@ def make_schedule(
     """Fits the intervals of the options together.
 
     The device runs `log_every` gradient steps in one call, so `log_every` becomes the greatest
-    common divisor of all intervals. Where that would be a small fraction of it (or not a multiple
-    of `minibatches`), `log_every` stands and the others are rounded up to its multiples. The run
-    itself has the length that was asked for, in whole updates.
+    common divisor of all intervals. If that would be a small fraction of it (or not a multiple of
+    `minibatches`), `log_every` stays and the others are rounded up to its multiples. The run itself
+    has the requested length, in whole updates.
 
     Args:
-      options: what was asked for.
+      options: the requested intervals.
       minibatches: gradient steps of one update of the algorithm.
-      stage_ends: gradient steps at which the algorithm's stages end; no interval goes beyond one.
+      stage_ends: gradient steps at which the algorithm's stages end; no interval crosses one.
 
     Returns:
-      The schedule, and a sentence for each interval that is not the one asked for.
+      The schedule, and a sentence for each interval that was changed.
 
     Raises:
-      InputError: the run would have more steps than are counted.
+      InputError: the run would have more steps than can be counted.
     """
     asked = {"num_updates": options.num_updates, "log_every": options.log_every}
     asked |= {"eval_every": options.eval_every, "checkpoint_every": options.checkpoint_every}

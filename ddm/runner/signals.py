@@ -1,4 +1,4 @@
-"""Asks a run to stop in good order when the process is told to end."""
+"""Asks a run to stop cleanly when the process is told to end."""
 
 from __future__ import annotations
 

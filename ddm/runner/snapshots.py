@@ -1,4 +1,4 @@
-"""A run and its checkpoints: what is saved of it, and how it finds itself again."""
+"""A run and its checkpoints: what is saved, and how the run is restored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ddm.runner.processes import broadcast, broadcast_value, largest, undisturbe
 from ddm.training import Learner
 from ddm.types import PyTree
 
-# What a checkpoint remembers of a run beside its arrays; an older version did not write all.
+# Values of a run in a checkpoint besides its arrays; older versions did not write all of them.
 _MEMORY = {
     "failures": (dict, None),  # of `Failures.record`
     "failed_evaluations": (dict, None),  # step -> sentence
@@ -35,9 +35,9 @@ class Snapshots:
       run_dir: the folder of the run.
       run: its identity, from config.json.
       keep: checkpoints that stay.
-      normalization: of what is learned from.
+      normalization: of the sources.
       example: a batch, or its shapes, as the algorithm's `init` gets it.
-      writes: whether this process has the files; the others are told what it reads.
+      writes: whether this process has the files; it tells the others what it reads.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Snapshots:
         return step == self._saved_step
 
     def save(self, step: int, arrays: PyTree, memory: dict[str, Any]) -> None:
-        """Writes the (learner, sampling keys) of all lanes, and what the run remembers."""
+        """Writes the (learner, sampling keys) of all lanes, and the other values of the run."""
         self._saved_step = step
         if self._writes:
             header = {**self._header, **memory}
@@ -75,8 +75,8 @@ class Snapshots:
           fresh: the (learner, sampling keys) of a run that begins.
 
         Returns:
-          Its gradient step, arrays as `fresh`, what the run remembered, and sentences for the
-          user. Without a checkpoint step 0, `fresh` itself and no memory.
+          Its gradient step, arrays as `fresh`, the other saved values, and sentences for the user.
+          Without a checkpoint: step 0, `fresh` itself and no saved values.
 
         Raises:
           InputError: there are checkpoints, and none can be read.
@@ -103,7 +103,7 @@ class Snapshots:
         return step, wrap_keys(broadcast(arrays), fresh), memory, notices
 
     def kept(self) -> str:
-        """A clause for the user: what there is to go on from."""
+        """A clause for the user: from which checkpoint the run can continue."""
         saved = broadcast_value(self._store.steps() if self._writes else [])
         if not saved:
             return "there is no checkpoint yet"
@@ -123,10 +123,10 @@ class Snapshots:
 
 
 def check_length(step: int, num_updates: int, run_dir: Path) -> None:
-    """Refuses to go on from beyond the end, with a score of one step under the name of another.
+    """Refuses a checkpoint after the run's end: its score would be reported under a wrong step.
 
     Raises:
-      InputError: the checkpoint is of a later step than the run shall have.
+      InputError: the checkpoint's step is later than the run's last one.
     """
     if step > num_updates:
         raise InputError(

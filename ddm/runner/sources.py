@@ -1,4 +1,4 @@
-"""What the lanes of a run learn from: logs that they share, and experience of their own."""
+"""The sources of a run's lanes: shared logs, and each lane's own experience."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ddm.types import Algorithm, Batch, Spec
 
 
 class Shared(struct.PyTreeNode):
-    """What is the same for all lanes: the logs, and the environment that they collect in."""
+    """The sources that all lanes share: the logs, and the environment that they collect in."""
 
-    logs: Any  # a dataset, a dict of them by name, or None: own experience alone
+    logs: Any  # a dataset, a dict of them by name, or None: only own experience
     collector: Collector | None  # None: nothing is collected inside the program
-    log_share: float = struct.field(pytree_node=False)  # of a batch, for one beside experience
+    log_share: float = struct.field(pytree_node=False)  # of a batch, if there is experience too
 
     def source(self, experience: Any, spec: Spec) -> Any:
-        """What `data.sample` takes for a lane with this experience (None: it has none)."""
+        """The source for `data.sample`, for a lane with this experience (None: without)."""
         if experience is None:
             return self.logs
         return training.own_sources(experience.buffer, self.logs, self.log_share, spec)
@@ -38,14 +38,14 @@ class Shared(struct.PyTreeNode):
 
     @property
     def first_log(self) -> data.Dataset | None:
-        """The log whose units and spaces hold for all; None where there is none."""
+        """The log whose units and spaces hold for all sources; None without a log."""
         if isinstance(self.logs, Mapping):
             return next(iter(self.logs.values()), None)
         return self.logs
 
     @property
     def units(self) -> data.Dataset | data.Buffer:
-        """What knows the spaces and the normalization of everything that is learned from."""
+        """The object with the spaces and the normalization of all sources."""
         return self.first_log or _no_rows(self, 1)
 
 
@@ -58,11 +58,11 @@ def share(
       algorithm: one with a `collect_spec` always collects.
       config: its configuration.
       logs: a dataset, a dict of them by name, or None.
-      environment: that gives the score; experience is collected there.
+      environment: the one for the score; experience is collected there.
       options: whether and how much is collected.
 
     Raises:
-      InputError: there is no source, or experience shall be collected and there is nowhere to.
+      InputError: there is no source, or no environment in which to collect experience.
     """
     declared = getattr(algorithm, "collect_spec", None)
     if declared is None and not options.online:
@@ -80,14 +80,14 @@ def share(
 
 
 def host_spaces(environment: Any) -> tuple[Any, Any]:
-    """Flattened observation and action space of a gymnasium environment; one is made for it."""
+    """Flattened observation and action space of a gymnasium environment, by making one."""
     stream = HostStream(environment, [0], copies=1)
     stream.close()
     return stream.observation_space, stream.action_space
 
 
 def _collect_spec(spec: CollectSpec, options: Options) -> CollectSpec:
-    """The algorithm's own numbers, where no option sets another."""
+    """The algorithm's own numbers, unless an option sets others."""
     asked = {
         "steps_per_update": options.collect_steps,
         "copies": options.collect_copies,
@@ -117,7 +117,7 @@ def check(shared: Shared, spec: Spec, batch_size: int) -> None:
 
 
 class _Seen(NamedTuple):
-    """Experience of which only the buffer matters."""
+    """Experience with only a buffer; its other fields are not used."""
 
     buffer: data.Buffer
 

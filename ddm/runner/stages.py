@@ -27,7 +27,7 @@ class StagePlan:
         self.minibatches = math.lcm(*(num_minibatches(stage.batch_spec) for stage in self.stages))
 
     def index(self, step: int) -> int:
-        """Of the stage of the update after gradient step `step`."""
+        """Index of the stage of the update after gradient step `step`."""
         passed = sum(end <= step for end in self.ends)
         return min(passed, len(self.stages) - 1)
 
@@ -39,7 +39,7 @@ class StagePlan:
         """Refuses sources that cannot give what a stage asks for.
 
         Raises:
-          InputError: naming the source, or what a method with several sources does not report.
+          InputError: naming the source, or a report that methods with several sources do not have.
         """
         for stage in self.stages:
             sources.check(shared, stage.batch_spec, batch_size)
@@ -50,7 +50,7 @@ class StagePlan:
             data.check_sources(holdout, stage.batch_spec)
 
     def check_length(self, num_updates: int) -> None:
-        """Refuses a run that ends before its last stage begins, or goes on after it.
+        """Refuses a run that ends before its last stage begins, or continues after it.
 
         Raises:
           InputError: naming the lengths.

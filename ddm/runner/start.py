@@ -1,4 +1,4 @@
-"""What a run begins with besides its data: a trained policy, and episodes that are held out."""
+"""The start of a run besides its data: a trained policy, and held-out episodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ddm.types import Algorithm
 def complete(
     algorithm: Algorithm, given: tuple[Any, Any, Any], options: Options
 ) -> tuple[Any, Any, Any]:
-    """What the options say and the caller did not give.
+    """The values from the options where the caller gave none.
 
     Args:
       algorithm: the algorithm module.
@@ -30,7 +30,7 @@ def complete(
 
     Returns:
       The sources without the episodes that are held out, the policy to start from, and the
-      episodes that are held out; None where there is none.
+      episodes that are held out; None if there is none.
 
     Raises:
       InputError: the folder to start from holds another algorithm, or nothing can be held out.
@@ -48,7 +48,7 @@ def complete(
 def start_from(start: Policy | None, algorithm: Algorithm, arrays: Any, units: Any) -> Any:
     """Fresh (learner, sampling keys) with the states of a trained policy, lane by lane.
 
-    The count of steps begins anew, and so do the random keys; networks and optimisers go on.
+    The count of steps and the random keys begin anew; networks and optimisers continue.
 
     Raises:
       InputError: the policy is of another algorithm, other shapes, other units or other lanes.
@@ -78,12 +78,12 @@ def start_from(start: Policy | None, algorithm: Algorithm, arrays: Any, units: A
 
 
 def with_lanes(policy: Policy) -> Policy:
-    """The policy with a leading axis of lanes; one lane where it has none."""
+    """The policy with a leading axis of lanes; one lane if it has no such axis."""
     return policy if np.ndim(policy.state.step) else with_lane_axis(policy)
 
 
 def _check_units(start: Policy, units: Any) -> None:
-    """Refuses observations or actions that mean something else than those of the policy."""
+    """Refuses observations or actions whose meaning differs from the policy's."""
     if start.normalization is None:
         return
     for field in ("observation_mean", "observation_std", "action_center", "action_scale"):

@@ -47,7 +47,7 @@ def expand(
         tuple(zip(values, combination, strict=True))
         for combination in itertools.product(*values.values())
     ]
-    for point in points:  # refuses what is out of range, one number at a time
+    for point in points:  # refuses values out of range, one number at a time
         dataclasses.replace(config, **dict(point))
     lanes = [Lane(seed + i, point) for point in points for i in range(seeds)]
     stacked = broadcast(config, len(lanes))
@@ -59,13 +59,13 @@ def expand(
 
 
 def sweepable(config: Any) -> dict[str, type]:
-    """The fields that a sweep may set, those that are numeric leaves, and their types."""
+    """The fields that a sweep may set (the numeric leaves), and their types."""
     result: dict[str, type] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         leaf = field.metadata.get("pytree_node", True)
         if leaf and isinstance(value, (int, float, np.number)):
-            # By the annotation too: a float field may have been given the integer 1.
+            # By the annotation too: a float field may hold the integer 1.
             whole = isinstance(value, (int, np.integer)) and "float" not in str(field.type)
             result[field.name] = np.int32 if whole else np.float32
     return result
@@ -89,7 +89,7 @@ def _parse(sweep: Sequence[str], config: Any) -> dict[str, list[float]]:
         if key in values:
             raise InputError(f"--sweep: {key} is given twice")
         values[key] = [_number(item, key, numeric[key]) for item in listed.split(",")]
-        # As the device sees them: two lanes of one point could not be told apart.
+        # In the device's precision: two lanes with equal values could not be told apart.
         if len({numeric[key](value) for value in values[key]}) < len(values[key]):
             raise InputError(f"--sweep={text}: a value of {key} is given twice")
     return values

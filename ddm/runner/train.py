@@ -36,15 +36,15 @@ FAILED_LANES = 3  # exit code of a run in which some lanes diverged, and the oth
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run leaves behind."""
+    """The results of a run."""
 
-    policy: evaluation.Policy  # config and state with one leading axis, this process's lanes
+    policy: evaluation.Policy  # config and state with one leading axis: this process's lanes
     summary: dict[str, Any]  # as in summary.json
     run_dir: Path
 
     @property
     def exit_code(self) -> int:
-        """Of the process: 0, or 3 where a lane diverged."""
+        """The exit code of the process: 0, or 3 if a lane diverged."""
         return FAILED_LANES if self.summary["failed"] else 0
 
 
@@ -61,21 +61,22 @@ def train(
 ) -> Result:
     """Trains one policy for every seed and sweep point, evaluates and saves them.
 
-    What cannot be evaluated is found before the first update, and a checkpoint is written before
-    each evaluation. A lane that diverges stays at its last finite state, and the others go on.
+    Policies that cannot be evaluated are found before the first update. A checkpoint is written
+    before each evaluation. A lane that diverges stays at its last finite state, and the others
+    continue.
 
     Args:
       algorithm: the algorithm module.
       config: its configuration; `options.sweep` replaces numeric fields of it.
-      sources: a dataset as the algorithm shall see it, normalised; a dict of them for one that
-        learns from several; None for one that learns from its own experience alone.
-      environment: what `evaluation.make_evaluator` takes; None to train without a score. With
+      sources: a normalised dataset; a dict of them for an algorithm with several sources; None for
+        one that learns only from its own experience.
+      environment: as for `evaluation.make_evaluator`; None to train without a score. With
         `options.online`, own experience is collected there.
       options: of the run.
-      start: a policy of the same algorithm to go on from, for fine-tuning, with as many lanes or
-        one; its optimiser goes on, too. None: that of `options.start_from`, or fresh ones.
-      holdout: a dataset in the same units that nothing is learned from; the algorithm's metrics
-        on it are reported as "holdout/...". None: the share `options.holdout` of the episodes.
+      start: a policy of the same algorithm to continue from (fine-tuning), with as many lanes or
+        one; its optimiser continues too. None: the policy of `options.start_from`, or a fresh one.
+      holdout: a dataset in the same units that is not used for learning; the algorithm's metrics on
+        it are reported as "holdout/...". None: the share `options.holdout` of the episodes.
 
     Raises:
       InputError: an option does not fit, or a file of the run cannot be read or written.
@@ -93,7 +94,7 @@ def train(
                 run.advance()
                 if run.schedule.evaluates_at(run.step):
                     run.diagnose()
-                    run.save()  # before the simulators run: they fail more often than this does
+                    run.save()  # before the simulators run, because they may fail
                     run.evaluate_if_due()
                 stop = largest(signals.received)
                 if stop or run.schedule.saves_at(run.step):
@@ -127,7 +128,7 @@ class _Run:
         self._record = records.describe_run(algorithm, config, shared, environment, options, start)
         placement = Layout.create(len(self._lanes), options.devices)
         check_same_run(self._record, placement.placement)
-        # What the algorithm or the environment refuses is refused here, before there is a folder.
+        # Errors of the algorithm or the environment are raised here, before a folder is made.
         self._plan.check(shared, options.batch_size, holdout)
         arrays = init_lanes(algorithm, configs, self._lanes, shared, options.batch_size)
         arrays = start_from(start, algorithm, arrays, self._units)
@@ -159,9 +160,9 @@ class _Run:
         self._open_outputs(notices, environment, memory)
 
     def _remember(self, memory):
-        """What was said so far: of a checkpoint, or nothing."""
+        """The sentences so far: those of a checkpoint, or none."""
         self._failures = Failures(self._lanes, memory.get("failures"))
-        # step -> what the simulator said
+        # step -> the simulator's error
         self._failed_evaluations: dict[str, str] = memory.get("failed_evaluations") or {}
         # lane -> sentences
         self._warnings: dict[str, list[str]] = memory.get("warnings") or {}
@@ -169,10 +170,10 @@ class _Run:
 
     @property
     def begins_with_evaluation(self) -> bool:
-        """Whether an evaluation of the present step is due: of untrained lanes, or after a stop.
+        """Whether the present step must be evaluated: untrained lanes, or after a stop.
 
-        A checkpoint is older than the evaluation of its step, so a run that goes on from it makes
-        that evaluation again.
+        A checkpoint is written before the evaluation of its step, so a run that continues from it
+        makes that evaluation again.
         """
         if self._evaluator is None or not self._plan.at(self.step).evaluated:
             return False
@@ -235,7 +236,7 @@ class _Run:
             self.progress.note(f"stage {stage.name} has ended at gradient step {last}")
 
     def _report_failures(self, new):
-        """Says which lanes diverged; stops, before anything is saved, if no lane is left."""
+        """Reports which lanes diverged; stops, before anything is saved, if no lane is left."""
         if new and len(self._failures) == len(self._lanes):
             others = ", as the other lanes before" if len(self._lanes) > len(new) else ""
             raise DivergenceError(
@@ -245,7 +246,7 @@ class _Run:
             self.progress.note(f"{self._failures.sentence(lane)}: the lane stops, the others go on")
 
     def diagnose(self):
-        """Reports what the algorithm says is amiss with a lane, by its last metrics."""
+        """Reports the problems that the algorithm finds in a lane's last metrics."""
         if self._holdout is not None:
             number = self._plan.index(max(self.step - 1, 0))
             held_out = self._device.held_out(self._holdout, number)
@@ -262,7 +263,7 @@ class _Run:
                 self.progress.note(f"warning at gradient step {self.step}, {lane}: {sentence}")
 
     def evaluate_if_due(self):
-        """Evaluates, unless the stage that has just run is one without a policy."""
+        """Evaluates, unless the last stage has no policy to evaluate."""
         if self._plan.at(max(self.step - 1, 0)).evaluated:
             self.evaluate()
 
@@ -275,7 +276,7 @@ class _Run:
             result = self._evaluator(self.policy(), self._options.eval_seed + self.step)
         except EvaluationError as raised:
             error = raised
-        # Failed in one process: no other has all scores either.
+        # It failed in one process: then no process has all scores.
         said = gather_values(str(error or ""))
         failed = [f"process {i}: {text}" for i, text in enumerate(said) if text]
         if result is None or failed:
@@ -293,7 +294,7 @@ class _Run:
         self.progress.score(self.step, report.describe_scores_now(shown, self._lanes))
 
     def _report_failed_evaluation(self, error):
-        """Stops, with what was trained on the disk, or goes on, as the user chose."""
+        """Stops, after the checkpoint, or continues, as the user chose."""
         if self._options.on_evaluation_error == "stop":
             kept = f"; the checkpoint of step {self.step} is written, --resume goes on from it"
             raise EvaluationError(f"{error}{kept if self.step else ''}") from error
@@ -312,7 +313,7 @@ class _Run:
             "metrics": None if self._metrics is None else self._metrics.sync(),
         }
         if self._host is not None:
-            self._host.restart(self.step)  # as it will be for whoever resumes here
+            self._host.restart(self.step)  # as in a run that resumes here
             memory["collected"] = self._host.returns()
         self._snapshots.save(self.step, self._device.arrays(), memory)
 
