@@ -41,7 +41,7 @@ class Batch(struct.PyTreeNode):
     rewards: jax.Array = ABSENT  # (B,) float32
     next_observations: jax.Array = ABSENT  # (B, *O)
     terminations: jax.Array = ABSENT  # (B,) bool: the bootstrap stops here
-    truncations: jax.Array = ABSENT  # (B,) bool: the episode was cut here, values go on
+    truncations: jax.Array = ABSENT  # (B,) bool: the episode was cut here, but values continue
     next_actions: jax.Array = ABSENT  # (B, A); never taken from another episode
     returns_to_go: jax.Array = ABSENT  # (B,) undiscounted sum of rewards to the episode's end
     initial_observations: jax.Array = ABSENT  # (B, *O) first ones of other, random episodes

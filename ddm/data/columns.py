@@ -262,7 +262,7 @@ def close_episodes(columns: Columns) -> np.ndarray:
     """(N,) truncations, with episodes that end without a flag counted as cut.
 
     Raises:
-      InputError: an episode goes on after a step that ended it. Where the log bounds its episodes
+      InputError: an episode continues after a step that ended it. Where the log bounds its episodes
         itself, terminations only stop a bootstrap, and may lie inside an episode.
     """
     ends = np.cumsum(columns.lengths) - 1

@@ -49,7 +49,7 @@ class Dataset:
     actions: jax.Array  # (N, A) float32 in [-1, 1], or (N,) int32
     rewards: jax.Array  # (N,) float32
     terminations: jax.Array  # (N,) bool: the bootstrap stops here
-    truncations: jax.Array  # (N,) bool: the episode was cut here, values go on
+    truncations: jax.Array  # (N,) bool: the episode was cut here, but values continue
     episode_starts: jax.Array  # (E + 1,) int32: episode e = transitions [starts[e], starts[e + 1])
     episode_ids: jax.Array  # (N,) int32
     returns_to_go: jax.Array  # (N,) float32 undiscounted sum of rewards to the episode's end

@@ -100,7 +100,7 @@ def find_reference(name: str) -> Reference | None:
       name: "hopper-medium-v2", "hopper_medium-v2" or "D4RL/door/human-v2"; the version is ignored.
 
     Returns:
-      None where there is no reference, or none on the same scale: see `why_incomparable`.
+      None if there is no reference on the same scale: see `why_incomparable`.
     """
     minari = re.fullmatch(r"D4RL/(pen|hammer|door|relocate)/(human|cloned|expert)-v\d+", name)
     task = "-".join(minari.groups()) if minari else re.sub(r"-v\d+$", "", name).replace("_", "-")

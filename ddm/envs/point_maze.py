@@ -124,7 +124,7 @@ class PointMaze(base.Environment):
     layout: tuple[str, ...] = MAPS["UMaze"]
     name: str = "PointMaze"
     reward: RewardFn = sparse_reward
-    continuing: bool = False  # True: the episode goes on at the goal
+    continuing: bool = False  # True: the episode does not end at the goal
     discrete: bool = False  # True: five actions (stay, east, north, west, south)
     time_limit: int = 200  # steps; default of `max_steps`
 

@@ -85,7 +85,7 @@ class Config(Configuration):
     num_heads: int = static(8, "[1, inf)")  # of attention (authors)
     # of the encoder and of the policy's encoder each (authors: 4)
     num_layers: int = static(2, "[1, inf)")
-    # of the policy's decoder (authors: 7, of which 1 is used)
+    # of the policy's decoder (authors: 7, but only 1 is used)
     num_decoder_layers: int = static(1, "[1, inf)")
     dropout_rate: float = static(0.1, "[0, 1)")  # in all transformer layers (authors)
     encoder: str = static("none")  # none: observations are vectors; conv: images

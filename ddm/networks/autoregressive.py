@@ -226,8 +226,7 @@ class TransformerDecoder(Decoder):
 
     def _step_again(self, carry: Any, token: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
         features, tokens = carry
-        # Before the first place there is no token: the index -1 then sets the last place, which is
-        # not read.
+        # At the first place, index - 1 = -1 sets the last place instead, which is not read.
         tokens = tokens.at[..., index - 1].set(token)
         logits = self(features, tokens)
         return logits[..., index, :], (features, tokens)

@@ -124,7 +124,7 @@ class Config(Configuration):
     num_samples: int = static(4, "[1, inf)")  # actions for a primal divergence, of each policy
     # steps of a dual divergence's critic in each update
     divergence_steps: int = static(3, "[1, inf)")
-    # actions of which `act` takes the best; 0: no such choice
+    # actions among which `act` takes the best; 0: no such choice
     num_eval_samples: int = static(10, "[0, inf)")
     num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
     hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers of all networks

@@ -15,7 +15,7 @@ from ddm.runner.options import RUN_ONLY, Options
 def go_on_with(
     saved: dict[str, Any], record: dict[str, Any], folder: Path, defaults: Mapping[str, Any]
 ) -> list[str]:
-    """Makes the record of a run that goes on, from the saved one and the present one.
+    """Makes the record of a run that continues, from the saved one and the present one.
 
     Args:
       saved: from config.json.
