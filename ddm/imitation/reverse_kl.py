@@ -69,7 +69,7 @@ ExpertLogProb = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Config(Configuration):
-    """Hyper-parameters; each update ends with one policy step."""
+    """Hyper-parameters; an update is a policy step, after discriminator ones if h is learned."""
 
     learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size of the policy
     # gradient steps over which a cosine takes the step size to 0; 0: constant
