@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+_MOST_MEMORY = 2.5 * 2**30  # of one of the processes that test, in bytes
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -91,11 +92,20 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Forgets compiled functions where a file or an algorithm ends; they would fill the memory."""
-    if nextitem is None or _group(nextitem) != _group(item):
+    """Forgets compiled functions between files or algorithms, before they fill the memory."""
+    if (nextitem is None or _group(nextitem) != _group(item)) and _memory() > _MOST_MEMORY:
         import jax
 
         jax.clear_caches()
+
+
+def _memory() -> float:
+    """Bytes of this process; infinite where the system does not tell."""
+    try:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return float("inf")
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _group(item: pytest.Item) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -28,16 +29,22 @@ def act_at(
     algorithm: Any, config: Any, state: Any, observations: jax.Array, *, deterministic: bool = False
 ) -> jax.Array:
     """The first action (B, A) of an episode that begins at each of the observations (B, 1)."""
+    keys = jax.random.split(jax.random.key(2), len(observations))
+    return _first_actions(algorithm, deterministic)(config, state, observations, keys)
 
-    def first(observation: jax.Array, key: jax.Array) -> jax.Array:
+
+@functools.cache
+def _first_actions(algorithm: Any, deterministic: bool) -> Any:
+    """One compiled function for all configurations that differ in numbers, and all states."""
+
+    def first(config: Any, state: Any, observation: jax.Array, key: jax.Array) -> jax.Array:
         policy_state = initial_policy_state(algorithm, config, state)
         action, _ = algorithm.act(
             config, state, observation, key, policy_state, deterministic=deterministic
         )
         return action
 
-    keys = jax.random.split(jax.random.key(2), len(observations))
-    return jax.jit(jax.vmap(first))(observations, keys)
+    return jax.jit(jax.vmap(first, (None, None, 0, 0)))
 
 
 def validity(observations: jax.Array, actions: jax.Array, fork: Fork = FORK) -> float:

@@ -7,6 +7,7 @@ there is 0.5; with discount g the best values are Q(end, a) = 1 - (a - 0.5)^2 an
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ import numpy as np
 from ddm.types import Batch, BatchSpec
 
 BEST_ACTION = 0.5
+# Where more rows are learned from, they take longer than the compilation of faster code.
+MANY_ROWS = 200_000
 
 
 def two_steps(spec: BatchSpec, rows: int, seed: int, best_share: float = 0.0) -> Batch:
@@ -62,18 +65,9 @@ def two_step_windows(spec: BatchSpec, rows: int, seed: int) -> Batch:
 
 def train(algorithm: Any, config: Any, data: Batch, steps: int, batch_size: int = 64) -> Any:
     """`steps` updates on random rows of `data`, as one compiled scan; returns state, metrics."""
-    spec = algorithm.batch_spec(config)
-    rows = jax.tree.leaves(data)[0].shape[0]
-
-    def one(state: Any, key: jax.Array) -> tuple[Any, Any]:
-        index = jax.random.randint(key, (batch_size * spec.minibatches,), 0, rows)
-        return algorithm.update(config, state, jax.tree.map(lambda leaf: leaf[index], data))
-
-    example = jax.tree.map(lambda leaf: leaf[: spec.minibatches], data)
-    state = algorithm.init(config, jax.random.key(0), example)
-    keys = jax.random.split(jax.random.key(1), steps)
-    state, metrics = jax.jit(lambda state: jax.lax.scan(one, state, keys))(state)
-    return state, jax.tree.map(lambda series: float(series[-100:].mean()), metrics)
+    numbers = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.result_type(leaf)), config)
+    state, metrics = _trainer(algorithm, steps, batch_size)(numbers, data)
+    return state, {name: float(value) for name, value in jax.device_get(metrics).items()}
 
 
 def train_lanes(
@@ -83,37 +77,57 @@ def train_lanes(
 
     The data sets have equally many rows. Returns the state and the metrics of each lane.
     """
-    spec = algorithm.batch_spec(configs[0])
-    rows = jax.tree.leaves(data[0])[0].shape[0]
-    key = jax.random.key(0)
-
-    def one_lane(config: Any, data: Batch) -> Any:
-        def one(state: Any, key: jax.Array) -> tuple[Any, Any]:
-            index = jax.random.randint(key, (batch_size * spec.minibatches,), 0, rows)
-            return algorithm.update(config, state, jax.tree.map(lambda leaf: leaf[index], data))
-
-        state = algorithm.init(
-            config, key, jax.tree.map(lambda leaf: leaf[: spec.minibatches], data)
-        )
-        state, metrics = jax.lax.scan(one, state, jax.random.split(jax.random.key(1), steps))
-        return state, jax.tree.map(lambda series: series[-100:].mean(), metrics)
-
-    stack = lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves])  # noqa: E731
-    states, metrics = jax.jit(jax.vmap(one_lane))(
+    stack = lambda *leaves: np.stack([np.asarray(leaf, jnp.result_type(leaf)) for leaf in leaves])  # noqa: E731
+    states, metrics = _trainer(algorithm, steps, batch_size, len(configs))(
         jax.tree.map(stack, *configs), jax.tree.map(stack, *data)
     )
+    metrics = jax.device_get(metrics)
     return [
         (
-            jax.tree.map(lambda leaf, lane=lane: leaf[lane], states),
+            jax.tree.map(lambda leaf, lane=lane: _row(leaf, lane), states),
             {name: float(value[lane]) for name, value in metrics.items()},
         )
         for lane in range(len(configs))
     ]
 
 
+def _row(leaf: jax.Array, lane: int) -> jax.Array:
+    """On the host, where it needs no compilation for each shape."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf[lane]
+    return jnp.asarray(np.asarray(leaf)[lane])
+
+
+@functools.cache
+def _trainer(algorithm: Any, steps: int, batch_size: int, lanes: int | None = None) -> Any:
+    """One compiled function for all configurations that differ in numbers."""
+
+    def one_lane(config: Any, data: Batch) -> Any:
+        spec = algorithm.batch_spec(config)
+        rows = jax.tree.leaves(data)[0].shape[0]
+
+        def one(state: Any, key: jax.Array) -> tuple[Any, Any]:
+            index = jax.random.randint(key, (batch_size * spec.minibatches,), 0, rows)
+            return algorithm.update(config, state, jax.tree.map(lambda leaf: leaf[index], data))
+
+        example = jax.tree.map(lambda leaf: leaf[: spec.minibatches], data)
+        state = algorithm.init(config, jax.random.key(0), example)
+        state, metrics = jax.lax.scan(one, state, jax.random.split(jax.random.key(1), steps))
+        return state, jax.tree.map(lambda series: series[-100:].mean(), metrics)
+
+    many = (lanes or 1) * steps * batch_size > MANY_ROWS
+    options = {"xla_backend_optimization_level": 1} if many else None
+    return jax.jit(jax.vmap(one_lane) if lanes else one_lane, compiler_options=options)
+
+
+@functools.cache
+def _act(algorithm: Any) -> Any:
+    return jax.jit(algorithm.act, static_argnames="deterministic")
+
+
 def mode(algorithm: Any, config: Any, state: Any, observation: float) -> float:
     """The deterministic action at one of the probe's observations."""
-    action, _ = algorithm.act(
-        config, state, jnp.array([observation]), jax.random.key(0), deterministic=True
+    action, _ = _act(algorithm)(
+        config, state, np.array([observation], np.float32), jax.random.key(0), deterministic=True
     )
     return float(action[0])

@@ -80,7 +80,7 @@ def test_state_holds_arrays_only(algorithm, config):
 def test_no_two_leaves_of_a_fresh_state_are_one_value(algorithm, config):
     # They would share a buffer, which can then not be donated.
     batch = contract.make_batch(algorithm, config)
-    init = jax.make_jaxpr(lambda key: algorithm.init(config, key, batch))(jax.random.key(0))
+    init = contract.jitted_init(algorithm).trace(config, jax.random.key(0), batch).jaxpr
     computed = [leaf for leaf in init.jaxpr.outvars if isinstance(leaf, jax.extend.core.Var)]
     assert len(set(computed)) == len(computed)
 
@@ -104,7 +104,7 @@ def test_update_is_deterministic_and_keeps_structure(algorithm, config):
 @every_case
 def test_weak_types_are_kept_so_that_scan_accepts_update(algorithm, config):
     state, batch = _start(algorithm, config)
-    after, _ = jax.eval_shape(algorithm.update, config, state, batch)
+    after, _ = contract.jitted_update(algorithm).eval_shape(config, state, batch)
     before = jax.eval_shape(lambda state: state, state)
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
@@ -135,10 +135,8 @@ def _numeric_floats(config):
 def test_vmapped_scans_over_seeds_and_hyper_parameters_equal_single_runs(algorithm):
     config = contract.small_config(algorithm)
     batch = contract.make_batch(algorithm, config)
-    configs = jax.tree.map(
-        lambda leaf: jnp.asarray(np.array([leaf, leaf / 2], np.asarray(leaf).dtype)), config
-    )
-    lanes = [jax.tree.map(lambda leaf, lane=lane: leaf[lane], configs) for lane in range(2)]
+    lanes = [config, jax.tree.map(lambda leaf: type(leaf)(leaf / 2), config)]
+    configs = jax.tree.map(lambda *leaves: np.array(leaves, jnp.asarray(leaves[0]).dtype), *lanes)
     starts = [
         contract.jitted_init(algorithm)(config, jax.random.key(lane), batch)
         for lane, config in enumerate(lanes)
@@ -203,28 +201,28 @@ def test_updates_sharded_over_eight_devices_equal_unsharded_ones(names):
 def _saturated_actions(batch):
     if jnp.issubdtype(batch.actions.dtype, jnp.integer):
         return batch
-    return batch.replace(actions=jnp.sign(batch.actions))
+    return batch.replace(actions=np.sign(batch.actions))
 
 
 def _only_where_present(field, change):
     def edited(batch):
         value = getattr(batch, field)
-        return batch if value is None else batch.replace(**{field: change(value)})
+        return batch if value is None else batch.replace(**{field: change(np.asarray(value))})
 
     return edited
 
 
 def _times(factor, observations):
-    return observations if observations.dtype == jnp.uint8 else factor * observations
+    return observations if observations.dtype == np.uint8 else np.float32(factor) * observations
 
 
 BOUNDARIES = {
     "saturated actions": _saturated_actions,
-    "constant observations": _only_where_present("observations", lambda x: jnp.full_like(x, 3)),
+    "constant observations": _only_where_present("observations", lambda x: np.full_like(x, 3)),
     "huge observations": _only_where_present("observations", lambda x: _times(1e4, x)),
-    "all terminal": _only_where_present("terminations", jnp.ones_like),
-    "zero rewards": _only_where_present("rewards", jnp.zeros_like),
-    "huge rewards": _only_where_present("rewards", lambda x: 1e6 * x),
+    "all terminal": _only_where_present("terminations", np.ones_like),
+    "zero rewards": _only_where_present("rewards", np.zeros_like),
+    "huge rewards": _only_where_present("rewards", lambda x: _times(1e6, x)),
 }
 
 
@@ -395,15 +393,21 @@ def _fields():
 @pytest.mark.parametrize(("algorithm", "field"), list(_fields()))
 def test_each_config_field_changes_the_computation(algorithm, field):
     names = {each.name for each in dataclasses.fields(algorithm.Config)}
-    context = CONTEXT.get(field.name, {})
-    base = contract.small_config(algorithm, **{n: v for n, v in context.items() if n in names})
-    default = getattr(base, field.name)
+    context = {n: v for n, v in CONTEXT.get(field.name, {}).items() if n in names}
     if not field.metadata.get("pytree_node", True):
+        base = contract.small_config(algorithm, **context)
         own = f"{contract.short_name(algorithm)}.{field.name}"  # where a name means two things
+        default = getattr(base, field.name)
         other = OTHER_STATIC.get(own, OTHER_STATIC.get(field.name, not default))
         changed = base.replace(**{field.name: other})
-        assert _base_program(algorithm, base) != _program(algorithm, changed)
+        # The text of a program takes longest: first what is asked for, and what is kept.
+        assert any(
+            part(algorithm, base) != part(algorithm, changed)
+            for part in (_batch_spec, _shapes, _program)
+        )
         return
+    base = contract.config_with(algorithm, **context)
+    default = getattr(base, field.name)
     other = OTHER_VALUE[field.name] if field.name in OTHER_VALUE else 0.5 * default
     changed = base.replace(**{field.name: other})
     assert other != default
@@ -413,8 +417,20 @@ def test_each_config_field_changes_the_computation(algorithm, field):
     )
 
 
+def _batch_spec(algorithm, config):
+    return algorithm.batch_spec(config)
+
+
+@functools.lru_cache(maxsize=16)  # the default's is traced once for all fields
+def _shapes(algorithm, config):
+    batch = contract.make_batch(algorithm, config)
+    state = jax.eval_shape(algorithm.init, config, jax.random.key(0), batch)
+    return str(jax.tree.map(lambda leaf: leaf.shape, state))
+
+
+@functools.lru_cache(maxsize=16)
 def _program(algorithm, config):
-    """The batch that is asked for, what is done with it, and how the policy acts."""
+    """What is done with a batch, and how the policy acts."""
     batch = contract.make_batch(algorithm, config)
 
     def first_steps(key):
@@ -424,12 +440,10 @@ def _program(algorithm, config):
         action = algorithm.act(config, state, observation, key, policy_state)
         return algorithm.update(config, state, batch), action
 
-    return algorithm.batch_spec(config), str(jax.make_jaxpr(first_steps)(jax.random.key(0)))
+    return str(jax.make_jaxpr(first_steps)(jax.random.key(0)))
 
 
-_base_program = functools.cache(_program)  # the default's is traced once for all fields
-
-
+@functools.lru_cache(maxsize=16)
 def _outcome(algorithm, config):
     """Three updates and four sampled actions: a single discrete one may agree by chance."""
     state, batch = _start(algorithm, config)
@@ -437,25 +451,25 @@ def _outcome(algorithm, config):
         state, metrics = _update(algorithm, config, state, batch)
     policy_state, actions = initial_policy_state(algorithm, config, state), []
     for seed in range(3, 7):
-        action, policy_state = _act(algorithm, config, state, batch, seed, policy_state)
+        _, (action, policy_state) = _act(algorithm, config, state, batch, seed, policy_state)
         actions.append(action)
-    return [*_plain(state), *_plain(dict(metrics)), *actions]
+    return [np.asarray(each) for each in [*_plain(state), *_plain(dict(metrics)), *actions]]
 
 
-def _act(algorithm, config, state, batch, seed, policy_state, deterministic=False):
+def _act(algorithm, config, state, batch, seed, policy_state):
+    """(action, policy state) of the deterministic policy, and of the one that draws."""
     observation = contract.first_observation(algorithm, config, batch)
-    return contract.jitted_act(algorithm)(
-        config, state, observation, jax.random.key(seed), policy_state, deterministic=deterministic
-    )
+    act = contract.jitted_act(algorithm)
+    return act(config, state, observation, jax.random.key(seed), policy_state)
 
 
 @every_case
 def test_act_gives_one_action_and_keeps_the_policy_states_structure(algorithm, config):
     state, batch = _start(algorithm, config)
-    for deterministic in (True, False):
+    for form in range(2):
         before = initial_policy_state(algorithm, config, state)
         for seed in range(2):
-            action, after = _act(algorithm, config, state, batch, seed, before, deterministic)
+            action, after = _act(algorithm, config, state, batch, seed, before)[form]
             windows = algorithm.batch_spec(config).window is not None
             assert action.shape == batch.actions.shape[2 if windows else 1 :]
             assert action.dtype == batch.actions.dtype
@@ -474,7 +488,7 @@ def test_vmapped_acts_equal_single_ones(algorithm, config):
     observation = contract.first_observation(algorithm, config, batch)
     keys = jnp.stack([jax.random.key(seed) for seed in (0, 1)])
     # The second episode is a step ahead: plans end at different times in the rows.
-    _, ahead = _act(algorithm, config, state, batch, 2, first)
+    _, (_, ahead) = _act(algorithm, config, state, batch, 2, first)
     both = jax.tree.map(lambda *rows: jnp.stack(rows), first, ahead)
 
     def step(key, policy_state):
@@ -482,7 +496,7 @@ def test_vmapped_acts_equal_single_ones(algorithm, config):
 
     actions, after = jax.jit(jax.vmap(step))(keys, both)
     for row, policy_state in enumerate((first, ahead)):
-        action, alone = _act(algorithm, config, state, batch, row, policy_state)
+        _, (action, alone) = _act(algorithm, config, state, batch, row, policy_state)
         np.testing.assert_allclose(actions[row], action, rtol=1e-3, atol=1e-4)
         for got, want in zip(_plain(after), _plain(alone), strict=True):
             np.testing.assert_allclose(got[row], want, rtol=1e-3, atol=1e-4)
@@ -495,11 +509,10 @@ def test_deterministic_actions_do_not_depend_on_the_key(algorithm):
     config = contract.small_config(algorithm)
     state, batch = _start(algorithm, config)
     policy_state = initial_policy_state(algorithm, config, state)
-    actions = [
-        _act(algorithm, config, state, batch, seed, policy_state, deterministic=True)[0]
-        for seed in (0, 1)
-    ]
-    np.testing.assert_array_equal(*actions)
+    (one, _), (other, _) = (
+        _act(algorithm, config, state, batch, seed, policy_state)[0] for seed in (0, 1)
+    )
+    np.testing.assert_array_equal(one, other)
 
 
 @every_algorithm
@@ -522,6 +535,6 @@ def test_wrong_batches_are_refused_by_name(algorithm):
 def test_wrong_feature_sizes_are_refused(algorithm):
     config = contract.small_config(algorithm)
     state, batch = _start(algorithm, config)
-    wide = jnp.concatenate([batch.observations, batch.observations], axis=-1)
+    wide = np.concatenate([batch.observations, batch.observations], axis=-1)
     with pytest.raises(Exception, match="shape"):
-        algorithm.update(config, state, batch.replace(observations=wide))
+        jax.eval_shape(algorithm.update, config, state, batch.replace(observations=wide))
