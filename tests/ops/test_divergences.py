@@ -182,3 +182,9 @@ def test_slopes_above_the_limit_are_penalised():
     assert float(divergences.slope_penalty(square, inputs)) == pytest.approx(expected, rel=1e-4)
     flat = jax.grad(lambda scale: divergences.slope_penalty(lambda x: scale * x[:, 0], inputs))
     assert np.isfinite(flat(0.0))
+
+
+def test_the_error_of_two_samples_is_half_their_distance():
+    estimate = divergences.kl_from_samples(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0]))
+    assert float(estimate.value) == pytest.approx(1.0)
+    assert float(estimate.standard_error) == pytest.approx(1.0)  # the deviation is sqrt(2)

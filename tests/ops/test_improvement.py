@@ -174,3 +174,9 @@ def test_shapes_that_differ_are_refused():
     with pytest.raises(AssertionError):
         improvement.support(jnp.zeros((2, 3)), jnp.ones((2, 2)))
     chex.assert_shape(jax.vmap(improvement.greedy)(jnp.zeros((4, 2, 3))).policy, (4, 2, 3))
+
+
+def test_an_action_at_the_threshold_itself_is_dropped():
+    behavior = jnp.array([0.25, 0.25, 0.5])
+    improved = improvement.support(jnp.array([3.0, 2.0, 1.0]), behavior, 0.25)
+    np.testing.assert_array_equal(improved.policy, [0.0, 0.0, 1.0])
