@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 WORKERS ?= 2
 TESTS ?=
 
-.PHONY: demo test test-all test-oldest lint types sim clean
+.PHONY: demo test test-all test-oldest nightly lint types sim clean
 
 $(BIN)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -25,10 +25,20 @@ test: $(BIN)/.installed
 test-all:
 	$(MAKE) test TESTS="-m ''"
 
-# The oldest versions we claim, on the tests that touch most of jax's and flax's surface.
+# The oldest versions we claim. For every change: each algorithm once (it starts, updates under jit,
+# acts, is saved and read back), the pure loops, lanes and checkpoints.
+OLDEST = $(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 test-oldest:
-	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt \
-		TESTS="-m 'not newest and not slow' tests/ops tests/networks tests/test_contract.py tests/runner/test_lanes.py tests/runner/test_checkpoints.py"
+	$(OLDEST) TESTS="-m 'not newest and not slow' -k 'not test_contract or deterministic or saved or acts or gives_one' \
+		tests/test_contract.py tests/test_fit.py tests/runner/test_lanes.py tests/runner/test_checkpoints.py"
+
+# Every night: all tests, on the oldest versions too, and what counts how runs and readers meet damage.
+nightly: test-all
+	$(OLDEST) TESTS="-m 'not newest and not slow' tests/ops tests/networks tests/test_contract.py tests/runner"
+	$(BIN)/python benchmarks/mutation.py --csv=benchmarks/results/reliability.csv
+	$(BIN)/python benchmarks/kills.py --kills=60 --writers=5 --files=396
+	$(BIN)/python benchmarks/damaged_inputs.py --count=60
+	$(BIN)/python benchmarks/processes.py
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .
