@@ -170,7 +170,7 @@ def test_a_saved_state_comes_back_identical(algorithm, tmp_path):
     state, _ = _update(algorithm, config, state, batch)
     store = Store(tmp_path)
     store.save(1, unwrap_keys(state), {})
-    step, arrays, notices = store.restore_newest(unwrap_keys(state))
+    step, (arrays, _), notices = store.restore_newest(unwrap_keys(state))
     store.close()
     assert (step, notices) == (1, [])
     restored = jax.tree.map(jnp.asarray, wrap_keys(arrays, state))

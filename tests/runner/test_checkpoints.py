@@ -215,7 +215,7 @@ def test_types_survive(tmp_path):
     store = Store(tmp_path)
     tree = {"a": (np.arange(2, dtype=np.int32), np.asarray(True)), "b": np.float16(0.5)[None]}
     store.save(3, tree, {"note": [1, None]})
-    step, restored, notices = store.restore_newest(tree)
+    step, (restored, _), notices = store.restore_newest(tree)
     assert (step, notices, store.header(3)["note"]) == (3, [], [1, None])
     assert jax.tree.structure(restored) == jax.tree.structure(tree)
     for before, after in zip(jax.tree.leaves(tree), jax.tree.leaves(restored), strict=True):

@@ -41,7 +41,8 @@ print("devices:", jax.local_device_count(), result.summary["device_count"])
 def start(folder, fake_devices=1, **options):
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={fake_devices}",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
+        + f" --xla_force_host_platform_device_count={fake_devices}",
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, "-c", TRAIN, str(folder), repr(options)]

@@ -390,10 +390,10 @@ def test_what_process_0_alone_sees_ends_both(run_all, tmp_path):
 def test_a_disk_that_fills_up_ends_both(run_all, tmp_path, monkeypatch):
     save = checkpoints.Store.save
 
-    def full(self, step, tree, header):
+    def full(self, step, *arguments):
         if step == 8:
             raise InputError("no space left on the device")
-        save(self, step, tree, header)
+        save(self, step, *arguments)
 
     monkeypatch.setattr(checkpoints.Store, "save", full)
     folder = tmp_path / "run"
