@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 WORKERS ?= 2
 TESTS ?=
 
-.PHONY: demo test test-all test-oldest test-oldest-all lint types sim clean
+.PHONY: demo test test-all test-oldest test-oldest-all nightly lint types sim clean
 
 $(BIN)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
