@@ -35,6 +35,9 @@ def fit(
     The batch of a step depends on `key` and `state.step` only. So 100 steps, and 100 more from that
     state with the same key, equal 200 steps, bit for bit.
 
+    What the data decide of a configuration is filled in, see :func:`prepare`. Take the same
+    configuration to act: `ddm.prepare(algorithm, config, source)`.
+
     A method with stages runs through them. To continue such a method, call `fit` outside of jit,
     because `state.step` must be a number.
 

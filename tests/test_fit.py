@@ -14,9 +14,10 @@ from corridor import Corridor
 import ddm
 from ddm import data, envs, experience
 from ddm.errors import InputError
-from ddm.imitation import bc
+from ddm.imitation import autoregressive, bc
 from ddm.off_policy import sac
-from ddm.types import TRANSITION_FIELDS, BatchSpec
+from ddm.policy_constraint import spibb_dqn
+from ddm.types import TRANSITION_FIELDS, BatchSpec, Stage
 
 ROWS = 16
 BC = bc.Config(hidden_sizes=(8,))
@@ -202,3 +203,58 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained():
         ddm.fit_online(sac, SAC, other, jax.random.key(0), 2, batch_size=ROWS, log=make_log())
     with pytest.raises(InputError, match="copies is 0"):
         ddm.CollectSpec(copies=0)
+
+
+def test_stages_are_run_in_their_order_and_continued_across_their_ends(log):
+    """Three steps of a first stage whose end writes a number, then the second: 2 and 4 equal 6."""
+    spec = bc.batch_spec(BC)
+
+    def finish(config, state, source, key):
+        del config, key
+        shift = source.rewards.shape[0] / 190  # 1: the whole log is seen
+        return state.replace(
+            policy=jax.tree.map(lambda x: x + jnp.asarray(shift, x.dtype), state.policy)
+        )
+
+    staged = types.SimpleNamespace(
+        init=bc.init, act=bc.act, update=bc.update, batch_spec=bc.batch_spec,
+        stages=lambda config: (
+            Stage("model", bc.update, spec, 3, finish=finish), Stage("policy", bc.update, spec),
+        ),
+    )  # fmt: skip
+    key = jax.random.key(5)
+    at_once, metrics = ddm.fit(staged, BC, log, key, 6, batch_size=ROWS)
+    half, first = ddm.fit(staged, BC, log, key, 2, batch_size=ROWS)
+    going_on, second = ddm.fit(staged, BC, log, key, 4, batch_size=ROWS, state=half)
+    assert same(going_on, at_once)
+    assert (metrics["model/loss"].shape, metrics["policy/loss"].shape) == ((3,), (3,))
+    joined = np.concatenate([first["model/loss"], second["model/loss"]])
+    np.testing.assert_array_equal(joined, metrics["model/loss"])
+    plain, _ = ddm.fit(bc, BC, log, key, 3, batch_size=ROWS)
+    ended, _ = ddm.fit(staged, BC, log, key, 3, batch_size=ROWS)
+    for one, other in zip(
+        jax.tree.leaves(plain.policy.params), jax.tree.leaves(ended.policy.params), strict=True
+    ):
+        np.testing.assert_allclose(one + 1.0, other, rtol=1e-6)
+
+
+def test_what_the_log_decides_is_filled_in_and_what_is_given_must_fit():
+    """The number of actions; bins of a policy class; the count of rows."""
+    indices = np.arange(60) % 3
+    discrete = data.from_arrays(
+        np.eye(3, dtype=np.float32)[indices], indices, np.zeros(60), np.zeros(60, bool),
+        np.arange(60) % 20 == 19,
+    )  # fmt: skip
+    prepared = ddm.prepare(bc, bc.Config(), discrete)
+    assert (prepared.num_actions, prepared.head) == (3, "categorical")
+    with pytest.raises(InputError, match="num_actions is 2, and arrays has 3 actions"):
+        ddm.prepare(bc, bc.Config(num_actions=2), discrete)
+    counted = ddm.prepare(spibb_dqn, spibb_dqn.Config(), discrete)
+    assert (counted.num_actions, counted.dataset_size) == (3, discrete.num_transitions)
+    bins = autoregressive.Config(num_bins=2, binning="quantile")
+    edges = np.asarray(ddm.prepare(autoregressive, bins, make_log()).edges)
+    np.testing.assert_allclose(edges[1], np.median(make_log().actions), atol=0.05)
+    with pytest.raises(InputError, match="binning=even is unknown"):
+        ddm.prepare(autoregressive, bins.replace(binning="even"), make_log())
+    with pytest.raises(InputError, match="outside of jit"):
+        jax.jit(lambda log: ddm.prepare(autoregressive, bins, log).num_bins)(make_log())
