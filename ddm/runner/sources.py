@@ -103,6 +103,21 @@ def example(shared: Shared, spec: Spec) -> Any:
     return jax.eval_shape(lambda: _draw_example(shared.source(seen, spec), spec))
 
 
+def check_room(shared: Shared, lanes: int) -> None:
+    """Refuses buffers that do not fit the memory, before anything is computed.
+
+    Raises:
+      InputError: naming both sizes.
+    """
+    collector = shared.collector
+    if collector is None:
+        return
+    buffer = jax.eval_shape(lambda: _no_rows(shared, collector.spec.capacity))
+    each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(buffer.rows))
+    name = f"own experience of {lanes} lanes with a buffer_capacity of {collector.spec.capacity}"
+    data.check_fits(lanes * each, name=name)
+
+
 def check(shared: Shared, spec: Spec, batch_size: int) -> None:
     """Refuses sources that cannot give what a spec asks for.
 

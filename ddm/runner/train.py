@@ -26,7 +26,7 @@ from ddm.runner.progress import Progress
 from ddm.runner.schedule import make_schedule
 from ddm.runner.signals import StopSignals
 from ddm.runner.snapshots import Snapshots, check_length
-from ddm.runner.sources import example, share
+from ddm.runner.sources import check_room, example, share
 from ddm.runner.stages import StagePlan
 from ddm.runner.start import complete, start_from
 from ddm.types import Algorithm, diagnose, num_minibatches
@@ -130,6 +130,7 @@ class _Run:
         check_same_run(self._record, placement.placement)
         # Errors of the algorithm or the environment are raised here, before a folder is made.
         self._plan.check(shared, options.batch_size, holdout)
+        check_room(shared, placement.held)
         arrays = init_lanes(algorithm, configs, self._lanes, shared, options.batch_size)
         arrays = start_from(start, algorithm, arrays, self._units)
         self._device = DeviceLanes(algorithm, configs, arrays, shared, options)

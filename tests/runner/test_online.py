@@ -203,6 +203,11 @@ def test_episodes_that_are_held_out_are_reported_and_not_learned_from(tmp_path, 
         ({}, None, "there is nothing to learn from"),
         ({"online": True, "buffer_capacity": 8}, CORRIDOR, "expected at least the 16 rows"),
         ({"holdout": 0.5, "online": True}, CORRIDOR, "there is not one log"),
+        (
+            {"online": True, "buffer_capacity": 2**31 - 1, "seeds": 40},
+            CORRIDOR,
+            "of 40 lanes with a buffer_capacity of 2147483647 needs",
+        ),
     ],
 )
 def test_what_cannot_be_collected_or_held_out_is_refused(tmp_path, changes, environment, words):
