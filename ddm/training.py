@@ -64,20 +64,26 @@ def fit(
         state, done = init(algorithm, config, source, init_key), 0
     else:
         done = _steps_done(state) if len(stages) > 1 else 0
-    parts = []
+    metrics: dict[str, jax.Array] = {}
     for stage, steps, ends in plan(stages, done, num_steps):
-        spec = stage.batch_spec
-
-        def step(state, _, stage=stage, spec=spec):
-            batch = draw(source, sampling_key, state.step, batch_size, spec)
-            state, metrics = stage.update(config, state, batch)
-            return state, named(stage, metrics)
-
-        state, metrics = jax.lax.scan(step, state, length=num_updates(steps, spec))
-        parts.append(metrics)
+        state, found = _run_stage(stage, config, state, source, sampling_key, steps, batch_size)
+        metrics |= found
         if ends:
             state = finish(stages, stage, config, state, source, sampling_key)
-    return state, {name: values for metrics in parts for name, values in metrics.items()}
+    return state, metrics
+
+
+def _run_stage(
+    stage: Stage, config: Any, state: Any, source: Any, key: PRNGKey, steps: int, batch_size: int
+) -> tuple[Any, dict[str, jax.Array]]:
+    """So many gradient steps of one stage."""
+
+    def step(state, _):
+        batch = draw(source, key, state.step, batch_size, stage.batch_spec)
+        state, metrics = stage.update(config, state, batch)
+        return state, named(stage, metrics)
+
+    return jax.lax.scan(step, state, length=num_updates(steps, stage.batch_spec))
 
 
 class Learner(NamedTuple):

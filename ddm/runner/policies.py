@@ -57,11 +57,7 @@ def load_policy(
         raise InputError(f"{run_dir} has lanes 0 to {len(lanes) - 1}, not {lane}")
     store = Store(run_dir, run=record.get("run"))
     try:
-        steps = store.steps()
-        if not steps or step not in (None, *steps):
-            wanted = "" if step is None else f" of step {step}"
-            raise InputError(f"{run_dir} has no checkpoint{wanted}")
-        step = steps[0] if step is None else step
+        step = _choose_step(run_dir, store, step)
         info = store.header(step)
         with _other_shapes_named(run_dir / FOLDER / str(step)):
             _warn_of_failures(run_dir, Failures(lanes, info.get("failures")), lane)
@@ -96,12 +92,23 @@ def load_normalization(run_dir: str | Path) -> Normalization:
     run_dir = Path(run_dir).expanduser()
     store = Store(run_dir, run=read_record(run_dir).get("run"))
     try:
-        steps = store.steps()
-        if not steps:
-            raise InputError(f"{run_dir} has no checkpoint to start from")
-        return Normalization(**store.part(steps[0], "normalization"))
+        step = _choose_step(run_dir, store)
+        return Normalization(**store.part(step, "normalization"))
     finally:
         store.close()
+
+
+def _choose_step(run_dir: Path, store: Store, step: int | None = None) -> int:
+    """The step of the checkpoint that is asked for, or of the newest.
+
+    Raises:
+      InputError: there is none.
+    """
+    steps = store.steps()
+    if not steps or step not in (None, *steps):
+        wanted = "" if step is None else f" of step {step}"
+        raise InputError(f"{run_dir} has no checkpoint{wanted}")
+    return steps[0] if step is None else step
 
 
 @contextlib.contextmanager

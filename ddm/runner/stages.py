@@ -35,6 +35,10 @@ class StagePlan:
         """The stage of the update after gradient step `step`."""
         return self.stages[self.index(step)]
 
+    def before(self, step: int) -> Stage:
+        """The stage of the update that led to gradient step `step`; the first one at step 0."""
+        return self.at(max(step - 1, 0))
+
     def check(self, shared: sources.Shared, batch_size: int, holdout: Any = None) -> None:
         """Refuses sources that cannot give what a stage asks for.
 

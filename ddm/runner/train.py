@@ -176,7 +176,7 @@ class _Run:
         A checkpoint is written before the evaluation of its step, so a run that continues from it
         makes that evaluation again.
         """
-        if self._evaluator is None or not self._plan.at(self.step).evaluated:
+        if self._evaluator is None or not self._plan.before(self.step).evaluated:
             return False
         return self.schedule.evaluates_at(self.step) if self.step else self._options.eval_at_start
 
@@ -265,7 +265,7 @@ class _Run:
 
     def evaluate_if_due(self):
         """Evaluates, unless the last stage has no policy to evaluate."""
-        if self._plan.at(max(self.step - 1, 0)).evaluated:
+        if self._plan.before(self.step).evaluated:
             self.evaluate()
 
     def evaluate(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import types
 
 import gymnasium
@@ -144,6 +145,18 @@ def test_a_run_that_is_stopped_between_stages_goes_on_in_the_second(tmp_path, lo
     longer = options(tmp_path / "b", num_updates=10, resume=True)
     resumed = runner.train(staged, BC, log, None, longer)
     assert_same(resumed.policy.state, at_once.policy.state)
+
+
+def test_a_run_that_goes_on_where_a_stage_ended_makes_no_evaluation_of_its_own(tmp_path, log):
+    """The step belongs to the stage that has ended, which has no policy to evaluate."""
+    staged = model_then_policy()
+    asked = {"num_updates": 9, "log_every": 3, "eval_every": 3, "checkpoint_every": 3, "keep": 3}
+    runner.train(staged, BC, log, CORRIDOR, options(tmp_path, **asked))
+    rows = rows_of(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "9")
+    runner.train(staged, BC, log, CORRIDOR, options(tmp_path, **asked, resume=True))
+    assert rows_of(tmp_path) == rows
+    assert "\n6,0,evaluation/return" not in rows
 
 
 def test_a_run_starts_from_another_ones_policies(tmp_path, log):
