@@ -135,7 +135,7 @@ class Score(Network):
         """The scores."""
 
         def dense(name: str, bias: bool = True) -> nn.Dense:
-            return nn.Dense(self.width, bias, kernel_init=fan_in_uniform(), name=name)
+            return nn.Dense(self.width, bias, kernel_init=fan_in_uniform, name=name)
 
         frames = networks.ObservationEncoder(self.encoder, name="encoder")(observations)
         condition = dense("observation")(frames.reshape(frames.shape[0], -1))
@@ -143,7 +143,7 @@ class Score(Network):
         for block in range(self.num_blocks):
             inner = dense(f"block_{block}_0")(nn.relu(hidden))
             hidden = hidden + dense(f"block_{block}_1")(nn.relu(inner))
-        return nn.Dense(1, kernel_init=fan_in_uniform(), name="output")(hidden)[..., 0]
+        return nn.Dense(1, kernel_init=fan_in_uniform, name="output")(hidden)[..., 0]
 
 
 def batch_spec(config: Config) -> BatchSpec:

@@ -42,9 +42,9 @@ from ddm.networks.mlp import (
     concatenate_inputs,
     ensemble,
     fan_in_uniform,
-    is_output,
     orthogonal,
-    output_size,
+    relu,
+    share,
 )
 from ddm.networks.policies import (
     CategoricalPolicy,
@@ -57,7 +57,18 @@ from ddm.networks.policies import (
     TanhGaussianPolicy,
 )
 from ddm.networks.scores import ActionScores, RecurrentActionScores
-from ddm.networks.trainable import LossFn, Trainable, descend, minimize, trainable
+from ddm.networks.trainable import (
+    LossFn,
+    Optimizer,
+    Tracked,
+    Trainable,
+    adamw,
+    descend,
+    follow,
+    minimize,
+    tracked,
+    trainable,
+)
 from ddm.networks.transformer import (
     Cache,
     Transformer,
@@ -97,6 +108,7 @@ __all__ = [
     "MixturePolicy",
     "Network",
     "ObservationEncoder",
+    "Optimizer",
     "Prior",
     "Reconstruction",
     "Recurrent",
@@ -105,11 +117,13 @@ __all__ = [
     "TabularPolicy",
     "TanhGaussian",
     "TanhGaussianPolicy",
+    "Tracked",
     "Trainable",
     "Transformer",
     "TransformerBlock",
     "TransformerDenoiser",
     "UNetDenoiser",
+    "adamw",
     "add_positions",
     "categorical",
     "causal_mask",
@@ -123,14 +137,16 @@ __all__ = [
     "dual_step",
     "ensemble",
     "fan_in_uniform",
-    "is_output",
+    "follow",
     "log_bounds",
     "log_dual",
     "minimize",
     "orthogonal",
-    "output_size",
+    "relu",
     "scale_pixels",
+    "share",
     "sinusoids",
     "split_window",
+    "tracked",
     "trainable",
 ]

@@ -76,8 +76,8 @@ class MLPDecoder(Decoder):
         if not self.hidden_sizes:
             raise InputError("MLPDecoder: hidden_sizes is empty, expected at least one layer")
         first, *rest = self.hidden_sizes
-        start = fan_in_uniform(), (self.num_tokens, first), jnp.float32
-        self.features = nn.Dense(first, kernel_init=fan_in_uniform())
+        start = fan_in_uniform, (self.num_tokens, first), jnp.float32
+        self.features = nn.Dense(first, kernel_init=fan_in_uniform)
         self.prefix = self.param("prefix", *start)  # row d: of the token before d
         self.place = self.param("place", *start)
         self.mlp = MLP(tuple(rest), self.num_bins)

@@ -72,8 +72,8 @@ class LevelEmbedding(Network):
     @nn.compact
     def __call__(self, levels: jax.Array) -> jax.Array:
         waves = sinusoids(levels, self.width)
-        hidden = jax.nn.mish(nn.Dense(4 * self.width, kernel_init=fan_in_uniform())(waves))
-        return nn.Dense(self.width, kernel_init=fan_in_uniform())(hidden)
+        hidden = jax.nn.mish(nn.Dense(4 * self.width, kernel_init=fan_in_uniform)(waves))
+        return nn.Dense(self.width, kernel_init=fan_in_uniform)(hidden)
 
 
 class MLPDenoiser(Network):
@@ -119,13 +119,13 @@ class MLPDenoiser(Network):
 
     def _residual(self, inputs: jax.Array, size: int, deterministic: bool) -> jax.Array:
         width = self.hidden_sizes[0]
-        hidden = nn.Dense(width, kernel_init=fan_in_uniform())(inputs)
+        hidden = nn.Dense(width, kernel_init=fan_in_uniform)(inputs)
         for _ in self.hidden_sizes:
             branch = nn.LayerNorm()(hidden) if self.layer_norm else hidden
             branch = nn.Dropout(self.dropout_rate, deterministic=deterministic)(branch)
-            branch = jax.nn.mish(nn.Dense(4 * width, kernel_init=fan_in_uniform())(branch))
-            hidden = hidden + nn.Dense(width, kernel_init=fan_in_uniform())(branch)
-        return nn.Dense(size, kernel_init=fan_in_uniform())(jax.nn.mish(hidden))
+            branch = jax.nn.mish(nn.Dense(4 * width, kernel_init=fan_in_uniform)(branch))
+            hidden = hidden + nn.Dense(width, kernel_init=fan_in_uniform)(branch)
+        return nn.Dense(size, kernel_init=fan_in_uniform)(jax.nn.mish(hidden))
 
 
 class UNetDenoiser(Network):
@@ -165,14 +165,14 @@ class UNetDenoiser(Network):
             hidden = two_blocks(hidden, width)
             joined.append(hidden)
             if index < len(self.widths) - 1:
-                hidden = nn.Conv(width, (3,), (2,), 1, kernel_init=fan_in_uniform())(hidden)
+                hidden = nn.Conv(width, (3,), (2,), 1, kernel_init=fan_in_uniform)(hidden)
         hidden = two_blocks(hidden, self.widths[-1])
         for index in reversed(range(1, len(self.widths))):
             width = self.widths[index - 1]
             hidden = two_blocks(jnp.concatenate([hidden, joined[index]], axis=-1), width)
-            hidden = nn.ConvTranspose(width, (4,), (2,), kernel_init=fan_in_uniform())(hidden)
+            hidden = nn.ConvTranspose(width, (4,), (2,), kernel_init=fan_in_uniform)(hidden)
         hidden = ConvBlock(self.widths[0], self.kernel_size)(hidden)
-        return nn.Conv(noisy.shape[-1], (1,), kernel_init=fan_in_uniform())(hidden)
+        return nn.Conv(noisy.shape[-1], (1,), kernel_init=fan_in_uniform)(hidden)
 
 
 class ConvBlock(Network):
@@ -183,7 +183,7 @@ class ConvBlock(Network):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        hidden = nn.Conv(self.width, (self.kernel_size,), kernel_init=fan_in_uniform())(inputs)
+        hidden = nn.Conv(self.width, (self.kernel_size,), kernel_init=fan_in_uniform)(inputs)
         return jax.nn.mish(nn.GroupNorm(GROUPS, epsilon=1e-5, reduction_axes=(-2, -1))(hidden))
 
 
@@ -198,13 +198,13 @@ class FiLMBlock(Network):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, condition: jax.Array) -> jax.Array:
-        film = nn.Dense(2 * self.width, kernel_init=fan_in_uniform())(jax.nn.mish(condition))
+        film = nn.Dense(2 * self.width, kernel_init=fan_in_uniform)(jax.nn.mish(condition))
         scale, bias = jnp.split(film[..., None, :], 2, axis=-1)
         hidden = scale * ConvBlock(self.width, self.kernel_size)(inputs) + bias
         hidden = ConvBlock(self.width, self.kernel_size)(hidden)
         if inputs.shape[-1] == self.width:
             return hidden + inputs
-        return hidden + nn.Conv(self.width, (1,), kernel_init=fan_in_uniform())(inputs)
+        return hidden + nn.Conv(self.width, (1,), kernel_init=fan_in_uniform)(inputs)
 
 
 class TransformerDenoiser(Network):

@@ -62,11 +62,12 @@ class Recurrent(Network):
     step may lie before the episode's start or after its end.
     """
 
-    make_cell: Callable[[], Any]  # a flax recurrent cell
+    cell: Callable[[int], Any]  # width -> a flax recurrent cell
+    width: int
     num_layers: int = 1
 
     def setup(self) -> None:
-        self.cells = [self.make_cell() for _ in range(self.num_layers)]
+        self.cells = [self.cell(self.width) for _ in range(self.num_layers)]
 
     def __call__(
         self,

@@ -41,7 +41,7 @@ class GaussianPolicy(Network):
     state_dependent_std: bool = False
     layer_norm: bool = False
     dropout_rate: float = 0.0
-    kernel_init: Initializer = fan_in_uniform()
+    kernel_init: Initializer = fan_in_uniform
 
     @nn.compact
     def __call__(

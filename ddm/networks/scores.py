@@ -6,8 +6,6 @@ Observations are vectors (..., O), or the last N tokens of a text as numbers (..
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -56,7 +54,7 @@ class RecurrentActionScores(Network):
         tokens = token_numbers(self, observations)
         embedded = embed(self.num_tokens, self.embedding_size)(tokens)
         width, *others = self.hidden_sizes
-        trunk = Recurrent(functools.partial(nn.GRUCell, width), name="trunk")
+        trunk = Recurrent(nn.GRUCell, width, name="trunk")
         features = trunk(embedded, tokens > 0)[..., -1, :]
         if self.dropout_rate > 0.0:
             features = nn.Dropout(self.dropout_rate, deterministic=deterministic)(features)

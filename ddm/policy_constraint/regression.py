@@ -75,13 +75,13 @@ def actor_network(config: PolicyConfig, action_size: int) -> networks.Network:
         config.hidden_sizes,
         action_size,
         dropout_rate=config.dropout_rate,
-        kernel_init=networks.orthogonal(),
+        kernel_init=networks.orthogonal,
     )
 
 
 def critic_network(config: Config) -> networks.Network:
     """The ensemble of Q_i(s, a)."""
-    shared = (config.num_critics, config.layer_norm, networks.orthogonal())
+    shared = (config.num_critics, config.layer_norm, networks.orthogonal)
     if config.num_actions > 0:
         return networks.DiscreteActionValue(config.hidden_sizes, config.num_actions, *shared)
     return networks.ActionValue(config.hidden_sizes, *shared)
@@ -89,7 +89,7 @@ def critic_network(config: Config) -> networks.Network:
 
 def value_network(config: PolicyConfig) -> networks.StateValue:
     """V(s)."""
-    return networks.StateValue(config.hidden_sizes, config.layer_norm, networks.orthogonal())
+    return networks.StateValue(config.hidden_sizes, config.layer_norm, networks.orthogonal)
 
 
 def init_actor(config: PolicyConfig, key: PRNGKey, batch: Batch, name: str) -> networks.Trainable:

@@ -155,7 +155,7 @@ def test_a_stack_repeats_its_first_valid_step_and_says_so():
 
 
 TRUNKS = {
-    "recurrent": networks.Recurrent(lambda: nn.GRUCell(4)),
+    "recurrent": networks.Recurrent(nn.GRUCell, 4),
     "transformer": networks.CausalTransformer(1, 4, 2),
 }
 
@@ -179,7 +179,7 @@ def test_a_summary_sees_the_valid_past_and_nothing_else(trunk):
 
 
 def test_a_recurrent_step_goes_on_from_the_steps_before():
-    network = networks.Recurrent(lambda: nn.GRUCell(4), num_layers=2)
+    network = networks.Recurrent(nn.GRUCell, 4, num_layers=2)
     inputs = jnp.asarray(RANDOM.normal(size=(3, 3)), jnp.float32)
     mask = jnp.ones(3, bool)
     params = _perturbed(network, inputs, mask)
