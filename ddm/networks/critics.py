@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ddm.networks.mlp import MLP, Initializer, Network, concatenate_inputs, ensemble, fan_in_uniform, share
+from ddm.networks.mlp import (
+    MLP,
+    Initializer,
+    Network,
+    concatenate_inputs,
+    ensemble,
+    fan_in_uniform,
+    share,
+)
 
 
 class StateValue(Network):

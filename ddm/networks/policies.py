@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,16 @@ from flax import linen as nn
 
 from ddm.networks import distributions
 from ddm.networks.mlp import MLP, Initializer, Network, fan_in_uniform
+
+
+class Start(NamedTuple):
+    """Where a Gaussian begins to learn: the network's first output is about this."""
+
+    mean: jax.Array | float  # (A,) an action inside the box
+    log_std: jax.Array | float  # of every dimension
+
+
+NO_START = Start(0.0, 0.0)
 
 
 class DeterministicPolicy(Network):
@@ -50,22 +60,24 @@ class GaussianPolicy(Network):
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
         *,
+        start: Start = NO_START,
         deterministic: bool = True,
     ) -> Any:
-        width = self.action_size * (2 if self.state_dependent_std else 1)
+        starts = _starts(start, self.action_size)
         outputs = MLP(
             self.hidden_sizes,
-            width,
+            self.action_size * (2 if self.state_dependent_std else 1),
             layer_norm=self.layer_norm,
             dropout_rate=self.dropout_rate,
             kernel_init=self.kernel_init,
+            output_bias_init=_values(*(starts if self.state_dependent_std else starts[:1])),
             name="mlp",
         )(observations, deterministic=deterministic)
         if self.state_dependent_std:
             mean, log_std = jnp.split(outputs, 2, axis=-1)
         else:
             mean = outputs
-            log_std = self.param("log_std", *_zeros(self.action_size))
+            log_std = self.param("log_std", _values(starts[1]), (self.action_size,))
         log_std = jnp.clip(log_std, log_std_min, log_std_max)
         return distributions.diagonal_gaussian(jnp.tanh(mean), log_std)
 
@@ -83,9 +95,15 @@ class TanhGaussianPolicy(Network):
         observations: jax.Array,
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
+        *,
+        start: Start = NO_START,
     ) -> distributions.TanhGaussian:
         outputs = MLP(
-            self.hidden_sizes, 2 * self.action_size, layer_norm=self.layer_norm, name="mlp"
+            self.hidden_sizes,
+            2 * self.action_size,
+            layer_norm=self.layer_norm,
+            output_bias_init=_values(*_starts(start, self.action_size)),
+            name="mlp",
         )(observations)
         mean, log_std = jnp.split(outputs, 2, axis=-1)
         return distributions.TanhGaussian(mean, jnp.clip(log_std, log_std_min, log_std_max))
@@ -94,7 +112,8 @@ class TanhGaussianPolicy(Network):
 class MixturePolicy(Network):
     """A mixture of K Gaussians N(tanh(mean_k(s)), std_k(s)^2), not squashed.
 
-    Components start at means spread over the box: from a common start they would move alike.
+    Components start at means spread over the box: from a common start they would move alike. Of a
+    `start` only the width is used.
     """
 
     hidden_sizes: tuple[int, ...]
@@ -108,12 +127,16 @@ class MixturePolicy(Network):
         observations: jax.Array,
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
+        *,
+        start: Start = NO_START,
     ) -> distributions.GaussianMixture:
         shape = (self.num_components, self.action_size)
+        size = self.num_components * self.action_size
         outputs = MLP(
             self.hidden_sizes,
-            self.num_components * (1 + 2 * self.action_size),
+            self.num_components + 2 * size,
             layer_norm=self.layer_norm,
+            output_bias_init=_values((0.0, self.num_components + size), (start.log_std, size)),
             name="mlp",
         )(observations)
         logits, rest = jnp.split(outputs, [self.num_components], axis=-1)
@@ -125,13 +148,24 @@ class MixturePolicy(Network):
         )
 
 
+def _starts(start: Start, size: int) -> list[tuple[jax.Array | float, int]]:
+    """The parts of the bias of a mean, before its tanh, and of a log standard deviation."""
+    return [(jnp.arctanh(start.mean), size), (start.log_std, size)]
+
+
+def _values(*parts: tuple[jax.Array | float, int]) -> Initializer:
+    """The initialiser of a vector: each value, at so many places."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        del key, shape
+        each = [jnp.broadcast_to(jnp.asarray(value, dtype), (size,)) for value, size in parts]
+        return jnp.concatenate(each)
+
+    return init
+
+
 def _uniform_box(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)
-
-
-def _zeros(*shape: int) -> tuple[Any, ...]:
-    """Initialiser, shape and dtype of a parameter that starts at zero."""
-    return nn.initializers.zeros, shape, jnp.float32
 
 
 class CategoricalPolicy(Network):
@@ -184,12 +218,12 @@ class LinearSoftmaxPolicy(Network):
     @nn.compact
     def __call__(self, observations: jax.Array) -> Any:
         features = self.features(observations)
-        weights = self.param("weights", *_zeros(features.shape[-1]))
+        weights = self.param("weights", nn.initializers.zeros, (features.shape[-1],))
         return distributions.categorical(features @ weights)
 
 
 class LinearGaussianPolicy(Network):
-    """N(W phi(s) + b, diag(std)^2) with one learned vector of log std; all zero at first.
+    """N(W phi(s) + b, diag(std)^2) with one learned vector of log std; all zero without a `start`.
 
     `features` maps observations (..., O) to (..., F); None: the observations.
     """
@@ -203,10 +237,17 @@ class LinearGaussianPolicy(Network):
         observations: jax.Array,
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
+        *,
+        start: Start = NO_START,
     ) -> Any:
         features = observations if self.features is None else self.features(observations)
-        mean = nn.Dense(self.action_size, kernel_init=nn.initializers.zeros, name="output")(
-            features
+        mean = nn.Dense(
+            self.action_size,
+            kernel_init=nn.initializers.zeros,
+            bias_init=_values((start.mean, self.action_size)),
+            name="output",
+        )(features)
+        log_std = self.param(
+            "log_std", _values((start.log_std, self.action_size)), (self.action_size,)
         )
-        log_std = self.param("log_std", *_zeros(self.action_size))
         return distributions.diagonal_gaussian(mean, jnp.clip(log_std, log_std_min, log_std_max))
