@@ -105,7 +105,7 @@ class State(struct.PyTreeNode):
     """Everything that training changes."""
 
     policy: networks.Trainable
-    discriminator: networks.Trainable | tuple[()]  # empty if the ratio is known
+    discriminator: Any  # a `networks.Trainable`; the empty tuple if the ratio is known
     step: jax.Array  # () int32, gradient steps done: those of the policy or of the discriminator
     key: PRNGKey
 
@@ -132,7 +132,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     heads.check(config, batch, "reverse_kl")
     key, policy_key, mean_key, discriminator_key = jax.random.split(key, 4)
     action_size, first = heads.action_size(config, batch), batch.observations[:1]
-    start = {}
+    start: dict[str, Any] = {}
     if heads.find(config).bounded and config.policy_network is None:
         drawn = jax.random.uniform(mean_key, (action_size,), jnp.float32, -1.0, 1.0)
         mean = config.initial_mean_spread * drawn
@@ -239,7 +239,6 @@ def _ratios(
 ) -> jax.Array:
     """The ratio h = log pi_E - log pi_theta, (N, B), at actions (N, B, A) or (N, B)."""
     if config.ratio == "learned":  # h is held fixed
-        assert isinstance(state.discriminator, networks.Trainable)
         return adversary.log_ratio(
             config, state.discriminator, state.step, observations, actions, key
         )
