@@ -142,6 +142,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     on_features = config.replace(encoder="none")
     heads.check(on_features, example, "history_bc")
     head = (config.policy_network or policy_network)(on_features, action_size)
+    _, head_key = jax.random.split(head_key)  # as in `bc.init`, which gives the same head
     head_params = head.init(head_key, example.observations, *heads.bounds(config))
     parts = {"trunk": trunk_params, "head": head_params}  # a stack of vectors has no parameters
     params = {"params": {name: each["params"] for name, each in parts.items() if each}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +18,6 @@ class Start(NamedTuple):
 
     mean: jax.Array | float  # (A,) an action inside the box
     log_std: jax.Array | float  # of every dimension
-
-
-NO_START = Start(0.0, 0.0)
 
 
 class DeterministicPolicy(Network):
@@ -60,24 +57,24 @@ class GaussianPolicy(Network):
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
         *,
-        start: Start = NO_START,
+        start: Start | None = None,
         deterministic: bool = True,
     ) -> Any:
-        starts = _starts(start, self.action_size)
+        num_stds = self.action_size if self.state_dependent_std else 0
         outputs = MLP(
             self.hidden_sizes,
-            self.action_size * (2 if self.state_dependent_std else 1),
+            self.action_size + num_stds,
             layer_norm=self.layer_norm,
             dropout_rate=self.dropout_rate,
             kernel_init=self.kernel_init,
-            output_bias_init=_values(*(starts if self.state_dependent_std else starts[:1])),
+            output_bias_init=_beginning(start, self.action_size, num_stds),
             name="mlp",
         )(observations, deterministic=deterministic)
         if self.state_dependent_std:
             mean, log_std = jnp.split(outputs, 2, axis=-1)
         else:
             mean = outputs
-            log_std = self.param("log_std", _values(starts[1]), (self.action_size,))
+            log_std = _log_std(self, self.action_size, start)
         log_std = jnp.clip(log_std, log_std_min, log_std_max)
         return distributions.diagonal_gaussian(jnp.tanh(mean), log_std)
 
@@ -96,13 +93,13 @@ class TanhGaussianPolicy(Network):
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
         *,
-        start: Start = NO_START,
+        start: Start | None = None,
     ) -> distributions.TanhGaussian:
         outputs = MLP(
             self.hidden_sizes,
             2 * self.action_size,
             layer_norm=self.layer_norm,
-            output_bias_init=_values(*_starts(start, self.action_size)),
+            output_bias_init=_beginning(start, self.action_size, self.action_size),
             name="mlp",
         )(observations)
         mean, log_std = jnp.split(outputs, 2, axis=-1)
@@ -128,15 +125,16 @@ class MixturePolicy(Network):
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
         *,
-        start: Start = NO_START,
+        start: Start | None = None,
     ) -> distributions.GaussianMixture:
         shape = (self.num_components, self.action_size)
         size = self.num_components * self.action_size
+        wide = None if start is None else start._replace(mean=0.0)
         outputs = MLP(
             self.hidden_sizes,
             self.num_components + 2 * size,
             layer_norm=self.layer_norm,
-            output_bias_init=_values((0.0, self.num_components + size), (start.log_std, size)),
+            output_bias_init=_beginning(wide, self.num_components + size, size),
             name="mlp",
         )(observations)
         logits, rest = jnp.split(outputs, [self.num_components], axis=-1)
@@ -148,20 +146,24 @@ class MixturePolicy(Network):
         )
 
 
-def _starts(start: Start, size: int) -> list[tuple[jax.Array | float, int]]:
-    """The parts of the bias of a mean, before its tanh, and of a log standard deviation."""
-    return [(jnp.arctanh(start.mean), size), (start.log_std, size)]
+def _beginning(
+    start: Start | None,
+    num_means: int,
+    num_stds: int,
+    unsquash: Callable[[Any], jax.Array] = jnp.arctanh,
+) -> Initializer:
+    """The initialiser of a vector: means before they are squashed, then log standard deviations."""
+    if start is None:
+        return nn.initializers.zeros
+    means = jnp.broadcast_to(unsquash(start.mean), (num_means,))
+    values = jnp.concatenate([means, jnp.full(num_stds, start.log_std, jnp.float32)])
+    return lambda key, shape, dtype: values.astype(dtype)
 
 
-def _values(*parts: tuple[jax.Array | float, int]) -> Initializer:
-    """The initialiser of a vector: each value, at so many places."""
-
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        del key, shape
-        each = [jnp.broadcast_to(jnp.asarray(value, dtype), (size,)) for value, size in parts]
-        return jnp.concatenate(each)
-
-    return init
+def _log_std(module: nn.Module, size: int, start: Start | None) -> jax.Array:
+    """One learned vector of log standard deviations for all observations."""
+    init = nn.initializers.constant(0.0 if start is None else start.log_std)
+    return module.param("log_std", init, (size,), jnp.float32)
 
 
 def _uniform_box(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -218,7 +220,7 @@ class LinearSoftmaxPolicy(Network):
     @nn.compact
     def __call__(self, observations: jax.Array) -> Any:
         features = self.features(observations)
-        weights = self.param("weights", nn.initializers.zeros, (features.shape[-1],))
+        weights = self.param("weights", nn.initializers.zeros, (features.shape[-1],), jnp.float32)
         return distributions.categorical(features @ weights)
 
 
@@ -238,16 +240,14 @@ class LinearGaussianPolicy(Network):
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
         *,
-        start: Start = NO_START,
+        start: Start | None = None,
     ) -> Any:
         features = observations if self.features is None else self.features(observations)
         mean = nn.Dense(
             self.action_size,
             kernel_init=nn.initializers.zeros,
-            bias_init=_values((start.mean, self.action_size)),
+            bias_init=_beginning(start, self.action_size, 0, unsquash=jnp.asarray),
             name="output",
         )(features)
-        log_std = self.param(
-            "log_std", _values((start.log_std, self.action_size)), (self.action_size,)
-        )
+        log_std = _log_std(self, self.action_size, start)
         return distributions.diagonal_gaussian(mean, jnp.clip(log_std, log_std_min, log_std_max))
