@@ -1,5 +1,6 @@
 """Flax modules: perceptrons, critics and policy heads."""
 
+from ddm.networks import estimators, heads
 from ddm.networks.critics import ActionValue, DiscreteActionValue, StateValue, first_member
 from ddm.networks.denoisers import (
     DENOISERS,
@@ -11,6 +12,7 @@ from ddm.networks.denoisers import (
     denoiser,
     split_window,
 )
+from ddm.networks.discriminators import Discriminator
 from ddm.networks.distributions import (
     GaussianMixture,
     TanhGaussian,
@@ -24,9 +26,16 @@ from ddm.networks.encoders import (
     Encoded,
     ObservationEncoder,
     check_encoder,
+    encoded,
     scale_pixels,
 )
-from ddm.networks.history import CausalTransformer, FrameStack, HistoryEncoder, Recurrent
+from ddm.networks.history import (
+    CausalTransformer,
+    FrameStack,
+    HistoryEncoder,
+    HistoryPolicy,
+    Recurrent,
+)
 from ddm.networks.latent import (
     PRIORS,
     ActionVAE,
@@ -53,6 +62,7 @@ from ddm.networks.policies import (
     LinearGaussianPolicy,
     LinearSoftmaxPolicy,
     MixturePolicy,
+    Start,
     TabularPolicy,
     TanhGaussianPolicy,
 )
@@ -93,12 +103,14 @@ __all__ = [
     "Denoiser",
     "DeterministicPolicy",
     "DiscreteActionValue",
+    "Discriminator",
     "Encoded",
     "FrameStack",
     "GaussianLatent",
     "GaussianMixture",
     "GaussianPolicy",
     "HistoryEncoder",
+    "HistoryPolicy",
     "LevelEmbedding",
     "LinearGaussianPolicy",
     "LinearSoftmaxPolicy",
@@ -113,6 +125,7 @@ __all__ = [
     "Reconstruction",
     "Recurrent",
     "RecurrentActionScores",
+    "Start",
     "StateValue",
     "TabularPolicy",
     "TanhGaussian",
@@ -135,10 +148,13 @@ __all__ = [
     "diagonal_gaussian",
     "dual_at_bound",
     "dual_step",
+    "encoded",
     "ensemble",
+    "estimators",
     "fan_in_uniform",
     "first_member",
     "follow",
+    "heads",
     "log_bounds",
     "log_dual",
     "minimize",

@@ -41,9 +41,14 @@ class Encoded(Network):
     network: nn.Module
 
     @nn.compact
-    def __call__(self, observations: jax.Array, *args: Any) -> Any:
+    def __call__(self, observations: jax.Array, *args: Any, **options: Any) -> Any:
         encoded = ObservationEncoder(self.kind, name="encoder")(observations)
-        return self.network(encoded, *args)
+        return self.network(encoded, *args, **options)
+
+
+def encoded(kind: str, network: nn.Module) -> nn.Module:
+    """The network on encoded observations; itself, if they are vectors."""
+    return network if kind == "none" else Encoded(kind, network)
 
 
 class ConvEncoder(Network):

@@ -10,7 +10,6 @@ import descent
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from ddm import networks, ops
@@ -418,7 +417,7 @@ def test_reverse_kl():
     model = state.discriminator
     minibatch = batch.observations[first], pairs[0, first], pairs[1, first]
     gradients = descent_direction(model.params, *minibatch)
-    model = jax.jit(lambda *args: networks.descend(*args, optax.adam(1e-3)))(gradients, model)
+    model = jax.jit(lambda *args: networks.descend(*args, 1e-3))(gradients, model)
     minibatch = batch.observations[second], pairs[0, second], pairs[1, second]
     gradients = descent_direction(model.params, *minibatch)
     expected = descent.adamw(model, gradients, 1e-3)
@@ -469,7 +468,7 @@ def test_history_bc():
 
     def loss_fn(params):
         mean, log_std = jnp.split(
-            descent.mlp(params["head"]["params"]["mlp"], features), 2, axis=-1
+            descent.mlp(params["params"]["head"]["mlp"], features), 2, axis=-1
         )
         scores = _gaussian(actions, jnp.tanh(mean), jnp.clip(log_std, -5.0, 2.0))
         return -jnp.sum(weights * scores) / jnp.sum(weights)

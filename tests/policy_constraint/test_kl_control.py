@@ -315,7 +315,7 @@ def test_the_policy_starts_from_a_prior_of_bc_with_its_hidden_layers():
     config = kl_control.Config(num_actions=Chain.actions, hidden_sizes=(8, 8), prior_steps=0)
     state = kl_control.init(config, jax.random.key(0), batch)
     state = kl_control.with_prior(config, state, cloned)
-    expected = bc.head_outputs(bc_config, cloned, batch.observations).logits
+    expected = bc.init(bc_config, jax.random.key(1), batch).policy(batch.observations).logits
     np.testing.assert_allclose(
         kl_control.log_policy(config, state, batch.observations),
         jax.nn.log_softmax(expected), atol=1e-6,

@@ -1,0 +1,1 @@
+"""What several imitation methods share and what is no method itself."""
