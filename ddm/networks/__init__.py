@@ -2,14 +2,11 @@
 
 from ddm.networks.critics import ActionValue, DiscreteActionValue, StateValue
 from ddm.networks.denoisers import (
-    DENOISERS,
     Denoiser,
     LevelEmbedding,
     MLPDenoiser,
     TransformerDenoiser,
     UNetDenoiser,
-    denoiser,
-    split_window,
 )
 from ddm.networks.distributions import (
     GaussianMixture,
@@ -34,7 +31,6 @@ from ddm.networks.latent import (
     MixtureLatent,
     Prior,
     Reconstruction,
-    check_prior,
 )
 from ddm.networks.mlp import (
     MLP,
@@ -79,7 +75,6 @@ from ddm.networks.transformer import (
 )
 
 __all__ = [
-    "DENOISERS",
     "ENCODERS",
     "MLP",
     "PRIORS",
@@ -128,9 +123,7 @@ __all__ = [
     "categorical",
     "causal_mask",
     "check_encoder",
-    "check_prior",
     "concatenate_inputs",
-    "denoiser",
     "descend",
     "diagonal_gaussian",
     "dual_at_bound",
@@ -146,7 +139,6 @@ __all__ = [
     "scale_pixels",
     "share",
     "sinusoids",
-    "split_window",
     "tracked",
     "trainable",
 ]
