@@ -33,7 +33,8 @@ import optax
 
 from ddm import networks, ops
 from ddm.imitation.parts import chunks, tokens
-from ddm.networks import autoregressive as decoding
+from ddm.networks import autoregressive as decoders
+from ddm.networks import decoding
 from ddm.ops import binning
 from ddm.types import (
     Batch,
@@ -96,17 +97,16 @@ def batch_spec(config: Config) -> BatchSpec:
     return chunks.batch_spec(config)
 
 
-def policy_network(config: Config, action_size: int) -> decoding.AutoregressivePolicy:
+def policy_network(config: Config, action_size: int) -> decoders.AutoregressivePolicy:
     """The policy over bins that a configuration describes.
 
     It maps frames (B, To, *O) and the tokens (B, Tp * A) of a chunk to the logits (B, Tp * A, K) of
-    each token, given the ones before it. A network of your own is an `AutoregressivePolicy`, too,
-    with another encoder or decoder.
+    each token, given the ones before it. Its methods `start` and `step` give these one after the
+    other: see `networks.autoregressive.AutoregressivePolicy`.
     """
     make = DECODERS[config.decoder]
-    return decoding.AutoregressivePolicy(
-        config.encoder, make(config, config.chunk_size * action_size)
-    )
+    decoder = make(config, config.chunk_size * action_size)
+    return decoders.AutoregressivePolicy(config.encoder, decoder)
 
 
 def clipped_adamw(
@@ -235,8 +235,9 @@ def beam_search(
       Chunks (W, chunk_size, A) of bin centres and the log-probabilities (W,) of their bins, the
       best first.
     """
-    policy, action_size = state.policy, state.action.shape[0]
-    found, scores = decoding.beam_search(policy.network, policy.params, frames, width)
+    action_size = state.action.size
+    num_tokens = config.chunk_size * action_size
+    found, scores = decoding.beam_search(state.policy, frames, num_tokens, width)
     bins = found.reshape(width, config.chunk_size, action_size)
     centres = binning.decode(bins, tokens.edges_of(config, action_size))
     return centres.astype(state.action.dtype), scores
@@ -271,13 +272,13 @@ def _bins(
     config: Config, state: State, frames: jax.Array, key: PRNGKey, choose: Any
 ) -> tuple[jax.Array, jax.Array]:
     """Bins (Tp, A) that `choose` takes one after the other, and all edges."""
-    policy, action_size = state.policy, state.action.shape[0]
-    found = decoding.draw_tokens(policy.network, policy.params, frames, key, choose)
-    return found.reshape(config.chunk_size, -1), tokens.edges_of(config, action_size)
+    num_tokens = config.chunk_size * state.action.size
+    found = decoding.draw_tokens(state.policy, frames, num_tokens, key, choose)
+    return found.reshape(config.chunk_size, -1), tokens.edges_of(config, state.action.size)
 
 
-DECODERS: dict[str, Callable[[Config, int], decoding.Decoder]] = {
-    "transformer": lambda config, num_tokens: decoding.TransformerDecoder(
+DECODERS: dict[str, Callable[[Config, int], decoders.Decoder]] = {
+    "transformer": lambda config, num_tokens: decoders.TransformerDecoder(
         num_tokens,
         config.num_bins,
         config.width,
@@ -286,13 +287,13 @@ DECODERS: dict[str, Callable[[Config, int], decoding.Decoder]] = {
         config.dropout_rate,
         config.cache,
     ),
-    "lstm": lambda config, num_tokens: decoding.LSTMDecoder(
+    "lstm": lambda config, num_tokens: decoders.LSTMDecoder(
         num_tokens, config.num_bins, config.width, config.hidden_sizes
     ),
-    "mlp": lambda config, num_tokens: decoding.MLPDecoder(
+    "mlp": lambda config, num_tokens: decoders.MLPDecoder(
         num_tokens, config.num_bins, config.hidden_sizes
     ),
-    "factorised": lambda config, num_tokens: decoding.FactorisedDecoder(
+    "factorised": lambda config, num_tokens: decoders.FactorisedDecoder(
         num_tokens, config.num_bins, config.hidden_sizes
     ),
 }

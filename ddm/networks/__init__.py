@@ -22,6 +22,7 @@ from ddm.networks.encoders import (
     ObservationEncoder,
     check_encoder,
     scale_pixels,
+    standardize_images,
 )
 from ddm.networks.history import CausalTransformer, FrameStack, HistoryEncoder, Recurrent
 from ddm.networks.latent import (
@@ -139,6 +140,7 @@ __all__ = [
     "scale_pixels",
     "share",
     "sinusoids",
+    "standardize_images",
     "tracked",
     "trainable",
 ]

@@ -171,5 +171,5 @@ def zeros_like_one(values: jax.Array) -> jax.Array:
 
 
 def with_steps(values: jax.Array, one: jax.Array) -> jax.Array:
-    """Values (B, T, ...) as they are; an axis of one step for values (B, ...) of the rank of one."""
+    """Values (B, T, ...) as they are; (B, ...), of the rank of `one`, with an axis of one step."""
     return values[:, None] if values.ndim == one.ndim + 1 else values
