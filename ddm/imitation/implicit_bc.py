@@ -220,8 +220,8 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """The best candidate of the search, or one drawn by softmax of the scores."""
-    start_key, search_key, draw_key = jax.random.split(key, 3)
     frames = plans.push(policy_state or initial_policy_state(config, state), observation)
+    start_key, search_key, draw_key = jax.random.split(key, 3)
     score = lambda actions: state.policy(frames.observations[None], actions)  # noqa: E731
     start = search.uniform(config, start_key, (1, config.num_samples, *state.action.shape))
     candidates = search.SEARCHES[config.inference](config, score, search_key, start)
