@@ -3,14 +3,11 @@
 from ddm.networks import estimators, heads
 from ddm.networks.critics import ActionValue, DiscreteActionValue, StateValue, first_member
 from ddm.networks.denoisers import (
-    DENOISERS,
     Denoiser,
     LevelEmbedding,
     MLPDenoiser,
     TransformerDenoiser,
     UNetDenoiser,
-    denoiser,
-    split_window,
 )
 from ddm.networks.discriminators import Discriminator
 from ddm.networks.distributions import (
@@ -28,6 +25,7 @@ from ddm.networks.encoders import (
     check_encoder,
     encoded,
     scale_pixels,
+    standardize_images,
 )
 from ddm.networks.history import (
     CausalTransformer,
@@ -43,7 +41,6 @@ from ddm.networks.latent import (
     MixtureLatent,
     Prior,
     Reconstruction,
-    check_prior,
 )
 from ddm.networks.mlp import (
     MLP,
@@ -89,7 +86,6 @@ from ddm.networks.transformer import (
 )
 
 __all__ = [
-    "DENOISERS",
     "ENCODERS",
     "MLP",
     "PRIORS",
@@ -141,9 +137,7 @@ __all__ = [
     "categorical",
     "causal_mask",
     "check_encoder",
-    "check_prior",
     "concatenate_inputs",
-    "denoiser",
     "descend",
     "diagonal_gaussian",
     "dual_at_bound",
@@ -163,7 +157,7 @@ __all__ = [
     "scale_pixels",
     "share",
     "sinusoids",
-    "split_window",
+    "standardize_images",
     "tracked",
     "trainable",
 ]

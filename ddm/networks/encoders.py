@@ -115,6 +115,13 @@ def scale_pixels(images: jax.Array) -> jax.Array:
     return images
 
 
+def standardize_images(image: jax.Array) -> jax.Array:
+    """Images (..., H, W), each with mean 0 and standard deviation 1; flat ones become 0."""
+    centered = image - jnp.mean(image, axis=(-2, -1), keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(jnp.square(centered), axis=(-2, -1), keepdims=True))
+    return centered / jnp.maximum(deviation, 1.0 / 255.0)
+
+
 def check_encoder(kind: str, observation_shape: tuple[int, ...], name: str) -> None:
     """Refuses observations that the encoder is not made for.
 
