@@ -56,7 +56,7 @@ from ddm.networks.policies import (
     TabularPolicy,
     TanhGaussianPolicy,
 )
-from ddm.networks.scores import ActionScores, RecurrentActionScores
+from ddm.networks.scores import ActionScores, RecurrentActionScores, without_output
 from ddm.networks.trainable import (
     LossFn,
     Optimizer,
@@ -149,4 +149,5 @@ __all__ = [
     "split_window",
     "tracked",
     "trainable",
+    "without_output",
 ]
