@@ -74,6 +74,16 @@ def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
     return tuple(options() if callable(options) else options)
 
 
+def chosen(config: Any, name: str) -> Any:
+    """The function that a :func:`choice` names; a function in place of a name is returned."""
+    value = getattr(config, name)
+    if not isinstance(value, str):
+        return value
+    [field] = [field for field in dataclasses.fields(config) if field.name == name]
+    options = field.metadata["choices"]
+    return (options() if callable(options) else options)[value]
+
+
 def own_networks(config: Any) -> dict[str, bool]:
     """The configuration's :func:`network` fields, and whether the user gave one."""
     fields = [field for field in dataclasses.fields(config) if field.metadata.get("network")]

@@ -18,6 +18,7 @@ from flax import struct
 from ddm.configuration import Configuration as Configuration
 from ddm.configuration import NetworkFn as NetworkFn
 from ddm.configuration import choice as choice
+from ddm.configuration import chosen as chosen
 from ddm.configuration import leaf as leaf
 from ddm.configuration import network as network
 from ddm.configuration import own_networks

@@ -1,6 +1,6 @@
 """Flax modules: perceptrons, critics and policy heads."""
 
-from ddm.networks.critics import ActionValue, DiscreteActionValue, StateValue
+from ddm.networks.critics import ActionValue, DiscreteActionValue, StateValue, first_member
 from ddm.networks.denoisers import (
     DENOISERS,
     Denoiser,
@@ -137,6 +137,7 @@ __all__ = [
     "dual_step",
     "ensemble",
     "fan_in_uniform",
+    "first_member",
     "follow",
     "log_bounds",
     "log_dual",

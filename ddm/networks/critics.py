@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ddm.networks.mlp import MLP, Initializer, Network, concatenate_inputs, ensemble, fan_in_uniform, share
+from ddm.networks.mlp import (
+    MLP,
+    Initializer,
+    Network,
+    concatenate_inputs,
+    ensemble,
+    fan_in_uniform,
+    share,
+)
+from ddm.networks.trainable import Trainable
 
 
 class StateValue(Network):
@@ -80,3 +89,14 @@ class DiscreteActionValue(Network):
         if actions is None:
             return values
         return jnp.take_along_axis(values, actions[None, :, None], axis=-1)[..., 0]
+
+
+def first_member(critic: Trainable, observations: jax.Array, actions: jax.Array) -> jax.Array:
+    """Q_1(s, a), without the gradient to the others; (B,), or (B, M).
+
+    Of an :class:`ActionValue` only this member is computed, of any other ensemble all are.
+    """
+    if not isinstance(critic.network, ActionValue):
+        return critic(observations, actions)[0]
+    params = jax.tree.map(lambda leaf: leaf[:1], critic.params)
+    return critic.network.clone(num_members=1).apply(params, observations, actions)[0]

@@ -12,7 +12,7 @@ from flax import linen as nn
 Initializer = Callable[..., jax.Array]
 
 
-# A network stands in its train state, as a value that is compared, hashed and pickled. So what it is
+# A network stands in its train state, as a value that is compared, hashed and pickled. What it is
 # made of has a name in a module: no closures, and `relu` below in place of jax's, which has none.
 
 

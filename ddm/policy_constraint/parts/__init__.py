@@ -1,1 +1,1 @@
-"""What several methods of this family share, and what is too large for the file of one."""
+"""What methods of this family share and is no method."""
