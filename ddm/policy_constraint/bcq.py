@@ -32,8 +32,6 @@ from flax import struct
 from ddm import networks, ops
 from ddm.ops import convergence
 from ddm.policy_constraint.parts import generative
-from ddm.policy_constraint.parts.generative import critic_network as critic_network
-from ddm.policy_constraint.parts.generative import vae_network as vae_network
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
@@ -55,7 +53,7 @@ class Config(generative.Config):
     actor_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size of the perturbation
     # phi: largest change of a proposed action; 0: none
     perturbation: float = leaf(0.05, "[0, inf)")
-    actor_network: NetworkFn | None = network()  # in place of `actor_network` below
+    actor_network: NetworkFn | None = network()  # in place of :func:`actor_network`
 
 
 class State(struct.PyTreeNode):
@@ -130,8 +128,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
     def actor_loss(params: Any) -> tuple[jax.Array, Metrics]:
         moves = state.actor.apply(params, batch.observations, proposals)
-        values = critic(batch.observations, perturb(config, proposals, moves))
-        loss = -jnp.mean(values[0])
+        actions = perturb(config, proposals, moves)
+        loss = -jnp.mean(networks.first_member(critic, batch.observations, actions))
         return loss, {"actor_loss": loss}
 
     actor, actor_metrics = networks.minimize(actor_loss, state.actor, config.actor_learning_rate)
@@ -176,7 +174,7 @@ def perturb(config: Config, actions: jax.Array, moves: jax.Array) -> jax.Array:
 
 
 class Perturbation(networks.Network):
-    """Tanh xi(s, a): observations (B, O) and actions (B, [M,] A) to moves of that shape."""
+    """Tanh xi(s, a): (B, O) and (B, [M,] A) to moves of the shape of the actions."""
 
     hidden_sizes: tuple[int, ...]
 
@@ -188,7 +186,11 @@ class Perturbation(networks.Network):
 
 
 def actor_network(config: Config, action_size: int) -> networks.Network:
-    """Tanh xi: observations (B, O) and actions (B, [M,] A) to moves of that shape in (-1, 1)."""
+    """Tanh xi(s, a).
+
+    Called with observations (B, *O) and actions (B, [M,] A); returns moves in (-1, 1) of the shape
+    of the actions.
+    """
     del action_size
     return Perturbation(config.hidden_sizes)
 

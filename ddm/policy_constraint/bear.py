@@ -37,8 +37,6 @@ from ddm import networks, ops
 from ddm.ops import convergence
 from ddm.ops.kernels import KernelFn
 from ddm.policy_constraint.parts import generative
-from ddm.policy_constraint.parts.generative import critic_network as critic_network
-from ddm.policy_constraint.parts.generative import vae_network as vae_network
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
@@ -50,7 +48,7 @@ from ddm.types import (
     check_batch,
     check_continuous_example,
     choice,
-    find_choice,
+    chosen,
     leaf,
     network,
     static,
@@ -90,7 +88,7 @@ class Config(generative.Config):
     num_mmd_samples: int = static(4, "[1, inf)")
     # relu layers of policy and critics
     hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")
-    actor_network: NetworkFn | None = network()  # in place of `actor_network` below
+    actor_network: NetworkFn | None = network()  # in place of :func:`actor_network`
 
 
 class State(struct.PyTreeNode):
@@ -226,10 +224,12 @@ def actor_loss(
     raw = policy.sample_raw(seed=policy_key, sample_shape=(config.num_mmd_samples,))
     features = generative.repeated_features(state.vae, batch.observations, config.num_mmd_samples)
     logged = generative.propose(config, state.vae, features, proposal_key)
-    kernel = find_choice(config.kernel, ops.kernels.KERNELS, "kernel", "bear")
-    mmd = jnp.mean(ops.kernels.mmd(jnp.moveaxis(raw, 0, 1), logged, kernel, config.bandwidth))
+    mmd = ops.kernels.mmd(
+        jnp.moveaxis(raw, 0, 1), logged, chosen(config, "kernel"), config.bandwidth
+    )
+    mmd = jnp.mean(mmd)
     values = state.critic(batch.observations, jnp.tanh(raw[0]))
-    value = find_choice(config.values, VALUES, "values", "bear")(values)
+    value = chosen(config, "values")(values)
     # The variance of equal critics is 0, where its root has no gradient.
     deviation = jnp.sqrt(jnp.var(values, axis=0) + 1e-12)
     merit = jnp.mean(value - config.deviation_weight * deviation)
@@ -246,5 +246,9 @@ def alpha_step(config: Config, alpha: networks.Trainable, mmd: jax.Array) -> net
 
 
 def actor_network(config: Config, action_size: int) -> networks.Network:
-    """The policy: observations (..., O) and bounds of log std to a `networks.TanhGaussian`."""
+    """The policy.
+
+    Called with observations (..., *O), and the floor and the ceiling of the log standard
+    deviations; returns a `networks.TanhGaussian`.
+    """
     return networks.TanhGaussianPolicy(config.hidden_sizes, action_size)

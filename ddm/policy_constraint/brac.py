@@ -36,8 +36,6 @@ from flax import struct
 
 from ddm import networks, ops
 from ddm.policy_constraint.parts import behavior_divergence as divergences
-from ddm.policy_constraint.parts.behavior_divergence import behavior_network as behavior_network
-from ddm.policy_constraint.parts.behavior_divergence import divergence_network as divergence_network
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
@@ -81,8 +79,8 @@ class Config(divergences.Config):
     num_eval_samples: int = static(10, "[0, inf)")
     num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
     layer_norm: bool = static(False)  # in the critics
-    actor_network: NetworkFn | None = network()  # in place of `actor_network` below
-    critic_network: NetworkFn | None = network()  # in place of `critic_network` below
+    actor_network: NetworkFn | None = network()  # in place of :func:`actor_network`
+    critic_network: NetworkFn | None = network()  # in place of :func:`critic_network`
 
 
 class State(struct.PyTreeNode):
@@ -227,12 +225,15 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
 
 
 def actor_network(config: Config, action_size: int) -> networks.Network:
-    """Pi: observations (..., O) and bounds of log std to a `networks.TanhGaussian`."""
+    """The policy, called as :func:`behavior_divergence.behavior_network`."""
     return networks.TanhGaussianPolicy(config.hidden_sizes, action_size)
 
 
 def critic_network(config: Config, action_size: int) -> networks.Network:
-    """The ensemble of Q_i: observations (B, O) and actions (B, [M,] A) to values (E, B, [M])."""
+    """The ensemble of Q_i(s, a).
+
+    Called with observations (B, *O) and actions (B, [M,] A); returns (E, B, [M]).
+    """
     del action_size
     return networks.ActionValue(config.hidden_sizes, config.num_critics, config.layer_norm)
 

@@ -27,8 +27,6 @@ from flax import struct
 
 from ddm import networks, ops
 from ddm.policy_constraint.parts import discrete
-from ddm.policy_constraint.parts.discrete import behavior_network as behavior_network
-from ddm.policy_constraint.parts.discrete import critic_network as critic_network
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,

@@ -46,8 +46,6 @@ from flax import struct
 from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.policy_constraint.parts import discrete_prior, soft_policy
-from ddm.policy_constraint.parts.discrete_prior import critic_network as critic_network
-from ddm.policy_constraint.parts.discrete_prior import prior_network as prior_network
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
@@ -104,11 +102,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
             "and dropout_rate is 0; expected a rate above 0"
         )
     key, critic_key, prior_key = jax.random.split(key, 3)
-    observations = batch.observations[:1]
-    critic = (config.critic_network or critic_network)(config, config.num_actions)
     return State(
-        critic=networks.tracked(critic, critic.init(critic_key, observations), clipped_adam),
-        prior=discrete_prior.init(config, prior_key, batch),
+        critic=discrete_prior.init_critic(config, critic_key, batch, clipped_adam),
+        prior=discrete_prior.init_prior(config, prior_key, batch),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )

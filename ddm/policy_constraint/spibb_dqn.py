@@ -28,8 +28,6 @@ from flax import struct
 
 from ddm import networks, ops
 from ddm.policy_constraint.parts import discrete, pseudo_counts
-from ddm.policy_constraint.parts.discrete import behavior_network as behavior_network
-from ddm.policy_constraint.parts.discrete import critic_network as critic_network
 from ddm.policy_constraint.parts.pseudo_counts import TableFn
 from ddm.types import (
     TRANSITION_FIELDS,

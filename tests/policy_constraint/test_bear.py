@@ -174,9 +174,7 @@ def test_the_mmds_gradient_pulls_the_policy_to_the_data(trained):
 
 def test_values_of_the_two_steps(trained):
     state, _ = trained["two steps"]
-    values = _values(state.critic, [[1.0], [1.0], [-1.0]], [[0.5], [-0.5], [0.0]]).mean(
-        axis=0
-    )
+    values = _values(state.critic, [[1.0], [1.0], [-1.0]], [[0.5], [-0.5], [0.0]]).mean(axis=0)
     np.testing.assert_allclose(values, [1.0, 0.0, 0.9], atol=0.05)
     best = probes.mode(bear, CONFIG, state, 1.0)
     assert best == pytest.approx(probes.BEST_ACTION, abs=0.1)

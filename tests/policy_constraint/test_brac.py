@@ -163,7 +163,9 @@ def test_kl_is_that_of_the_gaussians_before_the_tanh():
     std = np.exp(-1.0)
     policy = networks.TanhGaussian(jnp.full((1, 2), 0.5), jnp.full((1, 2), -1.2))
     _, behavior = pair(rows=1)
-    estimate = behavior_divergence.kl(CONFIG.replace(num_samples=20_000), policy, behavior, jax.random.key(0))
+    estimate = behavior_divergence.kl(
+        CONFIG.replace(num_samples=20_000), policy, behavior, jax.random.key(0)
+    )
     expected = 2 * (np.log(std / np.exp(-1.2)) + (np.exp(-2.4) + 0.3**2) / (2 * std**2) - 0.5)
     assert float(estimate[0]) == pytest.approx(expected, abs=0.02)
 

@@ -30,7 +30,7 @@ from ddm.types import (
     NetworkFn,
     PRNGKey,
     choice,
-    find_choice,
+    chosen,
     leaf,
     network,
     static,
@@ -82,8 +82,8 @@ class Config(Configuration):
     # steps of a dual divergence's critic in each update
     divergence_steps: int = static(3, "[1, inf)")
     hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers of all networks
-    behavior_network: NetworkFn | None = network()  # in place of `behavior_network` below
-    divergence_network: NetworkFn | None = network()  # in place of `divergence_network` below
+    behavior_network: NetworkFn | None = network()  # in place of :func:`behavior_network`
+    divergence_network: NetworkFn | None = network()  # in place of :func:`divergence_network`
 
 
 class Behavior(struct.PyTreeNode):
@@ -94,21 +94,26 @@ class Behavior(struct.PyTreeNode):
 
 
 def behavior_network(config: Config, action_size: int) -> networks.Network:
-    """Beta: observations (..., O) and bounds of log std to a `networks.TanhGaussian`."""
+    """The behaviour policy.
+
+    Called with observations (..., *O), and the floor and the ceiling of the log standard
+    deviations; returns a `networks.TanhGaussian`.
+    """
     return networks.TanhGaussianPolicy(config.hidden_sizes, action_size)
 
 
 def divergence_network(config: Config, action_size: int) -> networks.Network:
-    """C: observations (B, O) and actions (B, A) to (1, B), an ensemble with one member."""
+    """c(s, a), an ensemble with one member.
+
+    Called with observations (B, *O) and actions (B, A); returns (1, B).
+    """
     del action_size
     return networks.ActionValue(config.hidden_sizes, 1)
 
 
 def find(config: Config) -> Any:
     """The divergence that the configuration names: a `PrimalFn` or a `Dual`."""
-    if isinstance(config.divergence, Dual):
-        return config.divergence
-    return find_choice(config.divergence, DIVERGENCES, "divergence", "brac")
+    return chosen(config, "divergence")
 
 
 def is_dual(config: Config) -> bool:
@@ -174,8 +179,9 @@ def mmd(
         jnp.moveaxis(each.sample(seed=seed, sample_shape=(config.num_samples,)), 0, 1)
         for each, seed in zip((policy, behavior), jax.random.split(key), strict=True)
     )
-    kernel = find_choice(config.kernel, ops.kernels.KERNELS, "kernel", "brac")
-    return ops.kernels.squared_mmd(policy_actions, behavior_actions, kernel, config.bandwidth)
+    return ops.kernels.squared_mmd(
+        policy_actions, behavior_actions, chosen(config, "kernel"), config.bandwidth
+    )
 
 
 DIVERGENCES: dict[str, DivergenceFn] = {

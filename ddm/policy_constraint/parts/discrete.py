@@ -55,8 +55,8 @@ class Config(Configuration):
     num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
     # relu layers of critic and clone
     hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")
-    critic_network: NetworkFn | None = network()  # in place of `critic_network` below
-    behavior_network: NetworkFn | None = network()  # in place of `behavior_network` below
+    critic_network: NetworkFn | None = network()  # in place of :func:`critic_network`
+    behavior_network: NetworkFn | None = network()  # in place of :func:`behavior_network`
 
 
 class Clone(struct.PyTreeNode):
@@ -67,12 +67,12 @@ class Clone(struct.PyTreeNode):
 
 
 def critic_network(config: Config, num_actions: int) -> networks.Network:
-    """Q(s, .): observations (B, O) to values (1, B, K), an ensemble with one member."""
+    """Q(s, .), an ensemble with one member: called with observations (B, *O); returns (1, B, K)."""
     return networks.DiscreteActionValue(config.hidden_sizes, num_actions, 1)
 
 
 def behavior_network(config: Config, num_actions: int) -> networks.Network:
-    """Logits i(s, .) of the behaviour policy: observations (B, O) to (B, K)."""
+    """Logits i(s, .) of the clone: called with observations (B, *O); returns (B, K)."""
     return networks.ActionScores(config.hidden_sizes, num_actions)
 
 

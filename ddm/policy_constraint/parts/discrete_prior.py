@@ -29,6 +29,7 @@ from ddm.types import (
     check_actions,
     check_vectors,
     choice,
+    chosen,
     leaf,
     network,
     static,
@@ -46,8 +47,8 @@ class Config(Configuration):
     prior_steps: int = leaf(10_000, "[0, inf)")
     # a network; or a function of observations (..., O) to log p (..., K)
     prior: str | LogPrior = choice(("learned",), "learned")
-    critic_network: NetworkFn | None = network()  # in place of `critic_network` below
-    prior_network: NetworkFn | None = network()  # in place of `prior_network` below
+    critic_network: NetworkFn | None = network()  # in place of :func:`critic_network`
+    prior_network: NetworkFn | None = network()  # in place of :func:`prior_network`
     network: str = choice(lambda: NETWORKS, "mlp")  # of both; gru reads tokens
     # observations are token numbers below this; 0: they are vectors
     num_tokens: int = static(0, "[0, inf)")
@@ -75,7 +76,10 @@ def check(config: Config, batch: Batch, name: str) -> None:
 
 
 def critic_network(config: Config, num_actions: int) -> networks.Network:
-    """D: observations (..., O), and `deterministic` for dropout, to gains (..., K).
+    """D(s, .), the gains over the prior.
+
+    Called with observations (..., *O); returns (..., K). With `dropout_rate` it is also called with
+    `deterministic=False` and a stream of keys named "dropout".
 
     A user's own starts as it is made, and keeps its parameters while the prior is fitted. So that
     the policy starts from the prior, let its last layer start at 0.
@@ -90,7 +94,7 @@ def prior_network(config: Config, num_actions: int) -> networks.Network:
             f"kl_control: network=gru reads tokens; num_tokens is {config.num_tokens}, expected "
             "their number, and hidden_sizes start with the GRU's width"
         )
-    return NETWORKS[config.network](
+    return chosen(config, "network")(
         config.hidden_sizes,
         num_actions,
         config.num_tokens,
@@ -102,7 +106,15 @@ def prior_network(config: Config, num_actions: int) -> networks.Network:
 NETWORKS = {"mlp": networks.ActionScores, "gru": networks.RecurrentActionScores}
 
 
-def init(config: Config, key: PRNGKey, batch: Batch) -> networks.Trainable | None:
+def init_critic(
+    config: Config, key: PRNGKey, batch: Batch, optimizer: networks.Optimizer
+) -> networks.Tracked:
+    """A fresh D for the shapes in `batch`."""
+    model = (config.critic_network or critic_network)(config, config.num_actions)
+    return networks.tracked(model, model.init(key, batch.observations[:1]), optimizer)
+
+
+def init_prior(config: Config, key: PRNGKey, batch: Batch) -> networks.Trainable | None:
     """A fresh prior for the shapes in `batch`; None where it is a function."""
     if callable(config.prior):
         return None

@@ -52,12 +52,15 @@ class Config(Configuration):
     vae_hidden_sizes: tuple[int, ...] = static((750, 750), "[1, inf)")
     latent_dim: int = static(0, "[0, inf)")  # dimensions of z; 0: twice the action's
     layer_norm: bool = static(False)  # in the critics
-    critic_network: NetworkFn | None = network()  # in place of `critic_network` below
-    vae_network: NetworkFn | None = network()  # in place of `vae_network` below
+    critic_network: NetworkFn | None = network()  # in place of :func:`critic_network`
+    vae_network: NetworkFn | None = network()  # in place of :func:`vae_network`
 
 
 def critic_network(config: Config, action_size: int) -> networks.Network:
-    """The ensemble of Q_i: observations (B, O) and actions (B, [M,] A) to values (E, B, [M])."""
+    """The ensemble of Q_i(s, a).
+
+    Called with observations (B, *O) and actions (B, [M,] A); returns (E, B, [M]).
+    """
     del action_size
     return networks.ActionValue(config.hidden_sizes, config.num_critics, config.layer_norm)
 
@@ -65,8 +68,8 @@ def critic_network(config: Config, action_size: int) -> networks.Network:
 def vae_network(config: Config, action_size: int) -> networks.Network:
     """The behaviour model, whose decoder ends *before* the tanh of its actions.
 
-    A user's own has a field `latent_dim`, and the calls of `networks.ActionVAE`: of itself, which
-    gives a `networks.Reconstruction`, and of its methods `embed` and `decode`.
+    Called as `networks.ActionVAE` is, and by its methods `embed` and `decode`; returns a
+    `networks.Reconstruction`. It also has the field `latent_dim`.
     """
     latent_dim = config.latent_dim or 2 * action_size
     return networks.ActionVAE(config.vae_hidden_sizes, latent_dim, action_size, bounded=False)
@@ -138,8 +141,8 @@ def best_value(config: Config, values: jax.Array) -> jax.Array:
 
 def choose(critic: networks.Trainable, observation: jax.Array, actions: jax.Array) -> jax.Array:
     """The action (A,) among (M, A) with the largest Q_1 at one observation (*O)."""
-    values = critic(observation[None], actions[None])
-    return actions[jnp.argmax(values[0, 0])]
+    values = networks.first_member(critic, observation[None], actions[None])
+    return actions[jnp.argmax(values[0])]
 
 
 def candidate_key(key: PRNGKey, deterministic: bool) -> PRNGKey:

@@ -23,7 +23,7 @@ from flax import struct
 
 from ddm.errors import InputError
 from ddm.ops import tables
-from ddm.types import Batch, Configuration, choice, leaf, static
+from ddm.types import Batch, Configuration, choice, chosen, leaf, static
 
 TableFn = Callable[[jax.Array], jax.Array]  # (B, K) of observations (B, O): counts, or a policy
 ROWS_COUNTED = 2.0**24  # beyond it, adding 1 to a float32 does nothing
@@ -140,5 +140,4 @@ CELLS = {"grid": grid_cells, "one_hot": one_hot_cells}
 
 
 def _cells(config: Config, observations: jax.Array) -> jax.Array:
-    assert isinstance(config.count, str)
-    return CELLS[config.count](config, observations)
+    return chosen(config, "count")(config, observations)

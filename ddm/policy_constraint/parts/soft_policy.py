@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ddm import ops
-from ddm.types import Configuration, choice, find_choice, leaf
+from ddm.types import Configuration, choice, chosen, leaf
 
 BackupFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -68,8 +68,7 @@ def backed_up_value(
     if config.form == "psi":
         return soft
     offset = _scaled(config, log_priors)
-    backup = find_choice(config.backup, BACKUPS, "backup", "kl_control")
-    return backup(offset + gains, offset + online_gains, soft)
+    return chosen(config, "backup")(offset + gains, offset + online_gains, soft)
 
 
 def penalty(
