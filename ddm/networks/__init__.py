@@ -63,7 +63,7 @@ from ddm.networks.policies import (
     TabularPolicy,
     TanhGaussianPolicy,
 )
-from ddm.networks.scores import ActionScores, RecurrentActionScores
+from ddm.networks.scores import ActionScores, RecurrentActionScores, without_output
 from ddm.networks.trainable import (
     LossFn,
     Optimizer,
@@ -160,4 +160,5 @@ __all__ = [
     "standardize_images",
     "tracked",
     "trainable",
+    "without_output",
 ]

@@ -39,7 +39,7 @@ def _cql():
 
 def _bear():
     config = bear.Config(alpha_learning_rate=0.1)
-    return lambda dual, sign: bear._alpha_step(config, dual, config.epsilon + sign), -5.0, 10.0
+    return lambda dual, sign: bear.alpha_step(config, dual, config.epsilon + sign), -5.0, 10.0
 
 
 def _brac():
