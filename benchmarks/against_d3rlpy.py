@@ -21,6 +21,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import algorithms
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,7 @@ import throughput
 import timing
 from absl import app, flags
 
+import ddm
 from ddm import data, envs, evaluation, runner
 from ddm.envs import point_mass
 from ddm.policy_constraint import awac, bcq, bear, crr, iql, td3_bc
@@ -206,7 +208,7 @@ def main(_):
 def load_dataset() -> data.Dataset:
     """Standardised for both, as the experiments do; noise without `--dataset`."""
     if not _DATASET.value:
-        return throughput.random_dataset(0)
+        return timing.random_dataset(algorithms.OBSERVATION_SIZE, algorithms.ACTION_SIZE)
     dataset = point_mass_log() if _DATASET.value == "point_mass" else data.load(_DATASET.value)
     return data.normalize(dataset, observations="standardize")
 
@@ -243,7 +245,7 @@ def report(name: str, dataset: data.Dataset, worker: Worker) -> dict[str, Any]:
     version = worker.ask(do="start", algorithm=name, seed=0, settings=contestant.settings)
     row = {"algorithm": name, "version": version, "batch_size": _BATCH.value}
     if _SPEED.value:
-        row |= measure_speed(name, contestant, dataset, worker)
+        row |= measure_speed(contestant, dataset, worker)
         print(
             "{algorithm:8} {ddm:8.0f} updates/s ({ddm_floor:.2f} of the floor), d3rlpy {version} "
             "{d3rlpy:6.0f} ({d3rlpy_floor:.2f}), ratio {ratio:.1f}".format(**row),
@@ -259,17 +261,13 @@ def report(name: str, dataset: data.Dataset, worker: Worker) -> dict[str, Any]:
     return row
 
 
-def measure_speed(
-    name: str, contestant: Contestant, dataset: data.Dataset, worker: Worker
-) -> dict[str, Any]:
+def measure_speed(contestant: Contestant, dataset: data.Dataset, worker: Worker) -> dict[str, Any]:
     """Both loops and the floor in turns; medians, and the median of the turns' ratios."""
     run, _, steps = timing.compile_updates(
         contestant.algorithm, contestant.config, dataset, _BATCH.value, _LENGTH.value
     )
-    sizes = throughput.Sizes(dataset.observations.shape[-1], dataset.actions.shape[-1])
-    floor = throughput.floor_timer(
-        throughput.count_products(name, contestant.config, sizes),
-        contestant.algorithm.batch_spec(contestant.config).minibatches,
+    floor, _ = throughput.floor_of(
+        contestant.algorithm, contestant.config, dataset, _BATCH.value, _LENGTH.value
     )
     first = worker.ask(do="fit", steps=30)
     their_steps = max(30, int(30 * _LENGTH.value / first))
@@ -314,20 +312,14 @@ def measure_scores(
 def train(contestant: Contestant, dataset: data.Dataset, seed: int) -> Any:
     """The state after `--updates` gradient steps."""
     algorithm, config = contestant.algorithm, contestant.config
-    spec = algorithm.batch_spec(config)
-    init_key, sample_key = jax.random.split(jax.random.key(seed))
+    minibatches = algorithm.batch_spec(config).minibatches
+    steps = _UPDATES.value // minibatches * minibatches
 
     @jax.jit
-    def run(state: Any, dataset: data.Dataset) -> Any:
-        def one(state: Any, step: jax.Array) -> tuple[Any, None]:
-            key = jax.random.fold_in(sample_key, step)
-            batch = data.sample(dataset, key, _BATCH.value, spec)
-            return algorithm.update(config, state, batch)[0], None
+    def run(dataset: data.Dataset, key: jax.Array) -> Any:
+        return ddm.fit(algorithm, config, dataset, key, steps, batch_size=_BATCH.value)[0]
 
-        return jax.lax.scan(one, state, jnp.arange(_UPDATES.value // spec.minibatches))[0]
-
-    example = data.sample(dataset, init_key, spec.minibatches, spec)
-    return run(algorithm.init(config, init_key, example), dataset)
+    return run(dataset, jax.random.key(seed))
 
 
 def foreign_algorithm(worker: Worker, dataset: data.Dataset) -> Any:
