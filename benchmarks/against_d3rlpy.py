@@ -14,8 +14,6 @@ set, both also train for `--updates` steps and one evaluator scores the greedy p
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
 import tempfile
 import types
 from pathlib import Path
@@ -28,13 +26,14 @@ import numpy as np
 import throughput
 import timing
 from absl import app, flags
+from peer import Peer
 
 import ddm
 from ddm import data, envs, evaluation, runner
 from ddm.envs import point_mass
 from ddm.policy_constraint import awac, bcq, bear, crr, iql, td3_bc
 
-_PYTHON = flags.DEFINE_string("d3rlpy_python", None, "Python in which d3rlpy is installed.")
+_PYTHON = flags.DEFINE_string("d3rlpy_python", "", "Python in which d3rlpy is installed.")
 _ONLY = flags.DEFINE_list("methods", [], "Names of algorithms; empty: all.")
 _TURNS = flags.DEFINE_integer("turns", 5, "Measurements of each; the median counts.", 1)
 _LENGTH = flags.DEFINE_float("turn_seconds", 3.0, "Length of a measurement.", 0.1)
@@ -148,53 +147,17 @@ CONTESTANTS = {
 }  # fmt: skip
 
 
-class Worker:
-    """d3rlpy in a process of its own."""
-
-    def __init__(self, python: str, arrays: Path):
-        script = Path(__file__).with_name("d3rlpy_worker.py")
-        self._process = subprocess.Popen(
-            [python, str(script), str(arrays)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=arrays.parent,
-            text=True,
-        )
-
-    def ask(self, **request: Any) -> Any:
-        """The answer to one request."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        try:
-            print(json.dumps(request), file=stdin, flush=True)
-            answer = stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            raise app.UsageError(
-                f"--d3rlpy_python={_PYTHON.value} stopped at {request['do']}; is d3rlpy installed?"
-            )
-        return json.loads(answer)
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.terminate()
-        self._process.wait()
-
-
 def main(_):
     """Speeds of every algorithm, then scores."""
-    if not _PYTHON.value:
-        raise app.UsageError("--d3rlpy_python is missing: name a Python in which d3rlpy is")
     if not (_SPEED.value or _DATASET.value):
         raise app.UsageError("--nospeed leaves scores alone, and they need a --dataset")
     dataset = load_dataset()
     with tempfile.TemporaryDirectory() as folder:
         arrays = Path(folder) / "transitions.npz"
         write_arrays(dataset, arrays)
-        worker = Worker(_PYTHON.value, arrays)
+        worker = Peer(
+            _PYTHON.value, "d3rlpy_worker.py", str(arrays), flag="d3rlpy_python", library="d3rlpy"
+        )
         rows = []
         try:
             for name in _ONLY.value or CONTESTANTS:
@@ -239,7 +202,7 @@ def write_arrays(dataset: data.Dataset, path: Path) -> None:
     np.savez(path, **arrays)
 
 
-def report(name: str, dataset: data.Dataset, worker: Worker) -> dict[str, Any]:
+def report(name: str, dataset: data.Dataset, worker: Peer) -> dict[str, Any]:
     """One line."""
     contestant = CONTESTANTS[name]()
     version = worker.ask(do="start", algorithm=name, seed=0, settings=contestant.settings)
@@ -261,7 +224,7 @@ def report(name: str, dataset: data.Dataset, worker: Worker) -> dict[str, Any]:
     return row
 
 
-def measure_speed(contestant: Contestant, dataset: data.Dataset, worker: Worker) -> dict[str, Any]:
+def measure_speed(contestant: Contestant, dataset: data.Dataset, worker: Peer) -> dict[str, Any]:
     """Both loops and the floor in turns; medians, and the median of the turns' ratios."""
     run, _, steps = timing.compile_updates(
         contestant.algorithm, contestant.config, dataset, _BATCH.value, _LENGTH.value
@@ -287,7 +250,7 @@ def measure_speed(contestant: Contestant, dataset: data.Dataset, worker: Worker)
 
 
 def measure_scores(
-    name: str, contestant: Contestant, dataset: data.Dataset, worker: Worker
+    name: str, contestant: Contestant, dataset: data.Dataset, worker: Peer
 ) -> dict[str, Any]:
     """Scores after `--updates` steps from the same evaluator; percent where references exist."""
     found: dict[str, list[float]] = {"ddm": [], "d3rlpy": []}
@@ -322,7 +285,7 @@ def train(contestant: Contestant, dataset: data.Dataset, seed: int) -> Any:
     return run(dataset, jax.random.key(seed))
 
 
-def foreign_algorithm(worker: Worker, dataset: data.Dataset) -> Any:
+def foreign_algorithm(worker: Peer, dataset: data.Dataset) -> Any:
     """d3rlpy's greedy policy with the face of an algorithm here."""
 
     def predict(observations: np.ndarray) -> np.ndarray:
