@@ -44,7 +44,7 @@ _CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
 
 def main(_):
     """One row an algorithm."""
-    found = algorithms.find_algorithms()
+    found = ddm.algorithms()
     if unknown := [name for name in _ONLY.value if name not in found]:
         raise app.UsageError(f"--only={unknown[0]} is unknown; choose among {', '.join(found)}")
     rows = []

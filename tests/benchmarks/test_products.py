@@ -145,7 +145,7 @@ def test_the_floor_times_rare_and_frequent_products(products):
 def test_every_algorithm_is_found_by_walking_the_package(algorithms):
     import contract
 
-    found = algorithms.find_algorithms()
+    found = ddm.algorithms()
     assert {module.__name__ for module in found.values()} == {
         module.__name__ for module in contract.algorithms()
     }
@@ -157,7 +157,7 @@ def test_every_algorithm_is_found_by_walking_the_package(algorithms):
     [("bc", 0, 100_000), ("discrete_bcq", 1, 100_000), ("spibb", 2, 16), ("alvinn", 3, 10_000)],
 )
 def test_each_gets_the_first_log_that_it_accepts(algorithms, name, log, rows):
-    module = algorithms.find_algorithms()[name]
+    module = ddm.algorithms()[name]
     config, dataset = algorithms.configure(name, module, 16, hidden_sizes=(4,), no_such_field=1)
     assert dataset is algorithms.LOGS[log](16 if rows == 16 else algorithms.TRANSITIONS)
     assert dataset.num_transitions == pytest.approx(rows, rel=0.07)
