@@ -31,6 +31,7 @@ import products
 import timing
 from absl import app, flags
 
+import ddm
 from ddm import runner
 from ddm.types import num_minibatches
 

@@ -57,6 +57,7 @@ def contract_of(algorithm: Any) -> Contract:
     assert spec is not None, path
     assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # where dataclasses look their annotations up
     spec.loader.exec_module(module)
     return getattr(module, "CONTRACT", Contract())
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import ddm
+
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 ROWS, SIZES = 32, (5, 8, 7, 3)  # of a perceptron with two hidden layers
 
