@@ -143,7 +143,7 @@ def learn(name: str, dataset: data.Dataset, updates: int, seeds: int) -> dict[st
         state = training.init(algorithm, config, dataset, init_key)
 
         def interval(state: Any, _: None) -> tuple[Any, dict[str, jax.Array]]:
-            state, _ = ddm.fit(
+            state, _metrics = ddm.fit(
                 algorithm, config, dataset, fit_key, steps, batch_size=ROWS, state=state
             )
             return state, measure(algorithm, config, state, dataset, probe_key)

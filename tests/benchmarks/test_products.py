@@ -144,16 +144,6 @@ def test_the_floor_times_rare_and_frequent_products(products):
     assert 0.0 < floor() < 1.0
 
 
-def test_every_algorithm_is_found_by_walking_the_package(algorithms):
-    import contract
-
-    found = ddm.algorithms()
-    assert {module.__name__ for module in found.values()} == {
-        module.__name__ for module in contract.algorithms()
-    }
-    assert all(module.__name__.endswith(f".{name}") for name, module in found.items())
-
-
 @pytest.mark.parametrize(
     ("name", "log", "rows"),
     [("bc", 0, 100_000), ("discrete_bcq", 1, 100_000), ("spibb", 2, 16), ("alvinn", 3, 10_000)],
