@@ -1,1 +1,1 @@
-"""What several imitation methods share and what is no method itself."""
+"""What imitation methods share and is no method."""
