@@ -14,25 +14,26 @@ set, both also train for `--updates` steps and one evaluator scores the greedy p
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
 import tempfile
 import types
 from pathlib import Path
 from typing import Any
 
+import algorithms
 import jax
 import jax.numpy as jnp
 import numpy as np
 import throughput
 import timing
 from absl import app, flags
+from peer import Peer
 
+import ddm
 from ddm import data, envs, evaluation, runner
 from ddm.envs import point_mass
 from ddm.policy_constraint import awac, bcq, bear, crr, iql, td3_bc
 
-_PYTHON = flags.DEFINE_string("d3rlpy_python", None, "Python in which d3rlpy is installed.")
+_PYTHON = flags.DEFINE_string("d3rlpy_python", "", "Python in which d3rlpy is installed.")
 _ONLY = flags.DEFINE_list("methods", [], "Names of algorithms; empty: all.")
 _TURNS = flags.DEFINE_integer("turns", 5, "Measurements of each; the median counts.", 1)
 _LENGTH = flags.DEFINE_float("turn_seconds", 3.0, "Length of a measurement.", 0.1)
@@ -146,53 +147,17 @@ CONTESTANTS = {
 }  # fmt: skip
 
 
-class Worker:
-    """d3rlpy in a process of its own."""
-
-    def __init__(self, python: str, arrays: Path):
-        script = Path(__file__).with_name("d3rlpy_worker.py")
-        self._process = subprocess.Popen(
-            [python, str(script), str(arrays)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=arrays.parent,
-            text=True,
-        )
-
-    def ask(self, **request: Any) -> Any:
-        """The answer to one request."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        try:
-            print(json.dumps(request), file=stdin, flush=True)
-            answer = stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            raise app.UsageError(
-                f"--d3rlpy_python={_PYTHON.value} stopped at {request['do']}; is d3rlpy installed?"
-            )
-        return json.loads(answer)
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.terminate()
-        self._process.wait()
-
-
 def main(_):
     """Speeds of every algorithm, then scores."""
-    if not _PYTHON.value:
-        raise app.UsageError("--d3rlpy_python is missing: name a Python in which d3rlpy is")
     if not (_SPEED.value or _DATASET.value):
         raise app.UsageError("--nospeed leaves scores alone, and they need a --dataset")
     dataset = load_dataset()
     with tempfile.TemporaryDirectory() as folder:
         arrays = Path(folder) / "transitions.npz"
         write_arrays(dataset, arrays)
-        worker = Worker(_PYTHON.value, arrays)
+        worker = Peer(
+            _PYTHON.value, "d3rlpy_worker.py", str(arrays), flag="d3rlpy_python", library="d3rlpy"
+        )
         rows = []
         try:
             for name in _ONLY.value or CONTESTANTS:
@@ -206,7 +171,7 @@ def main(_):
 def load_dataset() -> data.Dataset:
     """Standardised for both, as the experiments do; noise without `--dataset`."""
     if not _DATASET.value:
-        return throughput.random_dataset(0)
+        return timing.random_dataset(algorithms.OBSERVATION_SIZE, algorithms.ACTION_SIZE)
     dataset = point_mass_log() if _DATASET.value == "point_mass" else data.load(_DATASET.value)
     return data.normalize(dataset, observations="standardize")
 
@@ -237,13 +202,13 @@ def write_arrays(dataset: data.Dataset, path: Path) -> None:
     np.savez(path, **arrays)
 
 
-def report(name: str, dataset: data.Dataset, worker: Worker) -> dict[str, Any]:
+def report(name: str, dataset: data.Dataset, worker: Peer) -> dict[str, Any]:
     """One line."""
     contestant = CONTESTANTS[name]()
     version = worker.ask(do="start", algorithm=name, seed=0, settings=contestant.settings)
     row = {"algorithm": name, "version": version, "batch_size": _BATCH.value}
     if _SPEED.value:
-        row |= measure_speed(name, contestant, dataset, worker)
+        row |= measure_speed(contestant, dataset, worker)
         print(
             "{algorithm:8} {ddm:8.0f} updates/s ({ddm_floor:.2f} of the floor), d3rlpy {version} "
             "{d3rlpy:6.0f} ({d3rlpy_floor:.2f}), ratio {ratio:.1f}".format(**row),
@@ -259,17 +224,13 @@ def report(name: str, dataset: data.Dataset, worker: Worker) -> dict[str, Any]:
     return row
 
 
-def measure_speed(
-    name: str, contestant: Contestant, dataset: data.Dataset, worker: Worker
-) -> dict[str, Any]:
+def measure_speed(contestant: Contestant, dataset: data.Dataset, worker: Peer) -> dict[str, Any]:
     """Both loops and the floor in turns; medians, and the median of the turns' ratios."""
     run, _, steps = timing.compile_updates(
         contestant.algorithm, contestant.config, dataset, _BATCH.value, _LENGTH.value
     )
-    sizes = throughput.Sizes(dataset.observations.shape[-1], dataset.actions.shape[-1])
-    floor = throughput.floor_timer(
-        throughput.count_products(name, contestant.config, sizes),
-        contestant.algorithm.batch_spec(contestant.config).minibatches,
+    floor, _ = throughput.floor_of(
+        contestant.algorithm, contestant.config, dataset, _BATCH.value, _LENGTH.value
     )
     first = worker.ask(do="fit", steps=30)
     their_steps = max(30, int(30 * _LENGTH.value / first))
@@ -289,7 +250,7 @@ def measure_speed(
 
 
 def measure_scores(
-    name: str, contestant: Contestant, dataset: data.Dataset, worker: Worker
+    name: str, contestant: Contestant, dataset: data.Dataset, worker: Peer
 ) -> dict[str, Any]:
     """Scores after `--updates` steps from the same evaluator; percent where references exist."""
     found: dict[str, list[float]] = {"ddm": [], "d3rlpy": []}
@@ -314,23 +275,17 @@ def measure_scores(
 def train(contestant: Contestant, dataset: data.Dataset, seed: int) -> Any:
     """The state after `--updates` gradient steps."""
     algorithm, config = contestant.algorithm, contestant.config
-    spec = algorithm.batch_spec(config)
-    init_key, sample_key = jax.random.split(jax.random.key(seed))
+    minibatches = algorithm.batch_spec(config).minibatches
+    steps = _UPDATES.value // minibatches * minibatches
 
     @jax.jit
-    def run(state: Any, dataset: data.Dataset) -> Any:
-        def one(state: Any, step: jax.Array) -> tuple[Any, None]:
-            key = jax.random.fold_in(sample_key, step)
-            batch = data.sample(dataset, key, _BATCH.value, spec)
-            return algorithm.update(config, state, batch)[0], None
+    def run(dataset: data.Dataset, key: jax.Array) -> Any:
+        return ddm.fit(algorithm, config, dataset, key, steps, batch_size=_BATCH.value)[0]
 
-        return jax.lax.scan(one, state, jnp.arange(_UPDATES.value // spec.minibatches))[0]
-
-    example = data.sample(dataset, init_key, spec.minibatches, spec)
-    return run(algorithm.init(config, init_key, example), dataset)
+    return run(dataset, jax.random.key(seed))
 
 
-def foreign_algorithm(worker: Worker, dataset: data.Dataset) -> Any:
+def foreign_algorithm(worker: Peer, dataset: data.Dataset) -> Any:
     """d3rlpy's greedy policy with the face of an algorithm here."""
 
     def predict(observations: np.ndarray) -> np.ndarray:

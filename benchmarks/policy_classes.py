@@ -2,10 +2,10 @@
 
     python benchmarks/policy_classes.py
 
-Updates run in compiled scans that draw their batches from a dataset, as in a run. Acting is
-timed twice: `plan`, one call of `act` at the start of an episode, where every policy has to
-compute; and `action`, the mean over an episode's first steps, where policies that plan several
-steps only read the next action from their plan. The number of matrix products that one planning
+Updates run in `ddm.fit`, whose compiled loop draws its batches from a dataset. Acting is timed
+twice: `plan`, one call of `act` at the start of an episode, where every policy has to compute; and
+`action`, the mean over an episode's first steps, where policies that plan several steps only read
+the next action from their plan. The number of matrix products that one planning
 call executes, loops counted, is read from the traced program.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import products
 import timing
 from absl import app, flags
 
@@ -35,8 +36,8 @@ from ddm.types import initial_policy_state
 
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Rows of one gradient step.")
 _ONLY = flags.DEFINE_list("only", [], "Names of policy classes; empty: all.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed scans of updates; the median counts.")
-_SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of one scan of updates.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of updates; the median counts.")
+_SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of one run of updates.")
 _CALLS = flags.DEFINE_integer(
     "calls", 50, "Timed calls of act, fewer of slow ones; the median counts."
 )
@@ -140,35 +141,14 @@ def latencies(algorithm: Any, config: Any, state: Any, rows: int) -> tuple[float
 def count_products(algorithm: Any, config: Any, state: Any) -> int:
     """Matrix products and convolutions that one planning call of `act` executes."""
     policy_state = initial_policy_state(algorithm, config, state)
-    traced = jax.make_jaxpr(functools.partial(algorithm.act, config))(
-        state, jnp.zeros(OBSERVATION_SIZE), jax.random.key(0), policy_state
+    counted = products.count(
+        functools.partial(algorithm.act, config),
+        state,
+        jnp.zeros(OBSERVATION_SIZE),
+        jax.random.key(0),
+        policy_state,
     )
-    return _products(traced.jaxpr)
-
-
-def _products(jaxpr: Any) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            total += 1
-        branches = [_products(inner) for inner in _inner(equation.params)]
-        if equation.primitive.name == "cond":  # the branch that plans
-            total += max(branches, default=0)
-        else:
-            times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-            total += times * sum(branches)
-    return total
-
-
-def _inner(params: Any) -> list[Any]:
-    found = []
-    for value in params.values():
-        for each in value if isinstance(value, tuple | list) else [value]:
-            if hasattr(each, "eqns"):
-                found.append(each)
-            elif hasattr(each, "jaxpr"):
-                found.append(each.jaxpr)
-    return found
+    return counted.total()
 
 
 def _text(value: Any) -> str:

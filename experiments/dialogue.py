@@ -36,6 +36,7 @@ import numpy as np
 from absl import flags
 from flax import struct
 
+import ddm
 from ddm import data, envs, runner
 from ddm.envs import dialogue
 from ddm.errors import InputError
@@ -372,13 +373,7 @@ def _init(config: kl_control.Config, key: jax.Array, dataset: data.Dataset) -> k
 def _fit(
     config: kl_control.Config, state: Any, dataset: data.Dataset, key: jax.Array, updates: int
 ) -> kl_control.State:
-    spec = kl_control.batch_spec(config)
-
-    def update(state: Any, key: jax.Array) -> tuple[Any, None]:
-        batch = data.sample(dataset, key, ROWS, spec)
-        return kl_control.update(config, state, batch)[0], None
-
-    return jax.lax.scan(update, state, jax.random.split(key, updates))[0]
+    return ddm.fit(kl_control, config, dataset, key, updates, batch_size=ROWS, state=state)[0]
 
 
 if __name__ == "__main__":

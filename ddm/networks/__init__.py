@@ -1,16 +1,15 @@
 """Flax modules: perceptrons, critics and policy heads."""
 
+from ddm.networks import estimators, heads
 from ddm.networks.critics import ActionValue, DiscreteActionValue, StateValue, first_member
 from ddm.networks.denoisers import (
-    DENOISERS,
     Denoiser,
     LevelEmbedding,
     MLPDenoiser,
     TransformerDenoiser,
     UNetDenoiser,
-    denoiser,
-    split_window,
 )
+from ddm.networks.discriminators import Discriminator
 from ddm.networks.distributions import (
     GaussianMixture,
     TanhGaussian,
@@ -24,9 +23,17 @@ from ddm.networks.encoders import (
     Encoded,
     ObservationEncoder,
     check_encoder,
+    encoded,
     scale_pixels,
+    standardize_images,
 )
-from ddm.networks.history import CausalTransformer, FrameStack, HistoryEncoder, Recurrent
+from ddm.networks.history import (
+    CausalTransformer,
+    FrameStack,
+    HistoryEncoder,
+    HistoryPolicy,
+    Recurrent,
+)
 from ddm.networks.latent import (
     PRIORS,
     ActionVAE,
@@ -34,7 +41,6 @@ from ddm.networks.latent import (
     MixtureLatent,
     Prior,
     Reconstruction,
-    check_prior,
 )
 from ddm.networks.mlp import (
     MLP,
@@ -53,6 +59,7 @@ from ddm.networks.policies import (
     LinearGaussianPolicy,
     LinearSoftmaxPolicy,
     MixturePolicy,
+    Start,
     TabularPolicy,
     TanhGaussianPolicy,
 )
@@ -79,7 +86,6 @@ from ddm.networks.transformer import (
 )
 
 __all__ = [
-    "DENOISERS",
     "ENCODERS",
     "MLP",
     "PRIORS",
@@ -93,12 +99,14 @@ __all__ = [
     "Denoiser",
     "DeterministicPolicy",
     "DiscreteActionValue",
+    "Discriminator",
     "Encoded",
     "FrameStack",
     "GaussianLatent",
     "GaussianMixture",
     "GaussianPolicy",
     "HistoryEncoder",
+    "HistoryPolicy",
     "LevelEmbedding",
     "LinearGaussianPolicy",
     "LinearSoftmaxPolicy",
@@ -113,6 +121,7 @@ __all__ = [
     "Reconstruction",
     "Recurrent",
     "RecurrentActionScores",
+    "Start",
     "StateValue",
     "TabularPolicy",
     "TanhGaussian",
@@ -128,17 +137,18 @@ __all__ = [
     "categorical",
     "causal_mask",
     "check_encoder",
-    "check_prior",
     "concatenate_inputs",
-    "denoiser",
     "descend",
     "diagonal_gaussian",
     "dual_at_bound",
     "dual_step",
+    "encoded",
     "ensemble",
+    "estimators",
     "fan_in_uniform",
     "first_member",
     "follow",
+    "heads",
     "log_bounds",
     "log_dual",
     "minimize",
@@ -147,7 +157,7 @@ __all__ = [
     "scale_pixels",
     "share",
     "sinusoids",
-    "split_window",
+    "standardize_images",
     "tracked",
     "trainable",
     "without_output",

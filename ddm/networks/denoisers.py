@@ -8,18 +8,13 @@ apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ddm.errors import InputError
 from ddm.networks.encoders import ObservationEncoder
 from ddm.networks.mlp import MLP, Network, fan_in_uniform
 from ddm.networks.transformer import Transformer, causal_mask, sinusoids
-from ddm.types import Batch
 
 GROUPS = 8  # of the U-Net's group norms
 
@@ -264,101 +259,3 @@ class TransformerDenoiser(Network):
 
     def _positions(self, name: str, length: int) -> jax.Array:
         return self.param(name, nn.initializers.normal(0.02), (length, self.width), jnp.float32)
-
-
-def _mlp(config: Any, name: str) -> nn.Module:
-    if not config.hidden_sizes or (config.residual and len(set(config.hidden_sizes)) > 1):
-        raise InputError(
-            f"{name}: hidden_sizes is {config.hidden_sizes}, expected at least one layer, and "
-            "layers of one size with residual"
-        )
-    return MLPDenoiser(config.hidden_sizes, config.layer_norm, config.residual, config.dropout_rate)
-
-
-def _unet(config: Any, name: str) -> nn.Module:
-    widths = config.unet_widths
-    if not widths or any(width < 1 or width % GROUPS for width in widths):
-        raise InputError(f"{name}: unet_widths is {widths}, expected multiples of {GROUPS}")
-    multiple = 2 ** (len(widths) - 1)
-    if config.chunk_size % multiple:
-        raise InputError(
-            f"{name}: chunk_size is {config.chunk_size}, expected a multiple of {multiple}: "
-            f"each of the {len(widths)} levels of unet_widths but the last halves the chunk"
-        )
-    return UNetDenoiser(widths)
-
-
-def _transformer(config: Any, name: str) -> nn.Module:
-    if config.width % (2 * config.num_heads):
-        raise InputError(
-            f"{name}: width is {config.width}, expected a multiple of twice num_heads, "
-            f"{2 * config.num_heads}"
-        )
-    return TransformerDenoiser(
-        config.num_layers, config.width, config.num_heads, config.dropout_rate, config.causal
-    )
-
-
-# Each is made from an algorithm's configuration and the algorithm's name, for messages.
-DENOISERS: dict[str, Callable[[Any, str], nn.Module]] = {
-    "mlp": _mlp,
-    "unet": _unet,
-    "transformer": _transformer,
-}
-
-
-def denoiser(config: Any, name: str) -> Denoiser:
-    """The network that a configuration describes.
-
-    Args:
-      config: has `denoiser`, `encoder`, `chunk_size` and the fields of that denoiser:
-        `hidden_sizes`, `layer_norm`, `residual`; `unet_widths`; or `num_layers`, `width`,
-        `num_heads`, `causal`; and `dropout_rate`.
-      name: the algorithm, for messages.
-
-    Raises:
-      InputError: an unknown denoiser, or sizes that do not fit it.
-    """
-    if config.denoiser not in DENOISERS:
-        raise InputError(
-            f"{name}: denoiser={config.denoiser} is unknown; choose one of {', '.join(DENOISERS)}"
-        )
-    return Denoiser(config.encoder, DENOISERS[config.denoiser](config, name))
-
-
-def split_window(
-    batch: Batch, observation_steps: int, chunk_size: int, name: str
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What a chunked policy sees of a window, and what it predicts.
-
-    Args:
-      batch: windows of To - 1 + Tp steps, the drawn step in place To - 1.
-      observation_steps: To.
-      chunk_size: Tp.
-      name: the algorithm, for the message.
-
-    Returns:
-      The frames (B, To, *O) up to the drawn step; the chunk (B, Tp, A) that begins there; its mask
-      (B, Tp), False beyond the episode's end.
-
-    Raises:
-      InputError: windows of another length, or actions that are not vectors.
-    """
-    steps = observation_steps - 1 + chunk_size
-    for field in ("observations", "actions", "mask"):
-        found = getattr(batch, field).shape
-        if found[1] != steps:
-            raise InputError(
-                f"{name}: batch.{field} has shape {found}, expected windows of {steps} steps, "
-                "observation_steps - 1 + chunk_size"
-            )
-    if batch.actions.ndim != 3:
-        raise InputError(
-            f"{name}: batch.actions has shape {batch.actions.shape}, expected (B, T, A)"
-        )
-    chunk = slice(observation_steps - 1, None)
-    return (
-        batch.observations[:, :observation_steps],
-        batch.actions[:, chunk],
-        batch.mask[:, chunk],
-    )

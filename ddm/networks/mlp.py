@@ -53,6 +53,7 @@ class MLP(Network):
     dropout_rate: float = 0.0  # after each activation
     kernel_init: Initializer = fan_in_uniform
     output_init: Initializer = fan_in_uniform
+    output_bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -64,7 +65,12 @@ class MLP(Network):
             hidden = self.activation(hidden)
             if self.dropout_rate > 0.0:
                 hidden = nn.Dropout(self.dropout_rate, deterministic=deterministic)(hidden)
-        return nn.Dense(self.output_size, kernel_init=self.output_init, name="output")(hidden)
+        return nn.Dense(
+            self.output_size,
+            kernel_init=self.output_init,
+            bias_init=self.output_bias_init,
+            name="output",
+        )(hidden)
 
 
 def ensemble(module: type[nn.Module], size: int) -> type[nn.Module]:

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+import ddm
 from ddm import data, runner
 from ddm.envs import road
 from ddm.evaluation import Policy, statistics
@@ -135,15 +136,7 @@ def train(
     batch_size: int,
 ) -> Any:
     """The state after so many updates on random batches."""
-    init_key, sampling_key = jax.random.split(key)
-    spec = algorithm.batch_spec(config)
-
-    def step(state: Any, key: jax.Array) -> tuple[Any, None]:
-        batch = data.sample(dataset, key, batch_size, spec)
-        return algorithm.update(config, state, batch)[0], None
-
-    state = algorithm.init(config, init_key, data.sample(dataset, init_key, batch_size, spec))
-    return jax.lax.scan(step, state, jax.random.split(sampling_key, num_updates))[0]
+    return ddm.fit(algorithm, config, dataset, key, num_updates, batch_size=batch_size)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -33,6 +33,7 @@ import numpy as np
 from absl import flags
 from jax.tree_util import Partial
 
+import ddm
 from ddm import data, envs, runner
 from ddm.envs import tabular
 from ddm.envs.tabular.worlds import WEST
@@ -41,13 +42,12 @@ from ddm.imitation import tabular_bc
 from ddm.lower_bound import tabular_cql
 from ddm.ops import improvement
 from ddm.policy_constraint import constrained_iteration, spibb
-from ddm.types import TRANSITION_FIELDS, Batch, BatchSpec
+from ddm.types import Discrete
 
 _LOGS = flags.DEFINE_integer("num_logs", 20, "Logs drawn from each behaviour.", lower_bound=2)
 _STEPS = flags.DEFINE_integer("log_steps", 2_000, "Transitions of each log.", lower_bound=1)
 
 NOISE, DISCOUNT, SHORT_SIGHT, RANDOM_SHARE, MAX_STEPS = 0.2, 0.99, 0.3, 0.3, 100
-ALL = BatchSpec(fields=TRANSITION_FIELDS, whole_dataset=True)
 OPTIONS: dict[str, Any] = {"num_actions": 4, "discount": DISCOUNT}
 # Name -> module, configuration, updates until nothing changes that matters.
 LEARNERS: dict[str, tuple[Any, Any, int]] = {
@@ -74,9 +74,9 @@ def main(_):
     for number, (regime, behavior) in enumerate(behaviors().items()):
         rows += exact_rows(mdp, regime, behavior)
         key = jax.random.fold_in(jax.random.key(0), number)
-        batches = sample_logs(behavior, key, _LOGS.value, _STEPS.value)
+        logs = sample_logs(behavior, key, _LOGS.value, _STEPS.value)
         for learner in LEARNERS:
-            rows.append(summarize(regime, learner, learned_returns(learner, mdp, batches)))
+            rows.append(summarize(regime, learner, learned_returns(learner, mdp, logs)))
     print_table(rows)
     folder = Path(drawing.OUTPUT_DIR.value)
     drawing.write_table(folder / "data_regimes.csv", rows)
@@ -121,19 +121,32 @@ def make_row(
     }  # fmt: skip
 
 
-def sample_logs(behavior: jax.Array, key: jax.Array, logs: int, steps: int) -> Batch:
-    """Whole logs as one batch with a leading axis of logs."""
+def sample_logs(behavior: jax.Array, key: jax.Array, logs: int, steps: int) -> data.Dataset:
+    """Logs with a leading axis. Every step is an episode, so that all logs have equal shapes."""
     environment = tabular.TabularEnvironment(
         functools.partial(tabular.discount_grid, NOISE, DISCOUNT), max_steps=MAX_STEPS
     )
     params = environment.default_params
     policy = Partial(_act, jnp.log(behavior))
-    batches = []
+    drawn = []
     for log_key in jax.random.split(key, logs):
         episodes = envs.collect(environment, policy, log_key, num_steps=steps, params=params)
-        dataset = data.from_episodes(episodes, name="log")
-        batches.append(data.sample(dataset, log_key, steps, ALL))
-    return jax.tree.map(lambda *rows: jnp.stack(rows), *batches)
+        single = [one_step for episode in episodes for one_step in _split_steps(episode)]
+        log = data.from_episodes(single, action_space=Discrete(4), name="log")
+        # No learner here needs next actions, and as many are known as steps terminated.
+        drawn.append(log.replace(next_action_ids=log.next_action_ids[:0]))
+    return jax.tree.map(lambda *logs: jnp.stack(logs), *drawn)
+
+
+def _split_steps(episode: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    episode = {**episode, "truncations": ~episode["terminations"]}
+    return [
+        {
+            name: values[t : t + (2 if name == "observations" else 1)]
+            for name, values in episode.items()
+        }
+        for t in range(len(episode["rewards"]))
+    ]
 
 
 def _act(logits, observation, key, policy_state):
@@ -142,24 +155,19 @@ def _act(logits, observation, key, policy_state):
     return jax.random.categorical(key, row).astype(jnp.int32), policy_state
 
 
-def learned_returns(learner: str, mdp: tabular.TabularMDP, batches: Batch) -> np.ndarray:
+def learned_returns(learner: str, mdp: tabular.TabularMDP, logs: data.Dataset) -> np.ndarray:
     """Exact returns (logs,) of the policies learned from each log."""
     algorithm, config, updates = LEARNERS[learner]
 
     @jax.jit
     @jax.vmap
-    def train(batch: Batch) -> jax.Array:
-        state = algorithm.init(config, jax.random.key(0), batch)
-
-        def step(state: Any, _: None) -> tuple[Any, None]:
-            return algorithm.update(config, state, batch)[0], None
-
-        state, _ = jax.lax.scan(step, state, length=updates)
+    def train(log: data.Dataset) -> jax.Array:
+        state, _ = ddm.fit(algorithm, config, log, jax.random.key(0), updates)
         if hasattr(state, "policy"):
             return state.policy
         return improvement.greedy(state.action_values).policy
 
-    policies = train(batches)
+    policies = train(logs)
     return np.asarray(jax.vmap(lambda policy: tabular.expected_return(mdp, policy))(policies))
 
 

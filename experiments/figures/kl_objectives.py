@@ -129,6 +129,7 @@ def fit(name: str, experts: Expert, key: jax.Array, *, seeds: int, updates: int)
         rows = ROWS * algorithm.batch_spec(config).minibatches
         init_key, key = jax.random.split(key)
         state = algorithm.init(config, init_key, expert.demonstrate(key, rows))
+        # Not `ddm.fit`: each update gets new demonstrations, so there is no log to draw from.
         state, _ = jax.lax.scan(
             lambda state, key: algorithm.update(config, state, expert.demonstrate(key, rows)),
             state,

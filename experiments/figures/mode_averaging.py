@@ -31,12 +31,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ddm import runner
+import ddm
+from ddm import data, runner
 from ddm.envs.fork import Fork
 from ddm.evaluation import statistics
 from ddm.imitation import act, autoregressive, bc, cvae, diffusion, flow_matching, implicit_bc
 from ddm.imitation import reverse_kl as rkl
-from ddm.types import Batch, initial_policy_state
+from ddm.types import initial_policy_state
 
 _SEEDS = flags.DEFINE_integer("policy_seeds", 3, "Seeds of each policy class.", lower_bound=1)
 _UPDATES = flags.DEFINE_integer("policy_updates", 3_000, "Updates of each policy.", lower_bound=1)
@@ -179,8 +180,8 @@ def fit(label: str, fork: Fork, seeds: int, updates: int, width: int) -> Trained
     algorithm, options = CLASSES[label].algorithm, CLASSES[label].options
     config = algorithm.Config(**options(fork, updates, width))
     keys = jax.random.split(jax.random.key(0), seeds)
-    data = jax.vmap(lambda key: demonstrations(fork, key, DEMONSTRATIONS))(keys)
-    states = _train(algorithm, config, data, keys, updates)
+    logs = jax.tree.map(lambda *seeds: jnp.stack(seeds), *(make_log(fork, key) for key in keys))
+    states = _train(algorithm, config, logs, keys, updates)
     return Trained(label, fork, config, jax.block_until_ready(states))
 
 
@@ -191,27 +192,27 @@ def demonstrations(fork: Fork, key: jax.Array, rows: int) -> tuple[jax.Array, ja
     return positions, fork.demonstrate(action_key, positions)
 
 
+def make_log(fork: Fork, key: jax.Array) -> data.Dataset:
+    """Demonstrations as episodes of one step."""
+    positions, actions = demonstrations(fork, key, DEMONSTRATIONS)
+    return data.from_arrays(
+        positions,
+        actions,
+        terminations=np.ones(DEMONSTRATIONS, bool),
+        action_space=fork.action_space(fork.default_params),
+        clip_actions=True,  # at least 5 standard deviations from any branch
+        name=fork.name,
+    )
+
+
 @functools.partial(jax.jit, static_argnames=("algorithm", "updates"))
-def _train(algorithm: Any, config: Any, data: Any, keys: jax.Array, updates: int) -> Any:
-    spec = algorithm.batch_spec(config)
+def _train(algorithm: Any, config: Any, logs: data.Dataset, keys: jax.Array, updates: int) -> Any:
+    num_steps = updates * algorithm.batch_spec(config).minibatches
 
-    def gather(data: Any, key: jax.Array) -> Batch:
-        rows = jax.random.randint(key, (ROWS * spec.minibatches,), 0, DEMONSTRATIONS)
-        observations, actions = (column[rows] for column in data)
-        if spec.window is not None:
-            observations, actions = observations[:, None], actions[:, None]
-        batch = Batch(observations=observations, actions=actions)
-        if "mask" in spec.fields:
-            batch = batch.replace(mask=jnp.ones(actions.shape[:2], bool))
-        return batch
+    def one(log: data.Dataset, key: jax.Array) -> Any:
+        return ddm.fit(algorithm, config, log, key, num_steps, batch_size=ROWS)[0]
 
-    def one(data: Any, key: jax.Array) -> Any:
-        init_key, key = jax.random.split(key)
-        state = algorithm.init(config, init_key, gather(data, key))
-        step = lambda state, key: (algorithm.update(config, state, gather(data, key))[0], None)  # noqa: E731
-        return jax.lax.scan(step, state, jax.random.split(key, updates))[0]
-
-    return jax.vmap(one)(data, keys)
+    return jax.vmap(one)(logs, keys)
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm", "deterministic"))

@@ -28,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ddm import data, envs, evaluation, runner
+import ddm
+from ddm import data, envs, evaluation, runner, training
 from ddm.envs import point_mass
 from ddm.errors import InputError
 from ddm.evaluation import statistics
@@ -134,24 +135,20 @@ def first_episodes(episodes: list[Any], fraction: float) -> data.Dataset:
 def learn(name: str, dataset: data.Dataset, updates: int, seeds: int) -> dict[str, np.ndarray]:
     """Trains all seeds; `METRICS` (seeds, POINTS)."""
     algorithm, config = LEARNERS[name]
-    spec = algorithm.batch_spec(config)
-    steps = updates // (POINTS * spec.minibatches)
+    minibatches = algorithm.batch_spec(config).minibatches
+    steps = updates // (POINTS * minibatches) * minibatches  # between two measurements
 
     def one_seed(dataset: data.Dataset, seed: jax.Array) -> dict[str, jax.Array]:
-        init_key, sample_key, probe_key = jax.random.split(jax.random.key(seed), 3)
-        state = algorithm.init(
-            config, init_key, data.sample(dataset, sample_key, spec.minibatches, spec)
-        )
+        init_key, fit_key, probe_key = jax.random.split(jax.random.key(seed), 3)
+        state = training.init(algorithm, config, dataset, init_key)
 
-        def update(state: Any, key: jax.Array) -> tuple[Any, None]:
-            batch = data.sample(dataset, key, ROWS, spec)
-            return algorithm.update(config, state, batch)[0], None
-
-        def interval(state: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-            state, _ = jax.lax.scan(update, state, jax.random.split(key, steps))
+        def interval(state: Any, _: None) -> tuple[Any, dict[str, jax.Array]]:
+            state, _ = ddm.fit(
+                algorithm, config, dataset, fit_key, steps, batch_size=ROWS, state=state
+            )
             return state, measure(algorithm, config, state, dataset, probe_key)
 
-        return jax.lax.scan(interval, state, jax.random.split(sample_key, POINTS))[1]
+        return jax.lax.scan(interval, state, length=POINTS)[1]
 
     run = jax.jit(lambda dataset, keys: jax.lax.map(lambda key: one_seed(dataset, key), keys))
     return {key: np.asarray(value) for key, value in run(dataset, jnp.arange(seeds)).items()}

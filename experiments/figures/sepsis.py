@@ -24,13 +24,14 @@ import numpy as np
 from absl import flags
 from jax.tree_util import Partial
 
-from ddm import envs, runner
+import ddm
+from ddm import data, envs, runner
 from ddm.envs import tabular
 from ddm.envs.tabular.sepsis import NUM_OBSERVATIONS, NUM_STEPS
 from ddm.evaluation import statistics
 from ddm.imitation import tabular_bc
 from ddm.policy_constraint import constrained_iteration, spibb
-from ddm.types import Batch
+from ddm.types import Discrete
 
 _LOGS = flags.DEFINE_integer("logs_of_each_size", 3, "Logs of each size.", lower_bound=2)
 _EPISODES = flags.DEFINE_list("log_episodes", ["1000", "10000"], "Episodes of a log.")
@@ -88,27 +89,19 @@ def exact_return(mdp: tabular.MDP, policy: jax.Array) -> float:
     return float(jnp.sum(visits * mdp.expected_rewards()))
 
 
-def sample_log(mdp: tabular.MDP, behavior: jax.Array, seed: int, episodes: int) -> Batch:
-    """So many episodes as one batch of what learners see: one-hot rows without diabetes."""
+def sample_log(mdp: tabular.MDP, behavior: jax.Array, seed: int, episodes: int) -> data.Dataset:
+    """So many episodes of what learners see: one-hot rows without diabetes."""
     states = jnp.arange(mdp.num_states, dtype=jnp.float32)[:, None]
     environment = tabular.TabularEnvironment(tabular.sepsis_world)
     params = tabular.make_params(mdp, states, max_steps=NUM_STEPS)
     policy = Partial(_act, jnp.log(behavior))
     key = jax.random.key(seed)
     found = envs.collect(environment, policy, key, num_episodes=episodes, params=params)
-    joined = lambda name: np.concatenate([episode[name] for episode in found])  # noqa: E731
-    see = lambda states: jax.nn.one_hot(  # noqa: E731
-        states[:, 0].astype(int) % NUM_OBSERVATIONS, NUM_OBSERVATIONS, dtype=jnp.float32
-    )
-    before = np.concatenate([episode["observations"][:-1] for episode in found])
-    after = np.concatenate([episode["observations"][1:] for episode in found])
-    return Batch(
-        observations=see(before),
-        actions=jnp.asarray(joined("actions"), jnp.int32),
-        rewards=jnp.asarray(joined("rewards"), jnp.float32),
-        next_observations=see(after),
-        terminations=jnp.asarray(joined("terminations")),
-    )
+    rows = np.eye(NUM_OBSERVATIONS, dtype=np.float32)
+    for episode in found:
+        states = episode["observations"][:, 0].astype(int)
+        episode["observations"] = rows[states % NUM_OBSERVATIONS]
+    return data.from_episodes(found, action_space=Discrete(NUM_ACTIONS), name="sepsis")
 
 
 def _act(logits, observation, key, policy_state):
@@ -116,15 +109,14 @@ def _act(logits, observation, key, policy_state):
     return jax.random.categorical(key, row).astype(jnp.int32), policy_state
 
 
-def learn(name: str, mdp: tabular.MDP, log: Batch, sweeps: int) -> tuple[float, float]:
+def learn(name: str, mdp: tabular.MDP, log: data.Dataset, sweeps: int) -> tuple[float, float]:
     """The return of the learned policy, and what it believes; NaN where it believes nothing."""
     algorithm, config = LEARNERS[name]
     updates = 1 if algorithm is tabular_bc else sweeps
 
     @jax.jit
-    def train(log: Batch) -> Any:
-        step = lambda state, _: (algorithm.update(config, state, log)[0], None)  # noqa: E731
-        return jax.lax.scan(step, algorithm.init(config, jax.random.key(0), log), length=updates)[0]
+    def train(log: data.Dataset) -> Any:
+        return ddm.fit(algorithm, config, log, jax.random.key(0), updates)[0]
 
     state = train(log)
     patients = mdp.num_states // NUM_OBSERVATIONS

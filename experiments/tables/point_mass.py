@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+import ddm
 from ddm import data, runner
 from ddm.imitation import bc
 from ddm.lower_bound import cql
@@ -44,6 +45,7 @@ _ONLY = flags.DEFINE_list("only", [], "Names of algorithms; empty: all.")
 _CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
 
 SIZE, STEPS, DISCOUNT, GOAL = 8, 50, 0.99, 0.5
+ROWS = 128  # of a batch
 ACTOR_CRITIC = {"hidden_sizes": (64, 64), "critic_learning_rate": 9e-4}
 BRAC = {
     **ACTOR_CRITIC,
@@ -150,20 +152,12 @@ def walk(policy: Any, start: jax.Array, key: jax.Array, steps: int) -> tuple[jax
 
 def measure(algorithm: Any, config: Any, dataset: data.Dataset) -> dict[str, float | None]:
     """Trains all seeds; return, estimated and true value, averaged over seeds."""
-    spec = algorithm.batch_spec(config)
+    minibatches = algorithm.batch_spec(config).minibatches
+    num_steps = _UPDATES.value // minibatches * minibatches
 
     def one_seed(seed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        init_key, sample_key, start_key, state_key = jax.random.split(jax.random.key(seed), 4)
-        state = algorithm.init(
-            config, init_key, data.sample(dataset, sample_key, spec.minibatches, spec)
-        )
-
-        def update(state: Any, key: jax.Array) -> tuple[Any, None]:
-            batch = data.sample(dataset, key, 128, spec)
-            return algorithm.update(config, state, batch)[0], None
-
-        keys = jax.random.split(sample_key, _UPDATES.value // spec.minibatches)
-        state, _ = jax.lax.scan(update, state, keys)
+        fit_key, start_key, state_key = jax.random.split(jax.random.key(seed), 3)
+        state, _ = ddm.fit(algorithm, config, dataset, fit_key, num_steps, batch_size=ROWS)
 
         def policy(observation: jax.Array, key: jax.Array) -> jax.Array:
             return algorithm.act(config, state, observation, key, deterministic=True)[0]

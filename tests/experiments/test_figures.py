@@ -241,18 +241,18 @@ def test_learners_on_a_broad_log(figures):
     data_regimes = figures("data_regimes")
     mdp = tabular.discount_grid(data_regimes.NOISE, data_regimes.DISCOUNT)
     broad = data_regimes.behaviors()["broad"]
-    batches = data_regimes.sample_logs(broad, jax.random.key(0), 2, 2_000)
-    assert batches.observations.shape == (2, 2_000, mdp.num_states)
-    states, actions = np.argmax(batches.observations, axis=-1), np.asarray(batches.actions)
+    logs = data_regimes.sample_logs(broad, jax.random.key(0), 2, 2_000)
+    assert logs.observations.shape == (2, 2 * 2_000, mdp.num_states)  # before and after each step
+    states, actions = np.argmax(logs.observations[:, ::2], axis=-1), np.asarray(logs.actions)
     assert np.all(np.asarray(broad)[states, actions] > 0.0)
-    cloned = data_regimes.learned_returns("BC", mdp, batches)
+    cloned = data_regimes.learned_returns("BC", mdp, logs)
     counts = np.zeros((mdp.num_states, 4))
     np.add.at(counts, (states[0], actions[0]), 1.0)
     visits = counts.sum(axis=1, keepdims=True)
     policy = np.where(visits > 0, counts / np.maximum(visits, 1.0), 0.25)
     expected = tabular.expected_return(mdp, jnp.asarray(policy, jnp.float32))
     assert cloned[0] == pytest.approx(float(expected), abs=1e-3)
-    improved = data_regimes.learned_returns("support", mdp, batches)
+    improved = data_regimes.learned_returns("support", mdp, logs)
     assert np.all(improved > cloned + 3.0)
 
 

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddm import networks
 from ddm.envs import road
 from ddm.errors import InputError
 from ddm.imitation import alvinn
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    variants=[
+        {
+            "target": "gaussian1991",
+            "readout": "center_of_mass",
+            "use_range": False,
+            "use_feedback": False,
+        },
+        {"target": "one_hot", "loss": "cross_entropy"},
+    ],
+    other={
+        "random_feedback_steps": 2,
+        "num_units": 30,
+        "target": "gaussian1991",
+        "loss": "cross_entropy",
+        "readout": "center_of_mass",
+        "range_rows": 4,
+    },
+    observation_shape=(38, 32, 1),
+    action_size=2,
+)
 
 INIT, UPDATE = jax.jit(alvinn.init), jax.jit(alvinn.update)
 HILL = [0.10, 0.32, 0.61, 0.89, 1.0, 0.89, 0.61, 0.32, 0.10]
@@ -81,10 +105,10 @@ def test_readouts_undo_targets(target):
 
 def test_images_are_standardised_one_by_one():
     images = jnp.stack([jnp.arange(6.0).reshape(2, 3), 0.1 * jnp.arange(6.0).reshape(2, 3)])
-    found = alvinn.standardize(images)
+    found = networks.standardize_images(images)
     expected = (np.arange(6) - 2.5) / np.sqrt(35 / 12)
     np.testing.assert_allclose(found.reshape(2, 6), [expected, expected], rtol=1e-5)
-    flat = alvinn.standardize(jnp.full((3, 3), 0.7))
+    flat = networks.standardize_images(jnp.full((3, 3), 0.7))
     np.testing.assert_allclose(flat, np.zeros((3, 3)), atol=1e-4)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import contract
 import forks
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,24 @@ import pytest
 from ddm.errors import InputError
 from ddm.imitation import cvae
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    variants=[
+        {"prior": "learned", "reconstruction": "mse"},
+        {"prior": "mixture", "reconstruction": "l1", "num_components": 2},
+        {"encoder": "conv"},
+    ],
+    other={
+        "beta_warmup_steps": 4,
+        "free_bits": 100.0,
+        "log_var_min": 1.5,
+        "log_var_max": -4.0,
+        "reconstruction": "mse",
+        "prior": "learned",
+        "latent_dim": 3,
+    },
+    slow=True,
+)
 
 CONFIG = cvae.Config(
     hidden_sizes=(32, 32), latent_dim=2, num_components=5, learning_rate=3e-3, decay_steps=1000
@@ -128,7 +147,8 @@ def test_the_latent_is_twice_the_action_unless_said_otherwise():
     [
         ({}, jnp.zeros(4, jnp.int32), "cvae: batch.actions are integers"),
         ({"reconstruction": "l3"}, jnp.zeros((4, 1)), "reconstruction=l3 is unknown; choose"),
-        ({"prior": "flow"}, jnp.zeros((4, 1)), "prior=flow is unknown; choose one of standard"),
+        ({"prior": "flow"}, jnp.zeros((4, 1)), "cvae: prior=flow is unknown; choose one of stand"),
+        ({"num_components": 0}, jnp.zeros((4, 1)), "cvae: num_components is 0, expected a value"),
         ({"encoder": "conv"}, jnp.zeros((4, 1)), "cvae: encoder=conv is for images"),
     ],
 )

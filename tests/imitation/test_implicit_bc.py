@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contract
 import forks
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,37 @@ import pytest
 
 from ddm.errors import InputError
 from ddm.imitation import implicit_bc
+from ddm.imitation.parts import search
 from ddm.types import Batch, initial_policy_state
+
+CONTRACT = contract.Contract(
+    small={"width": 8, "num_negatives": 4, "langevin_steps": 3},
+    variants=[{"negatives": "langevin", "gradient_penalty": True, "inference": "langevin"}],
+    other={
+        "negatives": "langevin",
+        "num_negatives": 5,
+        "inference": "langevin",
+        "dfo_rounds": 3,
+        "langevin_steps": 4,
+        "langevin_final_step_size": 0.05,
+        "langevin_power": 8.0,
+        "num_blocks": 2,
+        "gradient_penalty_weight": 10.0,
+        "gradient_margin": 0.0,
+    },
+    context={
+        "langevin_steps": {"negatives": "langevin"},
+        "langevin_step_size": {"inference": "langevin"},
+        "langevin_final_step_size": {"inference": "langevin"},
+        "langevin_power": {"inference": "langevin"},
+        "langevin_noise": {"inference": "langevin"},
+        "langevin_max_step": {"inference": "langevin"},
+        "gradient_penalty_weight": {"gradient_penalty": True, "gradient_margin": 0.0},
+        "gradient_margin": {"gradient_penalty": True},
+    },
+    draws=True,
+    slow=True,
+)
 
 CONFIG = implicit_bc.Config(
     observation_steps=1, width=32, num_negatives=32, num_samples=128, learning_rate=3e-3,
@@ -141,7 +172,7 @@ def test_draws_follow_the_softmax_of_the_scores():
     scores = jnp.log(jnp.array([[0.5, 0.0, 0.3, 0.2], [0.0, 0.0, 0.0, 1.0]]))
     candidates = jnp.broadcast_to(jnp.arange(4.0)[:, None], (2, 4, 1))
     keys = jax.random.split(jax.random.key(0), 5000)
-    drawn = jax.vmap(lambda key: implicit_bc._draw(key, scores, candidates))(keys)[..., 0]
+    drawn = jax.vmap(lambda key: search.draw(key, scores, candidates))(keys)[..., 0]
     shares = [np.mean(drawn[:, 0] == each) for each in range(4)]
     np.testing.assert_allclose(shares, [0.5, 0.0, 0.3, 0.2], atol=0.02)
     np.testing.assert_array_equal(drawn[:, 1], 3.0)
@@ -152,8 +183,10 @@ def test_the_default_search_perturbs_twice_as_the_authors_do():
     state, _ = _fresh(config, rows=1)
     # A single candidate in each of many rows is always drawn: what moves it is the noise alone.
     start = jnp.zeros((20_000, 1, 2))
-    search = jax.jit(implicit_bc._derivative_free)
-    moved = search(config, state, jax.random.key(0), jnp.zeros((20_000, 1, 2)), start)
+    score = lambda actions: state.policy(jnp.zeros((20_000, 1, 2)), actions)  # noqa: E731
+    moved = jax.jit(lambda *args: search.derivative_free(config, score, *args))(
+        jax.random.key(0), start
+    )
     variance = 0.1**2 * (1.0 + 0.5**2)  # a third round would add 0.25^2
     assert np.var(moved) == pytest.approx(variance, rel=0.03)
 
