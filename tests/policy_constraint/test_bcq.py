@@ -29,7 +29,7 @@ CONTRACT = contract.Contract(
 )
 
 CONFIG = bcq.Config(
-    hidden_sizes=(32, 32), vae_hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3,
+    hidden_sizes=(64,), vae_hidden_sizes=(32,), discount=0.9, actor_learning_rate=3e-3,
     critic_learning_rate=3e-3, vae_learning_rate=3e-3, target_rate=0.05, num_eval_samples=50,
 )  # fmt: skip
 LANES = {

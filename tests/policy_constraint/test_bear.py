@@ -39,7 +39,7 @@ CONTRACT = contract.Contract(
 )
 
 CONFIG = bear.Config(
-    hidden_sizes=(32, 32), vae_hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3,
+    hidden_sizes=(64,), vae_hidden_sizes=(32,), discount=0.9, actor_learning_rate=3e-3,
     critic_learning_rate=3e-3, vae_learning_rate=3e-3, alpha_learning_rate=1e-2, target_rate=0.05,
     kl_weight=0.02, latent_clip=3.0, num_eval_samples=50, warmup_steps=200, epsilon=0.12,
     num_target_samples=5,
