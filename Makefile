@@ -42,7 +42,7 @@ test-oldest-all:
 
 # Every night: all tests, on the oldest versions too, and what counts how runs and readers meet damage.
 nightly: test-all test-oldest-all
-	$(BIN)/python benchmarks/mutation.py --csv=benchmarks/results/reliability.csv
+	$(BIN)/python benchmarks/mutation.py
 	$(BIN)/python benchmarks/kills.py --kills=60 --writers=5 --files=396
 	$(BIN)/python benchmarks/damaged_inputs.py --count=60
 	$(BIN)/python benchmarks/processes.py

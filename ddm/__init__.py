@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ddm.catalogue import algorithms as algorithms
     from ddm.experience import Collector as Collector
     from ddm.experience import CollectSpec as CollectSpec
     from ddm.training import Learner as Learner
@@ -20,6 +21,7 @@ _PUBLIC = {
     "CollectSpec": "ddm.experience",
     "Collector": "ddm.experience",
     "Learner": "ddm.training",
+    "algorithms": "ddm.catalogue",
     "fit": "ddm.training",
     "fit_online": "ddm.training",
     "prepare": "ddm.training",

@@ -12,13 +12,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from flax import struct
 
 from ddm.errors import InputError
+
+Choices = Iterable[str] | Callable[[], Iterable[str]]
+NetworkFn = Callable[[Any, int], nn.Module]  # (config, size of an action) -> flax module
 
 
 def leaf(default: Any, allowed: str = "", *, at_most: str = "") -> Any:
@@ -40,8 +45,53 @@ def static(default: Any, allowed: str = "", *, at_most: str = "") -> Any:
     return struct.field(pytree_node=False, default=default, metadata=_metadata(allowed, at_most))
 
 
+def choice(options: Choices, default: Any) -> Any:
+    """A static field that is one of several names, or a function in place of a named one.
+
+    Args:
+      options: the names, mostly a registry of functions by name; a function without arguments that
+        returns them, where they are defined further down.
+      default: one of the names.
+    """
+    metadata = {**_metadata("", ""), "choices": options}
+    return struct.field(pytree_node=False, default=default, metadata=metadata)
+
+
+def network() -> Any:
+    """A static field for a user's own network, in place of one of the algorithm's.
+
+    Its value is a function of the configuration and the size of an action (dimensions, or the
+    number of discrete actions) that returns a flax module. None: the algorithm's own network.
+    """
+    return struct.field(
+        pytree_node=False, default=None, metadata={**_metadata("", ""), "network": True}
+    )
+
+
+def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
+    """The names that a :func:`choice` allows; empty for every other field."""
+    options = field.metadata.get("choices", ())
+    return tuple(options() if callable(options) else options)
+
+
+def chosen(config: Any, name: str) -> Any:
+    """The function that a :func:`choice` names; a function in place of a name is returned."""
+    value = getattr(config, name)
+    if not isinstance(value, str):
+        return value
+    [field] = [field for field in dataclasses.fields(config) if field.name == name]
+    options = field.metadata["choices"]
+    return (options() if callable(options) else options)[value]
+
+
+def own_networks(config: Any) -> dict[str, bool]:
+    """The configuration's :func:`network` fields, and whether the user gave one."""
+    fields = [field for field in dataclasses.fields(config) if field.metadata.get("network")]
+    return {field.name: getattr(config, field.name) is not None for field in fields}
+
+
 class Configuration(struct.PyTreeNode):
-    """Base of every Config: refuses numbers outside their declared interval.
+    """Base of every Config: refuses numbers outside their interval, and names that are no choice.
 
     Numbers of Python and numpy are checked. Traced values and arrays on the device are not: a
     traced value is not known yet, and reading an array would wait for the device.
@@ -60,6 +110,8 @@ def check(config: Any) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         allowed, other = field.metadata.get("allowed"), field.metadata.get("at_most")
+        if "choices" in field.metadata and isinstance(value, str):
+            _check_choice(config, field, value)
         if allowed and not _inside(value, allowed):
             raise InputError(
                 f"{_owner(config)}: {field.name} is {_text(value)}, expected a value in {allowed}"
@@ -69,6 +121,14 @@ def check(config: Any) -> None:
                 f"{_owner(config)}: {field.name} is {_text(value)}, expected at most "
                 f"{other}={_text(getattr(config, other))}"
             )
+
+
+def _check_choice(config: Any, field: dataclasses.Field, value: str) -> None:
+    names = choices_of(field)
+    if value not in names:
+        raise InputError(
+            f"{_owner(config)}: {field.name}={value} is unknown; choose one of {', '.join(names)}"
+        )
 
 
 def _narrow(config: Any) -> None:
@@ -112,6 +172,8 @@ def describe_range(field: dataclasses.Field) -> str:
     """The text of `--help` on the allowed values of a field; empty if every value is allowed."""
     allowed, other = field.metadata.get("allowed"), field.metadata.get("at_most")
     parts = [f"in {allowed}"] if allowed and allowed != "(-inf, inf)" else []
+    if names := choices_of(field):
+        parts.append(f"one of {', '.join(names)}")
     return ", ".join([*parts, *([f"at most {other}"] if other else [])])
 
 

@@ -16,7 +16,12 @@ import numpy as np
 from flax import struct
 
 from ddm.configuration import Configuration as Configuration
+from ddm.configuration import NetworkFn as NetworkFn
+from ddm.configuration import choice as choice
+from ddm.configuration import chosen as chosen
 from ddm.configuration import leaf as leaf
+from ddm.configuration import network as network
+from ddm.configuration import own_networks
 from ddm.configuration import static as static
 from ddm.errors import InputError
 
@@ -306,16 +311,21 @@ def check_example(batch: Batch, spec: BatchSpec, name: str) -> None:
     check_batch(batch, dataclasses.replace(spec, minibatches=1), name)
 
 
-def check_vectors(batch: Batch, name: str) -> None:
-    """Refuses images, for an algorithm whose observations are rows of features.
+def check_vectors(config: Any, batch: Batch, name: str) -> None:
+    """Refuses images, unless all networks are the user's own: the others read rows of features.
 
     Raises:
-      InputError: naming the algorithm and the shape.
+      InputError: naming the algorithm, the shape, and the networks that read vectors.
     """
-    if batch.observations.ndim != 2:
+    if batch.observations.ndim == 2:
+        return
+    own = own_networks(config)
+    ours = [field for field, given in own.items() if not given]
+    if ours or not own:
+        instead = f", unless you give {', '.join(ours)}" if ours else ""
         raise InputError(
             f"{name}: batch.observations has shape {batch.observations.shape}, expected (B, O): "
-            "the networks read vectors, one row of features for each transition, and no images"
+            f"the networks read vectors, one row of features for each transition{instead}"
         )
 
 
@@ -343,7 +353,7 @@ def check_continuous(batch: Batch, name: str) -> None:
         )
 
 
-def check_continuous_example(batch: Batch, spec: BatchSpec, name: str) -> None:
+def check_continuous_example(config: Any, batch: Batch, spec: BatchSpec, name: str) -> None:
     """The checks in `init` of a method whose observations and actions are vectors.
 
     Raises:
@@ -351,7 +361,7 @@ def check_continuous_example(batch: Batch, spec: BatchSpec, name: str) -> None:
     """
     check_example(batch, spec, name)
     check_continuous(batch, name)
-    check_vectors(batch, name)
+    check_vectors(config, batch, name)
 
 
 def check_one_hot(observations: Any, name: str) -> None:

@@ -168,6 +168,11 @@ def averaged(target: Any, online: Any, rate: float) -> Any:
     return jax.tree.map(lambda old, new: (1.0 - rate) * old + rate * new, target, online)
 
 
+def tracked(model: Any, rate: float) -> Any:
+    """The model after a step of its target parameters."""
+    return model.replace(target_params=averaged(model.target_params, model.params, rate))
+
+
 # Comparisons.
 
 

@@ -30,7 +30,7 @@ def midway(model: networks.Trainable, seed: int = 0, updates: int = 3) -> networ
     state = optax.tree_utils.tree_set(
         model.optimizer_state, mu=first, nu=second, count=jnp.int32(updates)
     )
-    return networks.Trainable(perturbed(model.params, seed), state)
+    return model.replace(params=perturbed(model.params, seed), optimizer_state=state)
 
 
 def adamw(

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddm.configuration import Configuration, leaf, static
+from ddm import configuration
+from ddm.configuration import Configuration, choice, chosen, leaf, static
 from ddm.errors import InputError
+from ddm.runner import flags
 
 
 class Config(Configuration):
@@ -27,6 +29,26 @@ def test_numbers_outside_their_interval_are_refused_by_name(field, value):
         Config(**{field: value})
     with pytest.raises(InputError, match=field):
         Config().replace(**{field: value})
+
+
+WEIGHTS = {"square": np.square, "root": np.sqrt}
+
+
+class Choosing(Configuration):
+    weight: str = choice(lambda: WEIGHTS, "square")  # of an error
+    network: object = configuration.network()
+
+
+def test_a_name_that_is_no_choice_is_refused_and_a_function_may_stand_in_its_place():
+    with pytest.raises(InputError, match="weight=cube is unknown; choose one of square, root"):
+        Choosing(weight="cube")
+    assert chosen(Choosing(weight="root"), "weight") is np.sqrt
+    assert chosen(Choosing(weight=np.cbrt), "weight") is np.cbrt
+
+
+def test_help_lists_the_choices_and_no_networks():
+    [field] = flags.flag_fields(Choosing)
+    assert field.help == "of an error (one of square, root)"
 
 
 def test_ends_of_intervals_and_traced_values_pass():

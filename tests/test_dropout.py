@@ -37,7 +37,9 @@ def test_programs_that_act_are_those_without_dropout(algorithm, make):
     plain, dropping = make(dropout_rate=0.0), make(dropout_rate=0.5)
     batch = contract.make_batch(algorithm, plain)
     key = jax.random.key(0)
-    state = jax.eval_shape(lambda key: algorithm.init(plain, key, batch), key)
+    state_of = lambda config: jax.eval_shape(  # noqa: E731
+        lambda key: algorithm.init(config, key, batch), key
+    )
     observation = contract.first_observation(algorithm, plain, batch)
 
     def act(config, deterministic):
@@ -47,12 +49,12 @@ def test_programs_that_act_are_those_without_dropout(algorithm, make):
                 config, state, observation, key, policy_state, deterministic=deterministic
             )
 
-        return _program(play, state, key)
+        return _program(play, state_of(config), key)
 
     def log_prob(config):
         return _program(
             lambda state: algorithm.log_prob(config, state, batch.observations, batch.actions),
-            state,
+            state_of(config),
         )
 
     for deterministic in (True, False):
@@ -62,7 +64,7 @@ def test_programs_that_act_are_those_without_dropout(algorithm, make):
         assert log_prob(plain) == log_prob(dropping)
 
     update = lambda config: _program(  # noqa: E731
-        functools.partial(algorithm.update, config), state, batch
+        functools.partial(algorithm.update, config), state_of(config), batch
     )
     assert update(plain) != update(dropping)  # but it is there
 

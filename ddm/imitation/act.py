@@ -38,47 +38,38 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-import optax
-from flax import linen as nn
-from flax import struct
 
 from ddm import networks, ops
-from ddm.errors import InputError
+from ddm.imitation.parts import chunks
+from ddm.networks.chunk_vae import ChunkVAE
 from ddm.ops import plans
 from ddm.types import (
     Batch,
-    BatchSpec,
-    Configuration,
     Metrics,
+    NetworkFn,
     PRNGKey,
     PyTree,
-    check_batch,
-    check_continuous,
+    choice,
     leaf,
+    network,
     static,
 )
 
 
-class Config(Configuration):
+class Config(chunks.Config):
     """Hyper-parameters of ACT."""
 
     # AdamW's step size (authors: 1e-5, for batches of 8)
     learning_rate: float = leaf(1e-4, "[0, inf)")
-    # gradient steps over which a cosine takes the step size to 0; 0: constant
-    decay_steps: int = leaf(0, "[0, inf)")
     # decoupled weight decay, per unit of learning rate (authors)
     weight_decay: float = leaf(1e-4, "[0, inf)")
     kl_weight: float = leaf(10.0, "[0, inf)")  # weight of the divergence (authors)
     # the i-th oldest prediction has weight exp(-decay i) (authors)
     ensemble_decay: float = leaf(0.01, "(-inf, inf)")
-    # frames that the policy sees, the present one last
-    observation_steps: int = static(1, "[1, inf)")
     chunk_size: int = static(8, "[1, inf)")  # actions that are predicted (authors: 100, at 50 Hz)
-    # actions of a chunk that are played before the next is made
-    execute_steps: int = static(8, "[1, inf)", at_most="chunk_size")
     temporal_ensemble: bool = static(False)  # instead: a chunk every step, predictions averaged
     # zero (authors), or sample: from the prior, for every chunk; for every episode with an ensemble
-    latent: str = static("zero")
+    latent: str = choice(lambda: LATENTS, "zero")
     latent_dim: int = static(8, "[1, inf)")  # dimensions of z (authors: 32)
     # of tokens; feed-forward layers are four times as wide (authors: 512)
     width: int = static(128, "[1, inf)")
@@ -88,34 +79,36 @@ class Config(Configuration):
     # of the policy's decoder (authors: 7, but only 1 is used)
     num_decoder_layers: int = static(1, "[1, inf)")
     dropout_rate: float = static(0.1, "[0, 1)")  # in all transformer layers (authors)
-    encoder: str = static("none")  # none: observations are vectors; conv: images
+    policy_network: NetworkFn | None = network()  # see `policy_network`
 
 
-class State(struct.PyTreeNode):
-    """Everything that training changes, and the form of an observation."""
-
-    policy: networks.Trainable
-    observation: jax.Array  # (*O,) zeros: the shape and type of one observation
-    step: jax.Array  # () int32, gradient steps done
-    key: PRNGKey
+State = chunks.State
+batch_spec = chunks.batch_spec
 
 
-class Memory(struct.PyTreeNode):
-    """What acting carries from step to step."""
+class Memory(chunks.Memory):
+    """What acting carries from step to step; the plan is an ensemble with `temporal_ensemble`."""
 
-    frames: plans.Frames
-    plan: Any  # a plans.Plan, or a plans.Ensemble with `temporal_ensemble`
     latent: jax.Array  # (Z,) fixed for an episode, so that an ensemble averages chunks of one mode
 
 
-def batch_spec(config: Config) -> BatchSpec:
-    """Windows of the frames that the policy sees and the chunk that begins at the last of them."""
-    history = config.observation_steps - 1
-    return BatchSpec(
-        fields=("observations", "actions", "mask"),
-        window=history + config.chunk_size,
-        history=history,
-        min_episode_steps=config.chunk_size,
+def policy_network(config: Config, action_size: int) -> ChunkVAE:
+    """The autoencoder of chunks that a configuration describes.
+
+    It maps frames (B, To, *O), chunks (B, Tp, A), their mask (B, Tp) and a key to decoded chunks,
+    and to the mean and log-variance (B, Z) of the latent. Its method `decode` maps frames
+    (To, *O) and a latent (Z,) to a chunk.
+    """
+    return ChunkVAE(
+        action_size=action_size,
+        chunk_size=config.chunk_size,
+        latent_dim=config.latent_dim,
+        width=config.width,
+        num_heads=config.num_heads,
+        num_layers=config.num_layers,
+        num_decoder_layers=config.num_decoder_layers,
+        dropout_rate=config.dropout_rate,
+        encoder=config.encoder,
     )
 
 
@@ -123,20 +116,17 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A fresh policy for observations and actions of the shapes in `batch`.
 
     Raises:
-      InputError: integer actions; an unknown latent or encoder; a width that does not divide into
-        heads.
+      InputError: integer actions; a width that does not divide into heads; observations that need
+        another encoder.
     """
-    _check_config(config)
-    check_batch(batch, batch_spec(config), "act")
-    check_continuous(batch, "act")
-    networks.check_encoder(config.encoder, batch.observations.shape[2:], "act")
+    window = chunks.example(config, batch, "act")
     key, params_key, noise_key = jax.random.split(key, 3)
-    network = _network(config, batch.actions.shape[-1])
-    example = (leaf[:1] for leaf in _split(config, batch))
-    params = network.init(params_key, *example, noise_key)
+    vae = (config.policy_network or policy_network)(config, window.actions.shape[-1])
+    params = vae.init(params_key, *window, noise_key)
     return State(
-        policy=networks.trainable(params, _optimizer(config, 0)),
-        observation=jnp.zeros_like(batch.observations[0, 0]),
+        policy=networks.trainable(vae, params, networks.adamw),
+        observation=chunks.zeros_like_one(window.frames),
+        action=chunks.zeros_like_one(window.actions),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -148,28 +138,24 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     Metrics: ``loss``; ``reconstruction``, the mean absolute error of a valid action dimension;
     ``kl``, the divergence in nats, near 0 where the latent is not used.
     """
-    check_batch(batch, batch_spec(config), "act")
-    check_continuous(batch, "act")
+    window = chunks.split(config, batch, "act")
     key, noise_key, dropout_key = jax.random.split(state.key, 3)
-    network = _network(config, batch.actions.shape[-1])
-    frames, chunk, valid = _split(config, batch)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        predicted, mean, log_var = network.apply(
+        predicted, mean, log_var = state.policy.apply(
             params,
-            frames,
-            chunk,
-            valid,
+            *window,
             noise_key,
             deterministic=config.dropout_rate == 0.0,
             rngs={"dropout": dropout_key},
         )
-        reconstruction = masked_l1(predicted, chunk, valid)
+        reconstruction = masked_l1(predicted, window.actions, window.mask)
         kl = jnp.mean(ops.latent.kl_to_standard_normal(mean, log_var))
         loss = reconstruction + config.kl_weight * kl
         return loss, {"loss": loss, "reconstruction": reconstruction, "kl": kl}
 
-    policy, metrics = networks.minimize(loss_fn, state.policy, _optimizer(config, state.step))
+    rate = ops.cosine_decay(config.learning_rate, state.step, config.decay_steps)
+    policy, metrics = networks.minimize(loss_fn, state.policy, rate, config.weight_decay)
     return state.replace(policy=policy, step=state.step + 1, key=key), metrics
 
 
@@ -184,11 +170,10 @@ def masked_l1(predictions: jax.Array, targets: jax.Array, valid: jax.Array) -> j
 
 def initial_policy_state(config: Config, state: State) -> Memory:
     """No frames seen, and nothing planned."""
-    action = jnp.zeros(networks.output_size(state.policy.params), jnp.float32)
     empty = plans.no_ensemble if config.temporal_ensemble else plans.no_plan
     return Memory(
         frames=plans.no_frames(config.observation_steps, state.observation),
-        plan=empty(config.chunk_size, action),
+        plan=empty(config.chunk_size, state.action),
         latent=jnp.zeros(config.latent_dim, jnp.float32),
     )
 
@@ -211,158 +196,22 @@ def act(
     """
     del deterministic
     memory = policy_state or initial_policy_state(config, state)
-    fresh = _draw_latent(config, key)
-    begun = jnp.any(memory.frames.valid)
-    memory = memory.replace(
-        frames=plans.push(memory.frames, observation),
-        latent=jnp.where(begun, memory.latent, fresh),
-    )
-    play = _ensembled if config.temporal_ensemble else _planned
-    action, plan = play(config, state, memory, fresh)
-    return action, memory.replace(plan=plan)
+    fresh = LATENTS[config.latent](config, key)
+    memory = memory.replace(latent=jnp.where(jnp.any(memory.frames.valid), memory.latent, fresh))
+    if not config.temporal_ensemble:  # each plan has a latent of its own
+        return chunks.play(config, state, observation, memory, _chunk, fresh)
+    frames = plans.push(memory.frames, observation)
+    chunk = _chunk(config, state, frames.observations, memory.latent)
+    action, ensemble = plans.ensemble_action(memory.plan, chunk, config.ensemble_decay)
+    return action, memory.replace(frames=frames, plan=ensemble)
 
 
-def _planned(
-    config: Config, state: State, memory: Memory, fresh: jax.Array
-) -> tuple[jax.Array, plans.Plan]:
-    """An action of the plan; a new plan comes from a fresh latent."""
-
-    def make(params: Any, frames: jax.Array, latent: jax.Array) -> jax.Array:
-        return _predict(config, params, frames, latent)
-
-    frames = memory.frames.observations
-    return plans.next_action(
-        memory.plan, config.execute_steps, make, state.policy.params, frames, fresh
-    )
-
-
-def _ensembled(
-    config: Config, state: State, memory: Memory, fresh: jax.Array
-) -> tuple[jax.Array, plans.Ensemble]:
-    """The mean of what this and earlier chunks of the episode's latent predict for now."""
-    del fresh
-    chunk = _predict(config, state.policy.params, memory.frames.observations, memory.latent)
-    return plans.ensemble_action(memory.plan, chunk, config.ensemble_decay)
-
-
-def _predict(config: Config, params: Any, frames: jax.Array, latent: jax.Array) -> jax.Array:
-    network = _network(config, networks.output_size(params))
-    return network.apply(params, frames, latent, method="decode")
+def _chunk(config: Config, state: State, frames: jax.Array, latent: jax.Array) -> jax.Array:
+    del config
+    return state.policy(frames, latent, method="decode")
 
 
 LATENTS = {
     "zero": lambda config, key: jnp.zeros(config.latent_dim, jnp.float32),
     "sample": lambda config, key: jax.random.normal(key, (config.latent_dim,), jnp.float32),
 }
-
-
-def _draw_latent(config: Config, key: PRNGKey) -> jax.Array:
-    return LATENTS[config.latent](config, key)
-
-
-def _split(config: Config, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Frames (B, To, *O), the chunk (B, T, A), and which of its steps are real (B, T)."""
-    return networks.split_window(batch, config.observation_steps, config.chunk_size, "act")
-
-
-def _optimizer(config: Config, step: jax.Array | int) -> optax.GradientTransformation:
-    rate = ops.cosine_decay(config.learning_rate, step, config.decay_steps)
-    return optax.adamw(rate, weight_decay=config.weight_decay)
-
-
-def _check_config(config: Config) -> None:
-    if config.latent not in LATENTS:
-        raise InputError(
-            f"act: latent={config.latent} is unknown; choose one of {', '.join(LATENTS)}"
-        )
-
-
-def _network(config: Config, action_size: int) -> ChunkVAE:
-    return ChunkVAE(
-        action_size=action_size,
-        chunk_size=config.chunk_size,
-        latent_dim=config.latent_dim,
-        width=config.width,
-        num_heads=config.num_heads,
-        num_layers=config.num_layers,
-        num_decoder_layers=config.num_decoder_layers,
-        dropout_rate=config.dropout_rate,
-        encoder=config.encoder,
-    )
-
-
-class ChunkVAE(networks.Network):
-    """Maps frames (..., To, *O), a chunk (..., T, A) and its mask (..., T) to the decoded chunk.
-
-    Returns (..., T, A) actions, and the mean and log-variance (..., Z) of the latent.
-    """
-
-    action_size: int
-    chunk_size: int
-    latent_dim: int
-    width: int
-    num_heads: int
-    num_layers: int
-    num_decoder_layers: int
-    dropout_rate: float
-    encoder: str
-
-    def setup(self) -> None:
-        """The encoder of the latent, and the policy."""
-        sizes = (self.width, self.num_heads, 4 * self.width, self.dropout_rate)
-        self.observation_encoder = networks.ObservationEncoder(self.encoder)
-        self.class_token = self.param("class_token", _normal, (1, self.width), jnp.float32)
-        self.observation_in, self.action_in = nn.Dense(self.width), nn.Dense(self.width)
-        self.posterior = networks.Transformer(self.num_layers, *sizes)
-        self.posterior_out = nn.Dense(2 * self.latent_dim)
-        self.latent_in, self.frame_in = nn.Dense(self.width), nn.Dense(self.width)
-        self.policy_encoder = networks.Transformer(self.num_layers, *sizes)
-        self.queries = self.param("queries", _normal, (self.chunk_size, self.width), jnp.float32)
-        self.policy_decoder = networks.Transformer(self.num_decoder_layers, *sizes, cross=True)
-        self.output = nn.Dense(self.action_size)
-
-    def __call__(
-        self,
-        frames: jax.Array,
-        chunk: jax.Array,
-        valid: jax.Array,
-        key: jax.Array,
-        *,
-        deterministic: bool = True,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Encodes, draws a latent and decodes it."""
-        features = self.observation_encoder(frames)
-        mean, log_var = self.encode(features[..., -1, :], chunk, valid, deterministic)
-        latent = ops.latent.reparameterize(key, mean, log_var)
-        return self._decode(features, latent, deterministic), mean, log_var
-
-    def encode(
-        self, features: jax.Array, chunk: jax.Array, valid: jax.Array, deterministic: bool
-    ) -> tuple[jax.Array, jax.Array]:
-        """Mean and log-variance (..., Z) of z given features (..., F) and a chunk."""
-        actions = self.action_in(chunk)
-        first = jnp.broadcast_to(self.class_token, (*actions.shape[:-2], 1, self.width))
-        observation = self.observation_in(features)[..., None, :]
-        tokens = jnp.concatenate([first, observation, actions], axis=-2)
-        tokens = networks.add_positions(tokens)
-        real = jnp.ones((*valid.shape[:-1], 2), bool)
-        mask = jnp.concatenate([real, valid], axis=-1)[..., None, :]
-        hidden = self.posterior(tokens, mask, deterministic=deterministic)
-        mean, log_var = jnp.split(self.posterior_out(hidden[..., 0, :]), 2, axis=-1)
-        return mean, log_var
-
-    def decode(self, frames: jax.Array, latent: jax.Array) -> jax.Array:
-        """Actions (..., T, A) for frames (..., To, *O) and a latent (..., Z), without dropout."""
-        return self._decode(self.observation_encoder(frames), latent, True)
-
-    def _decode(self, features: jax.Array, latent: jax.Array, deterministic: bool) -> jax.Array:
-        latent_token = self.latent_in(latent)[..., None, :]
-        tokens = jnp.concatenate([latent_token, self.frame_in(features)], axis=-2)
-        tokens = networks.add_positions(tokens)
-        memory = self.policy_encoder(tokens, deterministic=deterministic)
-        queries = jnp.broadcast_to(self.queries, (*memory.shape[:-2], *self.queries.shape))
-        hidden = self.policy_decoder(queries, memory=memory, deterministic=deterministic)
-        return self.output(hidden)
-
-
-_normal = nn.initializers.normal(1.0)

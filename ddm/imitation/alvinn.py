@@ -35,28 +35,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from flax import struct
 
 from ddm import networks
 from ddm.errors import InputError
+from ddm.networks.alvinn import Perceptron
+from ddm.ops import population
 from ddm.types import (
     Batch,
     BatchSpec,
     Configuration,
     Metrics,
+    NetworkFn,
     PRNGKey,
     PyTree,
     check_batch,
     check_continuous,
+    choice,
     leaf,
+    network,
     static,
 )
 
-HILL_1989 = (1.0, 0.89, 0.61, 0.32, 0.10)  # by distance from the correct unit; then 0
-GAUSSIAN_1991 = 10.0  # exp(-d^2 / 10), d in units
-HILL_REACH = len(HILL_1989) - 1  # units on each side of the highest one that belong to its hill
-INPUT_WEIGHTS, OUTPUT_WEIGHTS = 0.05, 0.1  # first weights are uniform within plus and minus
 NO_FEEDBACK_YET = 0.5  # the input before the first frame
 
 
@@ -75,25 +75,17 @@ class Config(Configuration):
     num_units: int = static(45, "[2, inf)")  # output units of the curvature's scale; 1991: 30
     # hill1989: 0.10 .32 .61 .89 1 .89 ... about the nearest unit; gaussian1991: exp(-d^2 / 10)
     # about the exact place; one_hot: the nearest unit alone. Cut off at the ends of the scale.
-    target: str = static("hill1989")
+    target: str = choice(lambda: TARGETS, "hill1989")
     # squared_error of logistic units (both papers); cross_entropy: a softmax over the units
     # against the target as a distribution.
-    loss: str = static("squared_error")
+    loss: str = choice(lambda: LOSSES, "squared_error")
     # Deterministic action: highest (the unit, 1989), center_of_mass (of the hill about it, 1991).
-    readout: str = static("highest")
+    readout: str = choice(lambda: READOUTS, "highest")
     # last rows of the observation, which hold the range image
     range_rows: int = static(8, "[0, inf)")
     use_range: bool = static(True)  # look at the range image
     use_feedback: bool = static(True)  # learn the road's brightness and feed it back
-
-
-VERSIONS: dict[str, Config] = {
-    "1989": Config(),
-    "1991": Config(
-        learning_rate=0.02, hidden_sizes=(5,), num_units=30, target="gaussian1991",
-        readout="center_of_mass", use_range=False, use_feedback=False,
-    ),
-}  # fmt: skip
+    policy_network: NetworkFn | None = network()  # see `policy_network`
 
 
 class State(struct.PyTreeNode):
@@ -124,23 +116,29 @@ def batch_spec(config: Config) -> BatchSpec:
     return BatchSpec(fields=("observations", "actions"))
 
 
+def policy_network(config: Config, action_size: int) -> Perceptron:
+    """The network that a configuration describes.
+
+    It maps inputs (..., I) to the net inputs (..., U + 1) of the units for the curvature and of the
+    one for a lighter road; (..., U) without feedback. `init` also hands it `output_bias`.
+    """
+    del action_size  # always two
+    return Perceptron(config.hidden_sizes, config.num_units + int(config.use_feedback))
+
+
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A fresh network for images of the shape in `batch`.
 
     Raises:
-      InputError: observations that are not images, actions that are not two numbers, or an
-        unknown target, loss or readout.
+      InputError: observations that are not images, or actions that are not two numbers.
     """
     _check(config, batch)
     key, params_key = jax.random.split(key)
     inputs = _inputs(config, batch.observations[:1], jnp.zeros(1, jnp.float32))
-    params = _network(config).init(params_key, inputs)
-    bias = jnp.full((_num_outputs(config),), config.output_bias, jnp.float32)
-    params = {
-        "params": {**params["params"], "output": {**params["params"]["output"], "bias": bias}}
-    }
+    perceptron = (config.policy_network or policy_network)(config, batch.actions.shape[-1])
+    params = perceptron.init(params_key, inputs, config.output_bias)
     return State(
-        policy=networks.trainable(params, _optimizer(config)),
+        policy=networks.trainable(perceptron, params, sgd),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -164,11 +162,13 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     inputs = _inputs(config, batch.observations, feedback)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        outputs = _outputs(config, params, inputs)
+        outputs = _outputs(config, state.policy.apply(params, inputs))
         loss = jnp.mean(LOSSES[config.loss].per_row(outputs, targets, lighter[:, None]))
         return loss, {"loss": loss, **_scores(config, outputs, curvatures, lighter)}
 
-    policy, metrics = networks.minimize(loss_fn, state.policy, _optimizer(config))
+    policy, metrics = networks.minimize(
+        loss_fn, state.policy, config.learning_rate, config.momentum
+    )
     return state.replace(policy=policy, step=state.step + 1, key=key), metrics
 
 
@@ -190,30 +190,21 @@ def act(
     """Curvature by the readout, or of a unit drawn in proportion to its activation; and the answer.
 
     The policy state is the activation in [0, 1] of the unit for a lighter road, fed back at the
-    next call; as the second action it is mapped to [-1, 1].
+    next call; as the second action it is mapped to [-1, 1]. The empty tuple begins an episode.
     """
-    feedback = policy_state if config.use_feedback else jnp.zeros((), jnp.float32)
-    outputs = _outputs(config, state.policy.params, _inputs(config, observation, feedback))
+    begins = isinstance(policy_state, tuple)
+    feedback = initial_policy_state(config, state) if begins else policy_state
+    outputs = _outputs(config, state.policy(_inputs(config, observation, feedback)))
     activations = LOSSES[config.loss].activations(outputs.units)
     if deterministic:
         curvature = READOUTS[config.readout](activations)
     else:
         unit = jax.random.categorical(key, jnp.log(activations + 1e-12))
-        curvature = _curvature(unit.astype(jnp.float32), config.num_units)
+        curvature = population.value(unit.astype(jnp.float32), config.num_units)
     if not config.use_feedback:
         return jnp.stack([curvature, jnp.zeros_like(curvature)]), policy_state
     lighter = jax.nn.sigmoid(outputs.lighter[..., 0])
     return jnp.stack([curvature, 2.0 * lighter - 1.0]), lighter
-
-
-# The network.
-
-
-def standardize(image: jax.Array) -> jax.Array:
-    """Images (..., H, W), each with mean 0 and standard deviation 1; flat ones become 0."""
-    centered = image - jnp.mean(image, axis=(-2, -1), keepdims=True)
-    deviation = jnp.sqrt(jnp.mean(jnp.square(centered), axis=(-2, -1), keepdims=True))
-    return centered / jnp.maximum(deviation, 1.0 / 255.0)
 
 
 def _inputs(config: Config, observations: jax.Array, feedback: jax.Array) -> jax.Array:
@@ -222,7 +213,7 @@ def _inputs(config: Config, observations: jax.Array, feedback: jax.Array) -> jax
     video_rows = pixels.shape[-2] - config.range_rows
     video, proximity = pixels[..., :video_rows, :], pixels[..., video_rows:, :]
     leading = pixels.shape[:-2]
-    parts = [standardize(video).reshape(*leading, -1)]
+    parts = [networks.standardize_images(video).reshape(*leading, -1)]
     if config.use_range:
         parts.append(proximity.reshape(*leading, -1) - 0.5)
     if config.use_feedback:
@@ -230,45 +221,18 @@ def _inputs(config: Config, observations: jax.Array, feedback: jax.Array) -> jax
     return jnp.concatenate(parts, axis=-1)
 
 
-def _outputs(config: Config, params: Any, inputs: jax.Array) -> Outputs:
-    outputs = _network(config).apply(params, inputs)
+def _outputs(config: Config, outputs: jax.Array) -> Outputs:
     return Outputs(outputs[..., : config.num_units], outputs[..., config.num_units :])
 
 
-def _network(config: Config) -> networks.MLP:
-    return networks.MLP(
-        config.hidden_sizes,
-        _num_outputs(config),
-        activation=nn.sigmoid,
-        kernel_init=_symmetric(INPUT_WEIGHTS),
-        output_init=_symmetric(OUTPUT_WEIGHTS),
-    )
-
-
-def _num_outputs(config: Config) -> int:
-    return config.num_units + int(config.use_feedback)
-
-
-def _symmetric(scale: float) -> Callable[..., jax.Array]:
-    def draw(key: PRNGKey, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -scale, scale)
-
-    return draw
-
-
-def _optimizer(config: Config) -> optax.GradientTransformation:
-    return optax.sgd(config.learning_rate, momentum=config.momentum)
+def sgd(learning_rate: Any, momentum: Any = 0.0) -> optax.GradientTransformation:
+    """Gradient descent with momentum."""
+    return optax.sgd(learning_rate, momentum=momentum)
 
 
 def _check(config: Config, batch: Batch) -> None:
     check_batch(batch, batch_spec(config), "alvinn")
     check_continuous(batch, "alvinn")
-    for field, table in (("target", TARGETS), ("loss", LOSSES), ("readout", READOUTS)):
-        if getattr(config, field) not in table:
-            raise InputError(
-                f"alvinn: {field}={getattr(config, field)} is unknown; choose one of "
-                f"{', '.join(table)}"
-            )
     shape, dtype = batch.observations.shape, batch.observations.dtype
     is_image = len(shape) == 4 and shape[-1] == 1 and dtype == jnp.uint8
     if not is_image or shape[1] <= config.range_rows:
@@ -288,68 +252,14 @@ def _scores(
     config: Config, outputs: Outputs, curvatures: jax.Array, lighter: jax.Array
 ) -> dict[str, jax.Array]:
     found = READOUTS[config.readout](LOSSES[config.loss].activations(outputs.units))
-    units = jnp.abs(_position(found, config.num_units) - _nearest(curvatures, config.num_units))
+    place = population.position(found, config.num_units)
+    units = jnp.abs(place - population.nearest(curvatures, config.num_units))
     wrong = (outputs.lighter > 0.0) != (lighter[:, None] > 0.0)
     return {
         "action_error": jnp.mean(jnp.square(found - curvatures)),
         "within_two_units": jnp.mean(units < 2.5),
         "lighter_error": jnp.mean(wrong) if config.use_feedback else jnp.zeros((), jnp.float32),
     }
-
-
-# The scale of curvatures. Targets map curvatures (...,) on [-1, 1] to activations (..., U), and
-# readouts map them back.
-
-
-def _position(curvatures: jax.Array, num_units: int) -> jax.Array:
-    """Place on the scale, in units from the first one."""
-    return 0.5 * (curvatures + 1.0) * (num_units - 1)
-
-
-def _nearest(curvatures: jax.Array, num_units: int) -> jax.Array:
-    return jnp.clip(jnp.round(_position(curvatures, num_units)), 0, num_units - 1)
-
-
-def _curvature(positions: jax.Array, num_units: int) -> jax.Array:
-    return 2.0 * positions / (num_units - 1) - 1.0
-
-
-def _units(places: jax.Array, num_units: int) -> jax.Array:
-    """The numbers (..., U) of all units, as float32, for each of the places (..., 1)."""
-    units = jnp.arange(num_units, dtype=jnp.float32)
-    return jnp.broadcast_to(units, (*places.shape[:-1], num_units))
-
-
-def _hill(curvatures: jax.Array, num_units: int) -> jax.Array:
-    places = _nearest(curvatures, num_units)[..., None]
-    distances = jnp.abs(_units(places, num_units) - places).astype(jnp.int32)
-    heights = jnp.array([*HILL_1989, 0.0], jnp.float32)
-    return heights[jnp.minimum(distances, len(HILL_1989))]
-
-
-def _gaussian(curvatures: jax.Array, num_units: int) -> jax.Array:
-    places = _position(curvatures, num_units)[..., None]
-    distances = _units(places, num_units) - places
-    return jnp.exp(-jnp.square(distances) / GAUSSIAN_1991)
-
-
-def _one_hot(curvatures: jax.Array, num_units: int) -> jax.Array:
-    units = _nearest(curvatures, num_units).astype(jnp.int32)
-    return jax.nn.one_hot(units, num_units, dtype=jnp.float32)
-
-
-def _highest(activations: jax.Array) -> jax.Array:
-    highest = jnp.argmax(activations, axis=-1).astype(jnp.float32)
-    return _curvature(highest, activations.shape[-1])
-
-
-def _center_of_mass(activations: jax.Array) -> jax.Array:
-    """Mean place of the units within four of the highest one, weighted by their activations."""
-    peak = jnp.argmax(activations, axis=-1, keepdims=True).astype(jnp.float32)
-    units = _units(peak, activations.shape[-1])
-    weights = jnp.where(jnp.abs(units - peak) <= HILL_REACH, activations, 0.0)
-    mass = jnp.sum(weights, axis=-1) + 1e-12
-    return _curvature(jnp.sum(weights * units, axis=-1) / mass, activations.shape[-1])
 
 
 def _squared_error(outputs: Outputs, targets: jax.Array, lighter: jax.Array) -> jax.Array:
@@ -366,15 +276,23 @@ def _cross_entropy(outputs: Outputs, targets: jax.Array, lighter: jax.Array) -> 
 
 
 TARGETS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
-    "hill1989": _hill,
-    "gaussian1991": _gaussian,
-    "one_hot": _one_hot,
+    "hill1989": population.hill_target,
+    "gaussian1991": population.gaussian_target,
+    "one_hot": population.one_hot_target,
 }
 READOUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "highest": _highest,
-    "center_of_mass": _center_of_mass,
+    "highest": population.highest,
+    "center_of_mass": population.center_of_mass,
 }
 LOSSES: dict[str, Loss] = {
     "squared_error": Loss(jax.nn.sigmoid, _squared_error),
     "cross_entropy": Loss(jax.nn.softmax, _cross_entropy),
 }
+
+VERSIONS: dict[str, Config] = {
+    "1989": Config(),
+    "1991": Config(
+        learning_rate=0.02, hidden_sizes=(5,), num_units=30, target="gaussian1991",
+        readout="center_of_mass", use_range=False, use_feedback=False,
+    ),
+}  # fmt: skip

@@ -40,21 +40,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from ddm import networks, ops
-from ddm.errors import InputError
 from ddm.types import (
     Batch,
     BatchSpec,
     Configuration,
     Metrics,
+    NetworkFn,
     PRNGKey,
     PyTree,
     check_batch,
     check_continuous,
+    choice,
     leaf,
+    network,
     static,
 )
 
@@ -82,15 +83,16 @@ class Config(Configuration):
     log_std_min: float = leaf(-5.0, at_most="log_std_max")
     # ceiling of the decoder's learned log standard deviations
     log_std_max: float = leaf(2.0, "(-inf, inf)")
-    reconstruction: str = static("gaussian")  # gaussian, mse or l1
-    prior: str = static("standard_normal")  # standard_normal, learned or mixture
+    reconstruction: str = choice(lambda: LIKELIHOODS, "gaussian")  # what errors cost
+    prior: str = choice(networks.PRIORS, "standard_normal")  # of the latent
     num_components: int = static(10, "[1, inf)")  # Gaussians of the mixture prior (robomimic)
     # dimensions of z; 0: twice the action's (robomimic, BCQ)
     latent_dim: int = static(0, "[0, inf)")
     # relu layers of the encoder, the decoder and the prior (robomimic)
     hidden_sizes: tuple[int, ...] = static((300, 400), "[1, inf)")
     bounded: bool = static(True)  # the decoder ends in a tanh
-    encoder: str = static("none")  # none: observations are vectors; conv: images
+    encoder: str = choice(networks.ENCODERS, "none")  # none: observations are vectors; conv: images
+    policy_network: NetworkFn | None = network()  # see `policy_network`
 
 
 class State(struct.PyTreeNode):
@@ -115,23 +117,42 @@ def batch_spec(config: Config) -> BatchSpec:
     return BatchSpec(fields=("observations", "actions"))
 
 
+def policy_network(config: Config, action_size: int) -> networks.ActionVAE:
+    """The autoencoder of actions that a configuration describes.
+
+    It maps observations (B, *O), actions (B, A), a key and the bounds of the latent's log-variances
+    to a `networks.Reconstruction`. Its method `generate` maps observations, a key and these bounds
+    to actions.
+    """
+    return networks.ActionVAE(
+        config.hidden_sizes,
+        config.latent_dim or 2 * action_size,
+        action_size,
+        prior_kind=config.prior,
+        num_components=config.num_components,
+        bounded=config.bounded,
+        learned_std=LIKELIHOODS[config.reconstruction].learned_std,
+        encoder=config.encoder,
+    )
+
+
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A fresh policy for observations and actions of the shapes in `batch`.
 
     Raises:
-      InputError: integer actions; an unknown reconstruction, prior or encoder.
+      InputError: integer actions; observations that need another encoder.
     """
     check_batch(batch, batch_spec(config), "cvae")
     check_continuous(batch, "cvae")
-    networks.check_encoder(config.encoder, batch.observations.shape[1:], "cvae")
-    networks.check_prior(config.prior, config.num_components, "cvae")
+    if config.policy_network is None:
+        networks.check_encoder(config.encoder, batch.observations.shape[1:], "cvae")
     key, params_key, noise_key = jax.random.split(key, 3)
-    network = _network(config, batch.actions.shape[-1])
-    params = network.init(
+    vae = (config.policy_network or policy_network)(config, batch.actions.shape[-1])
+    params = vae.init(
         params_key, batch.observations[:1], batch.actions[:1], noise_key, *_log_var_bounds(config)
     )
     return State(
-        policy=networks.trainable(params, _optimizer(config, 0)),
+        policy=networks.trainable(vae, params, networks.adamw),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -146,19 +167,19 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     check_batch(batch, batch_spec(config), "cvae")
     check_continuous(batch, "cvae")
     key, noise_key = jax.random.split(state.key)
-    likelihood = _likelihood(config)
-    network = _network(config, batch.actions.shape[-1])
+    likelihood = LIKELIHOODS[config.reconstruction]
     beta = ops.latent.warm_up(config.beta, state.step, config.beta_warmup_steps)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        outputs = network.apply(
+        outputs = state.policy.apply(
             params, batch.observations, batch.actions, noise_key, *_log_var_bounds(config)
         )
         reconstruction = jnp.mean(likelihood.loss(config, outputs, batch.actions))
         loss = reconstruction + beta * ops.latent.free_bits(outputs.kl, config.free_bits)
         return loss, {"loss": loss, "reconstruction": reconstruction, "kl": jnp.mean(outputs.kl)}
 
-    policy, metrics = networks.minimize(loss_fn, state.policy, _optimizer(config, state.step))
+    rate = ops.cosine_decay(config.learning_rate, state.step, config.decay_steps)
+    policy, metrics = networks.minimize(loss_fn, state.policy, rate, config.weight_decay)
     return state.replace(policy=policy, step=state.step + 1, key=key), metrics
 
 
@@ -176,8 +197,7 @@ def act(
     Deterministic actions decode the prior's mean, which *averages* the modes of a multimodal
     demonstrator; for the mixture prior they decode the mean of a drawn component, which does not.
     """
-    action = _apply(config, state).apply(
-        state.policy.params,
+    action = state.policy(
         observation,
         key,
         *_log_var_bounds(config),
@@ -204,51 +224,18 @@ def log_prob(
     those whose bound the losses are. For ``mse`` and ``l1`` beta gives their width. At a beta of 0
     there is no density, and the result is NaN.
     """
-    likelihood, network = _likelihood(config), _apply(config, state)
+    likelihood = LIKELIHOODS[config.reconstruction]
 
     def one(key: PRNGKey) -> jax.Array:
-        outputs = network.apply(
-            state.policy.params, observations, actions, key, *_log_var_bounds(config)
-        )
+        outputs = state.policy(observations, actions, key, *_log_var_bounds(config))
         return outputs.log_weight + likelihood.log_prob(config, outputs, actions)
 
     log_weights = jax.vmap(one)(jax.random.split(state.key, num_samples))
     return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(num_samples)
 
 
-def _network(config: Config, action_size: int) -> networks.ActionVAE:
-    return networks.ActionVAE(
-        config.hidden_sizes,
-        config.latent_dim or 2 * action_size,
-        action_size,
-        prior_kind=config.prior,
-        num_components=config.num_components,
-        bounded=config.bounded,
-        learned_std=_likelihood(config).learned_std,
-        encoder=config.encoder,
-    )
-
-
-def _apply(config: Config, state: State) -> networks.ActionVAE:
-    return _network(config, networks.output_size(state.policy.params["params"]["decoder"]))
-
-
-def _optimizer(config: Config, step: jax.Array | int) -> optax.GradientTransformation:
-    rate = ops.cosine_decay(config.learning_rate, step, config.decay_steps)
-    return optax.adamw(rate, weight_decay=config.weight_decay)
-
-
 def _log_var_bounds(config: Config) -> tuple[jax.Array | float, jax.Array | float]:
     return config.log_var_min, config.log_var_max
-
-
-def _likelihood(config: Config) -> Likelihood:
-    if config.reconstruction not in LIKELIHOODS:
-        raise InputError(
-            f"cvae: reconstruction={config.reconstruction} is unknown; "
-            f"choose one of {', '.join(LIKELIHOODS)}"
-        )
-    return LIKELIHOODS[config.reconstruction]
 
 
 # The reconstructions. Each is a loss, and the log-density whose bound the loss is.

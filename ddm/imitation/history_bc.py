@@ -4,7 +4,7 @@
 
 The action of a demonstrator that waits, counts, alternates or has seen a cue is not a function of
 the observation. The same holds if the state is only partly observed. A trunk summarises the past,
-and any head of :mod:`ddm.imitation.bc` maps the summary to actions:
+and any head of :mod:`ddm.networks.heads` maps the summary to actions:
 
 - ``stack``: the last n observations side by side, with flags for the ones before the start. It
   predicts the action of the last step.
@@ -32,9 +32,7 @@ and no dropout (robomimic: six of 512 with 8 heads and 0.1).
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +43,23 @@ from flax import struct
 from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.imitation import bc
-from ddm.ops import plans
-from ddm.types import Batch, BatchSpec, Metrics, PRNGKey, PyTree, check_batch, leaf, static
+from ddm.imitation.parts import histories
+from ddm.imitation.parts.histories import CELLS, HISTORIES, SUPERVISED, Steps
+from ddm.networks import heads
+from ddm.networks.heads import policy_network
+from ddm.types import (
+    Batch,
+    BatchSpec,
+    Metrics,
+    NetworkFn,
+    PRNGKey,
+    PyTree,
+    check_batch,
+    choice,
+    leaf,
+    network,
+    static,
+)
 
 FIELDS = ("observations", "actions", "mask")
 
@@ -54,14 +67,14 @@ FIELDS = ("observations", "actions", "mask")
 class Config(bc.Config):
     """Hyper-parameters of behaviour cloning, and of the summary of the past."""
 
-    history: str = static("recurrent")  # summary of the past: stack, recurrent or transformer
+    history: str = choice(HISTORIES, "recurrent")  # summary of the past
     # Steps that a stack or a transformer sees, with the current one (robomimic: 10)
     observation_steps: int = static(10, "[1, inf)")
     segment_steps: int = static(32, "[1, inf)")  # supervised steps of a recurrent training segment
     # steps before a segment that only warm up the recurrent state
     burn_in: int = static(8, "[0, inf)")
-    # Steps of a window whose actions are predicted, all or last; a stack predicts the last
-    supervise: str = static("all")
+    # Steps of a window whose actions are predicted; a stack predicts the last
+    supervise: str = choice(SUPERVISED, "all")
     previous_actions: bool = static(False)  # the policy sees the actions it took; invites copying
     # share of windows in which each step sees only itself, 0 to 1
     history_dropout: float = leaf(0.0, "[0, 1]")
@@ -70,62 +83,71 @@ class Config(bc.Config):
     # change of an action that counts, in half action ranges
     change_point_threshold: float = leaf(0.1, "[0, inf)")
     max_gradient_norm: float = leaf(1.0, "(0, inf)")  # longer gradients are shortened to this norm
-    cell: str = static("gru")  # of a recurrent history: gru or lstm
+    cell: str = choice(CELLS, "gru")  # of a recurrent history
     width: int = static(128, "[1, inf)")  # of the recurrent state, or of the transformer's tokens
     num_layers: int = static(1, "[1, inf)")  # recurrent layers, or transformer blocks
     num_heads: int = static(4, "[1, inf)")  # of the transformer's attention; divides the width
     dropout_rate: float = static(0.0, "[0, 1)")  # of the transformer (robomimic: 0.1)
     # steps after which a recurrent policy forgets while it acts; 0: never
     reset_every: int = leaf(0, "[0, inf)")
+    # in place of the summary and its encoder; see `trunk_network`
+    trunk_network: NetworkFn | None = network()
 
 
 class State(struct.PyTreeNode):
     """Everything that training changes, and the form of an observation and an action."""
 
-    policy: networks.Trainable  # parameters of "trunk" and "head"
+    policy: networks.Trainable  # a `HistoryPolicy` of trunk and head
     observation: jax.Array  # (*O,) zeros: the shape and type of one observation
     action: jax.Array  # (A,) or () zeros, likewise
     step: jax.Array  # () int32, gradient steps done
     key: PRNGKey
 
 
-class Steps(NamedTuple):
-    """T consecutive steps, and the actions taken before each of them."""
-
-    observations: jax.Array  # (..., T, *O)
-    mask: jax.Array  # (..., T) bool
-    previous: jax.Array  # (..., T, *A)
-    previous_mask: jax.Array  # (..., T) bool
-
-
 def batch_spec(config: Config) -> BatchSpec:
     """Windows around the drawn step, and the step before them for its action."""
-    history = _find(config)
+    history = HISTORIES[config.history]
     before = 1 + history.past(config)
     window = before + 1 + history.ahead(config)
     return BatchSpec(fields=FIELDS, window=window, history=before, num_actions=config.num_actions)
+
+
+def trunk_network(config: Config, action_size: int) -> nn.Module:
+    """The summary of the past; the head of `policy_network` works on its features.
+
+    It is called with observations (..., T, *O), previous actions (..., T, P) or None, and a mask
+    (..., T), and with `alone` (B,) and `deterministic` in training. It returns features
+    (..., T, F). That of a recurrent history also has the methods `initial_carry` and `step`: see
+    :class:`ddm.networks.HistoryEncoder`.
+    """
+    del action_size
+    return networks.HistoryEncoder(config.encoder, HISTORIES[config.history].trunk(config))
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A fresh policy for observations and actions of the shapes in `batch`.
 
     Raises:
-      InputError: an unknown history, cell or way to supervise, or what `bc.init` refuses.
+      InputError: what `bc.init` refuses, or discrete previous actions without their number.
     """
     check_batch(batch, batch_spec(config), "history_bc")
-    networks.check_encoder(config.encoder, batch.observations.shape[2:], "history_bc")
+    _check(config, batch)
     key, trunk_key, head_key = jax.random.split(key, 3)
     first = jax.tree.map(lambda leaf: leaf[:1], batch)
-    head_config = _head_config(config)
-    _check(config, batch)
-    inputs = _inputs(config, _steps(first))
-    trunk_params = _trunk(config).init(trunk_key, *inputs)
-    features = _trunk(config).apply(trunk_params, *inputs)
+    action_size = heads.action_size(config, batch)
+    trunk = (config.trunk_network or trunk_network)(config, action_size)
+    inputs = histories.inputs(config, histories.steps_of(first))
+    features, trunk_params = trunk.init_with_output(trunk_key, *inputs)
     example = Batch(observations=features[:, -1], actions=first.actions[:, -1])
-    head = bc.init(head_config, head_key, example)
-    params = {"trunk": trunk_params, "head": head.policy.params}
+    on_features = config.replace(encoder="none")
+    heads.check(on_features, example, "history_bc")
+    head = (config.policy_network or policy_network)(on_features, action_size)
+    _, head_key = jax.random.split(head_key)  # as in `bc.init`, which gives the same head
+    head_params = head.init(head_key, example.observations, *heads.bounds(config))
+    parts = {"trunk": trunk_params, "head": head_params}  # a stack of vectors has no parameters
+    params = {"params": {name: each["params"] for name, each in parts.items() if each}}
     return State(
-        policy=networks.trainable(params, _optimizer(config, 0)),
+        policy=networks.trainable(networks.HistoryPolicy(trunk, head), params, clipped_adamw),
         observation=jnp.zeros_like(batch.observations[0, 0]),
         action=jnp.zeros_like(batch.actions[0, 0]),
         step=jnp.zeros((), jnp.int32),
@@ -142,39 +164,51 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """
     check_batch(batch, batch_spec(config), "history_bc")
     key, forget_key, dropout_key = jax.random.split(state.key, 3)
-    steps = _steps(batch)
+    steps = histories.steps_of(batch)
     alone = jax.random.bernoulli(
         forget_key, jnp.float32(config.history_dropout), steps.mask.shape[:1]
     )
-    take, valid = _supervised(config, steps.mask)
+    take, valid = histories.supervised(config, steps.mask)
     actions, previous = take(batch.actions[:, 1:]), take(steps.previous)
     known = valid & take(steps.previous_mask)
     changed = known & _differs(actions, previous, config.change_point_threshold)
     emphasis = 1.0 + config.change_point_weight * changed.astype(jnp.float32)
     weights = valid.astype(jnp.float32) * emphasis
-    head, head_config = bc.find_head(config), _head_config(config)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        features = take(_features(config, params, steps, alone, dropout_key))
-        outputs = bc.head_outputs(head_config, params["head"], features)
-        modes = head.mode(outputs)
-        bc.check_same_actions(modes, actions, "history_bc")
-        loss = _mean(head.loss(config, outputs, actions), weights)
-        errors = _errors(modes, actions)
+        features = take(_features(config, state.policy, params, steps, alone, dropout_key))
+        bounds = heads.bounds(config)
+        outputs = state.policy.apply(params, features, *bounds, method="outputs")
+        modes = heads.find(config).mode(outputs)
+        heads.check_same_actions(modes, actions, "history_bc")
+        loss = _mean(bc.losses(config, outputs, actions), weights)
+        errors = bc.errors(modes, actions)
         return loss, {
             "loss": loss,
             "action_error": _mean(errors, valid),
-            "copy_error": _mean(_errors(previous, actions), known),
+            "copy_error": _mean(bc.errors(previous, actions), known),
             "change_error": _mean(errors, changed),
         }
 
-    policy, metrics = networks.minimize(loss_fn, state.policy, _optimizer(config, state.step))
+    rate = ops.cosine_decay(config.learning_rate, state.step, config.decay_steps)
+    policy, metrics = networks.minimize(
+        loss_fn, state.policy, rate, config.weight_decay, config.max_gradient_norm
+    )
     return state.replace(policy=policy, step=state.step + 1, key=key), metrics
+
+
+def clipped_adamw(
+    learning_rate: Any, weight_decay: Any = 0.0, max_norm: Any = 1.0
+) -> optax.GradientTransformation:
+    """AdamW on gradients that are shortened to a norm, over trunk and head together."""
+    return optax.chain(
+        optax.clip_by_global_norm(max_norm), networks.adamw(learning_rate, weight_decay)
+    )
 
 
 def initial_policy_state(config: Config, state: State) -> PyTree:
     """What the policy remembers at the start of an episode: nothing."""
-    return _find(config).start(config, state)
+    return HISTORIES[config.history].start(config, state)
 
 
 def act(
@@ -187,13 +221,11 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """An action of the head, as in `bc.act`; an empty policy state is the start of an episode."""
-    history = _find(config)
+    history = HISTORIES[config.history]
     memory = policy_state or history.start(config, state)
     features, memory = history.recall(config, state, memory, observation)
-    head = bc.State(
-        policy=networks.Trainable(state.policy.params["head"], ()), step=state.step, key=state.key
-    )
-    action, _ = bc.act(_head_config(config), head, features, key, deterministic=deterministic)
+    outputs = state.policy(features, *heads.bounds(config), method="outputs")
+    action = heads.find(config).act(outputs, key, deterministic)
     return action, history.record(memory, action)
 
 
@@ -216,75 +248,38 @@ def log_prob(
     # A step of padding at the front, whose action is not known.
     pad = lambda leaf: jnp.concatenate([leaf[:, :1], leaf], axis=1)  # noqa: E731
     mask = jnp.ones((actions.shape[0], actions.shape[1] + 1), bool).at[:, 0].set(False)
-    steps = _steps(Batch(observations=pad(observations), actions=pad(actions), mask=mask))
-    params = state.policy.params
-    features = _find(config).every_step(config, params["trunk"], steps)
-    outputs = bc.head_outputs(_head_config(config), params["head"], features)
-    return bc.head_log_prob(config, outputs, actions)
+    batch = Batch(observations=pad(observations), actions=pad(actions), mask=mask)
+    features = HISTORIES[config.history].every_step(config, state, histories.steps_of(batch))
+    outputs = state.policy(features, *heads.bounds(config), method="outputs")
+    return heads.log_prob(config, outputs, actions, "history_bc")
 
 
 def _check(config: Config, batch: Batch) -> None:
-    if config.supervise not in SUPERVISED:
-        raise InputError(
-            f"history_bc: supervise={config.supervise} is unknown; choose one of "
-            f"{', '.join(SUPERVISED)}"
-        )
+    if config.trunk_network is None:
+        networks.check_encoder(config.encoder, batch.observations.shape[2:], "history_bc")
     discrete = jnp.issubdtype(batch.actions.dtype, jnp.integer)
     if config.previous_actions and discrete and config.num_actions < 1:
         raise InputError("history_bc: previous_actions that are discrete need num_actions")
 
 
-def _head_config(config: Config) -> Config:
-    """The head works on the trunk's features, which are vectors."""
-    return config.replace(encoder="none")
-
-
-def _optimizer(config: Config, step: jax.Array | int) -> optax.GradientTransformation:
-    rate = ops.cosine_decay(config.learning_rate, step, config.decay_steps)
-    # optax takes a traced norm, though it says float.
-    norm: Any = config.max_gradient_norm
-    return optax.chain(
-        optax.clip_by_global_norm(norm), optax.adamw(rate, weight_decay=config.weight_decay)
-    )
-
-
-def _trunk(config: Config) -> networks.HistoryEncoder:
-    return networks.HistoryEncoder(config.encoder, _find(config).trunk(config))
-
-
 def _features(
-    config: Config, params: Any, steps: Steps, alone: jax.Array, key: PRNGKey
+    config: Config,
+    policy: networks.Trainable,
+    params: Any,
+    steps: Steps,
+    alone: jax.Array,
+    key: PRNGKey,
 ) -> jax.Array:
     """Features (B, T, F) in training; the rows `alone` (B,) see no past."""
     steps = steps._replace(previous_mask=steps.previous_mask & ~alone[:, None])
-    return _trunk(config).apply(
-        params["trunk"],
-        *_inputs(config, steps),
+    return policy.apply(
+        params,
+        *histories.inputs(config, steps),
         alone,
         deterministic=config.dropout_rate == 0.0,
         rngs={"dropout": key},
+        method="features",
     )
-
-
-def _steps(batch: Batch) -> Steps:
-    """A window without its first step; of that step only the action is used."""
-    return Steps(
-        batch.observations[:, 1:], batch.mask[:, 1:], batch.actions[:, :-1], batch.mask[:, :-1]
-    )
-
-
-def _inputs(config: Config, steps: Steps) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """The inputs of the trunk."""
-    return steps.observations, _encode(config, steps.previous, steps.previous_mask), steps.mask
-
-
-def _encode(config: Config, actions: jax.Array, mask: jax.Array) -> jax.Array | None:
-    """Previous actions (..., P), zero where there was none; discrete ones are one-hot."""
-    if not config.previous_actions:
-        return None
-    if jnp.issubdtype(actions.dtype, jnp.integer):
-        actions = jax.nn.one_hot(actions, config.num_actions, dtype=jnp.float32)
-    return jnp.where(mask[..., None], actions, 0.0)
 
 
 def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
@@ -294,217 +289,7 @@ def _mean(values: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.sum(weights * values) / jnp.where(total > 0.0, total, 1.0)
 
 
-def _errors(predictions: jax.Array, actions: jax.Array) -> jax.Array:
-    """Squared error of each action (...,), averaged over its dimensions; 0 or 1 if discrete."""
-    if jnp.issubdtype(actions.dtype, jnp.integer):
-        return (predictions != actions).astype(jnp.float32)
-    return jnp.mean(jnp.square(predictions - actions), axis=-1)
-
-
 def _differs(actions: jax.Array, previous: jax.Array, threshold: jax.Array | float) -> jax.Array:
     if jnp.issubdtype(actions.dtype, jnp.integer):
         return actions != previous
     return jnp.max(jnp.abs(actions - previous), axis=-1) > threshold
-
-
-# Which steps of a window are supervised. Each function returns how to take them out of an array
-# (B, T, *), as (B, S, *), and which of them are valid (B, S).
-
-Take = Callable[[jax.Array], jax.Array]
-
-
-def _supervised(config: Config, mask: jax.Array) -> tuple[Take, jax.Array]:
-    history = _find(config)
-    which = "last" if history.last_only else config.supervise
-    return SUPERVISED[which](history.skip(config), mask)
-
-
-def _all_steps(skip: int, mask: jax.Array) -> tuple[Take, jax.Array]:
-    return lambda values: values[:, skip:], mask[:, skip:]
-
-
-def _last_step(skip: int, mask: jax.Array) -> tuple[Take, jax.Array]:
-    """The last valid one: the drawn step of a window with history is always valid."""
-    del skip
-    rows, last = jnp.arange(mask.shape[0]), mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
-    return lambda values: values[rows, last][:, None], jnp.ones((mask.shape[0], 1), bool)
-
-
-SUPERVISED = {"all": _all_steps, "last": _last_step}
-
-
-# The histories. Each is a row of small functions, resolved once from the static field `history`.
-
-
-class Window(struct.PyTreeNode):
-    """Memory of a policy that sees the last n steps."""
-
-    frames: plans.Frames  # n + 1 places: of the first one only the action is used
-    actions: jax.Array  # (n, *A) the last n actions taken
-
-
-class Recurrence(struct.PyTreeNode):
-    """Memory of a recurrent policy."""
-
-    carry: PyTree  # of the cells
-    action: jax.Array  # (*A,) the last one taken
-    time: jax.Array  # () int32, steps of the episode
-
-
-class History(NamedTuple):
-    """How a summary of the past is built, trained and used."""
-
-    trunk: Callable[[Config], nn.Module]
-    past: Callable[[Config], int]  # steps of a training window before the drawn one
-    ahead: Callable[[Config], int]  # and after it
-    skip: Callable[[Config], int]  # first steps of a window that are never supervised
-    start: Callable[[Config, State], Any]
-    recall: Callable[[Config, State, Any, jax.Array], tuple[jax.Array, Any]]
-    record: Callable[[Any, jax.Array], Any]
-    every_step: Callable[[Config, Any, Steps], jax.Array]  # features (B, T, F), as in `act`
-    last_only: bool = False
-
-
-def _find(config: Config) -> History:
-    if config.history not in HISTORIES:
-        raise InputError(
-            f"history_bc: history={config.history} is unknown; choose one of {', '.join(HISTORIES)}"
-        )
-    return HISTORIES[config.history]
-
-
-def _stack(config: Config) -> nn.Module:
-    return networks.FrameStack(config.observation_steps)
-
-
-def _recurrent(config: Config) -> nn.Module:
-    cells = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
-    if config.cell not in cells:
-        raise InputError(
-            f"history_bc: cell={config.cell} is unknown; choose one of {', '.join(cells)}"
-        )
-    make_cell = functools.partial(cells[config.cell], config.width)
-    return networks.Recurrent(make_cell, config.num_layers)
-
-
-def _transformer(config: Config) -> nn.Module:
-    if config.width % config.num_heads:
-        raise InputError(
-            f"history_bc: width={config.width} does not divide into num_heads={config.num_heads}"
-        )
-    return networks.CausalTransformer(
-        config.num_layers, config.width, config.num_heads, config.dropout_rate
-    )
-
-
-def _no_window(config: Config, state: State) -> Window:
-    shape = (config.observation_steps, *state.action.shape)
-    return Window(
-        frames=plans.no_frames(config.observation_steps + 1, state.observation),
-        actions=jnp.zeros(shape, state.action.dtype),
-    )
-
-
-def _recall_window(
-    config: Config, state: State, window: Window, observation: jax.Array
-) -> tuple[jax.Array, Window]:
-    """Features (F,) of the window that ends with `observation`, as in training."""
-    frames = plans.push(window.frames, observation)
-    steps = Steps(frames.observations[1:], frames.valid[1:], window.actions, frames.valid[:-1])
-    features = _trunk(config).apply(state.policy.params["trunk"], *_inputs(config, steps))
-    return features[-1], window.replace(frames=frames)
-
-
-def _window_at_each_step(config: Config, params: Any, steps: Steps) -> jax.Array:
-    """Features (B, T, F): each step gets the window that ends with it."""
-    ends = jnp.arange(steps.mask.shape[1], dtype=jnp.int32)[:, None]
-    ages = jnp.arange(config.observation_steps, dtype=jnp.int32)[None, ::-1]
-    places = ends - ages  # (T, n)
-    windows = Steps(*(leaf[:, jnp.maximum(places, 0)] for leaf in steps))
-    inside = (places >= 0)[None]
-    windows = windows._replace(
-        mask=windows.mask & inside, previous_mask=windows.previous_mask & inside
-    )
-    return _trunk(config).apply(params, *_inputs(config, windows))[..., -1, :]
-
-
-def _record_window(window: Window, action: jax.Array) -> Window:
-    return window.replace(actions=jnp.concatenate([window.actions[1:], action[None]]))
-
-
-def _no_recurrence(config: Config, state: State) -> Recurrence:
-    time = jnp.zeros((), jnp.int32)
-    previous = _encode(config, state.action, time > 0)
-    carry = _trunk(config).apply(
-        state.policy.params["trunk"], state.observation, previous, method="initial_carry"
-    )
-    return Recurrence(carry=carry, action=jnp.copy(state.action), time=time)
-
-
-def _recall_recurrence(
-    config: Config, state: State, memory: Recurrence, observation: jax.Array
-) -> tuple[jax.Array, Recurrence]:
-    """Features (F,) after one more step."""
-    every = jnp.asarray(config.reset_every, jnp.int32)
-    forgets = (every > 0) & (memory.time % jnp.maximum(every, 1) == 0)
-    carry = jax.tree.map(
-        functools.partial(jnp.where, forgets), _no_recurrence(config, state).carry, memory.carry
-    )
-    previous = _encode(config, memory.action, memory.time > 0)
-    carry, features = _trunk(config).apply(
-        state.policy.params["trunk"], carry, observation, previous, method="step"
-    )
-    return features, memory.replace(carry=carry, time=memory.time + 1)
-
-
-def _recurrence_at_each_step(config: Config, params: Any, steps: Steps) -> jax.Array:
-    return _trunk(config).apply(params, *_inputs(config, steps))
-
-
-def _record_recurrence(memory: Recurrence, action: jax.Array) -> Recurrence:
-    return memory.replace(action=action)
-
-
-def _seen(config: Config) -> int:
-    """Steps that a window policy sees before the current one."""
-    return config.observation_steps - 1
-
-
-def _none(config: Config) -> int:
-    del config
-    return 0
-
-
-HISTORIES: dict[str, History] = {
-    "stack": History(
-        _stack,
-        _seen,
-        _none,
-        _none,
-        _no_window,
-        _recall_window,
-        _record_window,
-        _window_at_each_step,
-        last_only=True,
-    ),
-    "recurrent": History(
-        _recurrent,
-        lambda config: config.burn_in,
-        lambda config: config.segment_steps - 1,
-        lambda config: config.burn_in,
-        _no_recurrence,
-        _recall_recurrence,
-        _record_recurrence,
-        _recurrence_at_each_step,
-    ),
-    "transformer": History(
-        _transformer,
-        _seen,
-        _none,
-        _none,
-        _no_window,
-        _recall_window,
-        _record_window,
-        _window_at_each_step,
-    ),
-}

@@ -42,34 +42,34 @@ Differences from the authors' code (google-research/ibc):
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from flax import struct
 
 from ddm import networks, ops
-from ddm.errors import InputError
+from ddm.imitation.parts import search
 from ddm.networks.mlp import Network, fan_in_uniform
 from ddm.ops import plans
 from ddm.types import (
     Batch,
     BatchSpec,
-    Configuration,
     Metrics,
+    NetworkFn,
     PRNGKey,
     PyTree,
     check_batch,
     check_continuous,
+    choice,
     leaf,
+    network,
     static,
 )
 
 
-class Config(Configuration):
+class Config(search.Config):
     """Hyper-parameters; defaults of the authors' DFO but for the sizes of network and search."""
 
     learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
@@ -83,30 +83,12 @@ class Config(Configuration):
     width: int = static(256, "[1, inf)")
     # residual blocks of two relu layers (authors: 4 or 8 for dfo, 1 for langevin)
     num_blocks: int = static(1, "[0, inf)")
-    encoder: str = static("none")  # none: observations are vectors; conv: images
-    negatives: str = static("uniform")  # counter-examples: uniform or langevin
-    # counter-examples (authors: 256, and 8 for langevin)
-    num_negatives: int = static(256, "[1, inf)")
-    # widening of the action box on each side, as a share of its width
-    box_margin: float = leaf(0.05, "[0, inf)")
+    encoder: str = choice(networks.ENCODERS, "none")  # none: observations are vectors; conv: images
     gradient_penalty: bool = static(False)  # bounds slopes of the score; use it with langevin
     gradient_penalty_weight: float = leaf(1.0, "[0, inf)")  # weight of the penalty in the loss
     # slope df/da_i that is free, per half action range
     gradient_margin: float = leaf(1.0, "[0, inf)")
-    inference: str = static("dfo")  # search for an action: dfo or langevin
-    # Candidates of the search (authors: 16384 for dfo, 512 for langevin; 1024: diffusion policy)
-    num_samples: int = static(1024, "[1, inf)")
-    dfo_rounds: int = static(2, "[0, inf)")  # draws and perturbations of dfo (authors)
-    dfo_std: float = leaf(0.33, "[0, inf)")  # first perturbation, in half action ranges
-    dfo_decay: float = leaf(0.5, "[0, inf)")  # factor on the perturbation after each round
-    langevin_steps: int = static(100, "[1, inf)")  # length of a chain
-    langevin_step_size: float = leaf(0.1, "[0, inf)")  # of the first step
-    langevin_final_step_size: float = leaf(1e-5, "[0, inf)")  # of the last step
-    langevin_power: float = leaf(2.0, "[0, inf)")  # of the polynomial between them
-    # standard deviation of a chain's noise, per unit of step size
-    langevin_noise: float = leaf(1.0, "[0, inf)")
-    # largest move in a step, in half ranges of the widened box
-    langevin_max_step: float = leaf(0.1, "(0, inf)")
+    policy_network: NetworkFn | None = network()  # see `policy_network`
 
 
 class State(struct.PyTreeNode):
@@ -135,7 +117,7 @@ class Score(Network):
         """The scores."""
 
         def dense(name: str, bias: bool = True) -> nn.Dense:
-            return nn.Dense(self.width, bias, kernel_init=fan_in_uniform(), name=name)
+            return nn.Dense(self.width, bias, kernel_init=fan_in_uniform, name=name)
 
         frames = networks.ObservationEncoder(self.encoder, name="encoder")(observations)
         condition = dense("observation")(frames.reshape(frames.shape[0], -1))
@@ -143,7 +125,16 @@ class Score(Network):
         for block in range(self.num_blocks):
             inner = dense(f"block_{block}_0")(nn.relu(hidden))
             hidden = hidden + dense(f"block_{block}_1")(nn.relu(inner))
-        return nn.Dense(1, kernel_init=fan_in_uniform(), name="output")(hidden)[..., 0]
+        return nn.Dense(1, kernel_init=fan_in_uniform, name="output")(hidden)[..., 0]
+
+
+def policy_network(config: Config, action_size: int) -> Score:
+    """The score that a configuration describes.
+
+    It maps frames (B, T, *O) and actions (B, M, A) to scores (B, M).
+    """
+    del action_size  # it is that of the actions
+    return Score(config.width, config.num_blocks, config.encoder)
 
 
 def batch_spec(config: Config) -> BatchSpec:
@@ -156,17 +147,17 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A fresh score for observations and actions of the shapes in `batch`.
 
     Raises:
-      InputError: discrete actions, or an unknown way to make counter-examples or to act.
+      InputError: discrete actions, or observations that need another encoder.
     """
     check_batch(batch, batch_spec(config), "implicit_bc")
     check_continuous(batch, "implicit_bc")
-    networks.check_encoder(config.encoder, batch.observations.shape[2:], "implicit_bc")
-    _choose(NEGATIVES, "negatives", config.negatives)
-    _choose(SEARCHES, "inference", config.inference)
+    if config.policy_network is None:
+        networks.check_encoder(config.encoder, batch.observations.shape[2:], "implicit_bc")
     key, params_key = jax.random.split(key)
-    params = _score(config).init(params_key, batch.observations[:1], batch.actions[:1, -1:])
+    score = (config.policy_network or policy_network)(config, batch.actions.shape[-1])
+    params = score.init(params_key, batch.observations[:1], batch.actions[:1, -1:])
     return State(
-        policy=networks.trainable(params, _optimizer(config, 0)),
+        policy=networks.trainable(score, params, networks.adamw),
         observation=jnp.zeros_like(batch.observations[0, 0]),
         action=jnp.zeros_like(batch.actions[0, 0]),
         step=jnp.zeros((), jnp.int32),
@@ -185,16 +176,22 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     check_continuous(batch, "implicit_bc")
     key, negatives_key = jax.random.split(state.key)
     logged = batch.actions[:, -1:]
-    make_negatives = _choose(NEGATIVES, "negatives", config.negatives)
-    negatives = make_negatives(config, state, negatives_key, batch.observations, logged.shape)
+    negatives = search.NEGATIVES[config.negatives](
+        config,
+        lambda actions: state.policy(batch.observations, actions),
+        negatives_key,
+        (logged.shape[0], config.num_negatives, logged.shape[-1]),
+    )
     actions = jnp.concatenate([logged, negatives], axis=1)  # (B, 1 + n, A)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        scores = _score(config).apply(params, batch.observations, actions)
+        score = lambda actions: state.policy.apply(params, batch.observations, actions)  # noqa: E731
+        scores = score(actions)
         info_nce = jnp.mean(jax.nn.logsumexp(scores, axis=1) - scores[:, 0])
         penalty = jnp.zeros((), jnp.float32)
         if config.gradient_penalty:
-            penalty = _gradient_penalty(config, params, batch.observations, actions)
+            steepest = jnp.max(jnp.abs(search.slopes(score, actions)), axis=-1)
+            penalty = jnp.mean(jnp.square(nn.relu(steepest - config.gradient_margin)))
         loss = info_nce + config.gradient_penalty_weight * penalty
         return loss, {
             "loss": loss,
@@ -203,7 +200,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
             "accuracy": jnp.mean(scores[:, 0] > jnp.max(scores[:, 1:], axis=1)),
         }
 
-    policy, metrics = networks.minimize(loss_fn, state.policy, _optimizer(config, state.step))
+    rate = ops.cosine_decay(config.learning_rate, state.step, config.decay_steps)
+    policy, metrics = networks.minimize(loss_fn, state.policy, rate, config.weight_decay)
     return state.replace(policy=policy, step=state.step + 1, key=key), metrics
 
 
@@ -222,13 +220,12 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """The best candidate of the search, or one drawn by softmax of the scores."""
-    start_key, search_key, draw_key = jax.random.split(key, 3)
     frames = plans.push(policy_state or initial_policy_state(config, state), observation)
-    observations = frames.observations[None]
-    start = _uniform(config, start_key, (1, config.num_samples, *state.action.shape))
-    search = _choose(SEARCHES, "inference", config.inference)
-    candidates = search(config, state, search_key, observations, start)[0]
-    scores = _score(config).apply(state.policy.params, observations, candidates[None])[0]
+    start_key, search_key, draw_key = jax.random.split(key, 3)
+    score = lambda actions: state.policy(frames.observations[None], actions)  # noqa: E731
+    start = search.uniform(config, start_key, (1, config.num_samples, *state.action.shape))
+    candidates = search.SEARCHES[config.inference](config, score, search_key, start)
+    scores, candidates = score(candidates)[0], candidates[0]
     best = jnp.argmax(scores) if deterministic else jax.random.categorical(draw_key, scores)
     return jnp.clip(candidates[best], -1.0, 1.0), frames
 
@@ -238,127 +235,5 @@ def scores(config: Config, state: State, observations: jax.Array, actions: jax.A
 
     Only differences within a row have a meaning.
     """
-    return _score(config).apply(state.policy.params, observations, actions)
-
-
-def _score(config: Config) -> Score:
-    return Score(config.width, config.num_blocks, config.encoder)
-
-
-def _optimizer(config: Config, step: jax.Array | int) -> optax.GradientTransformation:
-    rate = ops.cosine_decay(config.learning_rate, step, config.decay_steps)
-    return optax.adamw(rate, weight_decay=config.weight_decay)
-
-
-def _choose(table: dict[str, Callable[..., jax.Array]], field: str, name: str) -> Callable:
-    if name not in table:
-        raise InputError(
-            f"implicit_bc: {field}={name} is unknown; choose one of {', '.join(table)}"
-        )
-    return table[name]
-
-
-def _gradient(
-    config: Config, params: Any, observations: jax.Array, actions: jax.Array
-) -> jax.Array:
-    """df/da (B, M, A): rows do not depend on each other, so that one backward pass gives all."""
-    score = _score(config)
-    return jax.grad(lambda actions: jnp.sum(score.apply(params, observations, actions)))(actions)
-
-
-def _gradient_penalty(
-    config: Config, params: Any, observations: jax.Array, actions: jax.Array
-) -> jax.Array:
-    slopes = jnp.max(jnp.abs(_gradient(config, params, observations, actions)), axis=-1)
-    return jnp.mean(jnp.square(nn.relu(slopes - config.gradient_margin)))
-
-
-def _half_width(config: Config) -> jax.Array | float:
-    """Of the widened box."""
-    return 1.0 + 2.0 * config.box_margin
-
-
-def _uniform(config: Config, key: PRNGKey, shape: tuple[int, ...]) -> jax.Array:
-    return _half_width(config) * jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)
-
-
-def _langevin(
-    config: Config, state: State, key: PRNGKey, observations: jax.Array, start: jax.Array
-) -> jax.Array:
-    """Moves actions (B, M, A) uphill."""
-    half_width = _half_width(config)
-    step_sizes = ops.langevin.polynomial_decay(
-        config.langevin_step_size,
-        config.langevin_final_step_size,
-        config.langevin_steps,
-        config.langevin_power,
-    )
-    return ops.langevin.chain(
-        lambda actions: _gradient(config, state.policy.params, observations, actions),
-        key,
-        start,
-        step_sizes,
-        low=-half_width,
-        high=half_width,
-        noise_scale=config.langevin_noise,
-        max_step=config.langevin_max_step * half_width,
-    )
-
-
-def _derivative_free(
-    config: Config, state: State, key: PRNGKey, observations: jax.Array, start: jax.Array
-) -> jax.Array:
-    """Rounds of drawing (B, M, A) candidates by their scores and perturbing them."""
-    half_width = _half_width(config)
-
-    def one_round(candidates: jax.Array, at: tuple[PRNGKey, jax.Array]) -> tuple[jax.Array, None]:
-        draw_key, noise_key = jax.random.split(at[0])
-        scores = _score(config).apply(state.policy.params, observations, candidates)
-        drawn = _draw(draw_key, scores, candidates)
-        noise = at[1] * jax.random.normal(noise_key, drawn.shape, drawn.dtype)
-        return jnp.clip(drawn + noise, -half_width, half_width), None
-
-    rounds = jnp.arange(config.dfo_rounds, dtype=jnp.float32)
-    stds = config.dfo_std * config.dfo_decay**rounds
-    keys = jax.random.split(key, config.dfo_rounds)
-    candidates, _ = jax.lax.scan(one_round, start, (keys, stds))
-    return candidates
-
-
-def _draw(key: PRNGKey, scores: jax.Array, candidates: jax.Array) -> jax.Array:
-    """As many candidates (B, M, A), drawn with replacement by softmax of scores (B, M).
-
-    By inversion of the cumulative sum: M uniform numbers per row, not M^2 Gumbel ones.
-    """
-    cumulative = jnp.cumsum(jax.nn.softmax(scores, axis=-1), axis=-1)
-    uniform = jax.random.uniform(key, scores.shape, scores.dtype) * cumulative[:, -1:]
-    rows = jax.vmap(jnp.searchsorted)(cumulative, uniform)
-    rows = jnp.minimum(rows, scores.shape[-1] - 1)
-    return jnp.take_along_axis(candidates, rows[..., None], axis=1)
-
-
-def _uniform_negatives(
-    config: Config,
-    state: State,
-    key: PRNGKey,
-    observations: jax.Array,
-    shape: tuple[int, ...],
-) -> jax.Array:
-    del state, observations
-    return _uniform(config, key, (shape[0], config.num_negatives, shape[-1]))
-
-
-def _langevin_negatives(
-    config: Config,
-    state: State,
-    key: PRNGKey,
-    observations: jax.Array,
-    shape: tuple[int, ...],
-) -> jax.Array:
-    start_key, chain_key = jax.random.split(key)
-    start = _uniform_negatives(config, state, start_key, observations, shape)
-    return _langevin(config, state, chain_key, observations, start)
-
-
-NEGATIVES = {"uniform": _uniform_negatives, "langevin": _langevin_negatives}
-SEARCHES = {"dfo": _derivative_free, "langevin": _langevin}
+    del config
+    return state.policy(observations, actions)

@@ -34,7 +34,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ddm import networks, ops
 from ddm.off_policy import sac
@@ -89,13 +88,11 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: integer actions, or images.
     """
-    check_continuous_example(batch, batch_spec(config), "cql")
+    check_continuous_example(config, batch, batch_spec(config), "cql")
     base = sac.init(config, key, batch)
     log_alpha = networks.log_dual(config.alpha, config.alpha_min, config.alpha_max)
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
-    return State(
-        **fields, alpha=networks.trainable(log_alpha, optax.adam(config.alpha_learning_rate))
-    )
+    return State(**fields, alpha=networks.trainable(None, log_alpha))
 
 
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -109,7 +106,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     actor, actor_metrics = networks.minimize(
         lambda params: _actor_loss(config, state, params, batch, actor_key),
         state.actor,
-        optax.adam(config.actor_learning_rate),
+        config.actor_learning_rate,
     )
     targets = _critic_targets(config, state, batch, target_key)
     actions, log_densities = _penalised_actions(config, state, batch, sample_key)
@@ -117,7 +114,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
     def critic_loss(params: Any) -> tuple[jax.Array, Metrics]:
         every_action = jnp.concatenate([batch.actions[:, None, :], actions], axis=1)
-        values = sac.critic_network(config).apply(params, batch.observations, every_action)
+        values = state.critic.apply(params, batch.observations, every_action)
         data_values, sampled_values = values[..., 0], values[..., 1:]
         gaps = ops.logsumexp_gap(
             sampled_values, log_densities, data_values, config.penalty_temperature
@@ -128,14 +125,11 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         return loss, {"critic_loss": error, "q_value": q_value, "gap": jnp.mean(gaps)}
 
     critic, critic_metrics = networks.minimize(
-        critic_loss, state.critic, optax.adam(config.critic_learning_rate)
+        critic_loss, state.critic, config.critic_learning_rate
     )
     state = state.replace(
         actor=actor,
-        critic=critic,
-        critic_target_params=ops.polyak(
-            state.critic_target_params, critic.params, config.target_rate
-        ),
+        critic=networks.follow(critic, config.target_rate),
         temperature=sac.temperature_step(config, state, actor_metrics["entropy"], batch),
         alpha=_alpha_step(config, state, critic_metrics["gap"]),
         step=state.step + 1,
@@ -176,9 +170,9 @@ def _actor_loss(
     config: Config, state: State, params: Any, batch: Batch, key: PRNGKey
 ) -> tuple[jax.Array, Metrics]:
     """SAC's loss; for the first `bc_steps` the value term is the likelihood of the data."""
-    policy = sac.policy_at(config, params, batch.observations, batch.actions.shape[-1])
+    policy = sac.policy_at(config, state.actor, batch.observations, params)
     actions, log_probs = policy.sample_and_log_prob(seed=key)
-    values = sac.critic_network(config).apply(state.critic.params, batch.observations, actions)
+    values = state.critic(batch.observations, actions)
     merit = jnp.where(
         state.step < config.bc_steps, policy.log_prob(batch.actions), jnp.min(values, axis=0)
     )
@@ -189,12 +183,10 @@ def _actor_loss(
 def _critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
     if not config.max_target_backup:
         return sac.critic_targets(config, state, batch, key)
-    action_size = batch.actions.shape[-1]
-    policy = sac.policy_at(config, state.actor.params, batch.next_observations, action_size)
+    policy = sac.policy_at(config, state.actor, batch.next_observations)
     next_actions = policy.sample(seed=key, sample_shape=(config.num_samples,))
-    next_values = sac.critic_network(config).apply(
-        state.critic_target_params, batch.next_observations, jnp.moveaxis(next_actions, 0, 1)
-    )
+    next_actions = jnp.moveaxis(next_actions, 0, 1)
+    next_values = state.critic.target(batch.next_observations, next_actions)
     best = jnp.min(jnp.max(next_values, axis=2), axis=0)  # the authors' order: max, then min
     return ops.td_target(batch.rewards, config.discount, batch.terminations, best)
 
@@ -214,7 +206,7 @@ def _penalised_actions(
         (batch.observations, current_key),
         (batch.next_observations, next_key),
     ):
-        policy = sac.policy_at(config, state.actor.params, observations, action_size)
+        policy = sac.policy_at(config, state.actor, observations)
         sampled = policy.sample_and_log_prob(seed=policy_key, sample_shape=(config.num_samples,))
         actions.append(sampled[0])
         log_densities.append(sampled[1])
@@ -236,5 +228,4 @@ def _alpha_step(config: Config, state: State, gap: jax.Array) -> networks.Traina
         return state.alpha
     gradient = -jnp.exp(state.alpha.params) * (gap - config.target_gap)
     bounds = networks.log_bounds(config.alpha_min, config.alpha_max)
-    optimizer = optax.adam(config.alpha_learning_rate)
-    return networks.dual_step(gradient, state.alpha, optimizer, *bounds)
+    return networks.dual_step(gradient, state.alpha, config.alpha_learning_rate, *bounds)

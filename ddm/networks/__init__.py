@@ -1,16 +1,15 @@
 """Flax modules: perceptrons, critics and policy heads."""
 
-from ddm.networks.critics import ActionValue, DiscreteActionValue, StateValue
+from ddm.networks import estimators, heads
+from ddm.networks.critics import ActionValue, DiscreteActionValue, StateValue, first_member
 from ddm.networks.denoisers import (
-    DENOISERS,
     Denoiser,
     LevelEmbedding,
     MLPDenoiser,
     TransformerDenoiser,
     UNetDenoiser,
-    denoiser,
-    split_window,
 )
+from ddm.networks.discriminators import Discriminator
 from ddm.networks.distributions import (
     GaussianMixture,
     TanhGaussian,
@@ -24,9 +23,17 @@ from ddm.networks.encoders import (
     Encoded,
     ObservationEncoder,
     check_encoder,
+    encoded,
     scale_pixels,
+    standardize_images,
 )
-from ddm.networks.history import CausalTransformer, FrameStack, HistoryEncoder, Recurrent
+from ddm.networks.history import (
+    CausalTransformer,
+    FrameStack,
+    HistoryEncoder,
+    HistoryPolicy,
+    Recurrent,
+)
 from ddm.networks.latent import (
     PRIORS,
     ActionVAE,
@@ -34,7 +41,6 @@ from ddm.networks.latent import (
     MixtureLatent,
     Prior,
     Reconstruction,
-    check_prior,
 )
 from ddm.networks.mlp import (
     MLP,
@@ -42,9 +48,9 @@ from ddm.networks.mlp import (
     concatenate_inputs,
     ensemble,
     fan_in_uniform,
-    is_output,
     orthogonal,
-    output_size,
+    relu,
+    share,
 )
 from ddm.networks.policies import (
     CategoricalPolicy,
@@ -53,11 +59,23 @@ from ddm.networks.policies import (
     LinearGaussianPolicy,
     LinearSoftmaxPolicy,
     MixturePolicy,
+    Start,
     TabularPolicy,
     TanhGaussianPolicy,
 )
-from ddm.networks.scores import ActionScores, RecurrentActionScores
-from ddm.networks.trainable import LossFn, Trainable, descend, minimize, trainable
+from ddm.networks.scores import ActionScores, RecurrentActionScores, without_output
+from ddm.networks.trainable import (
+    LossFn,
+    Optimizer,
+    Tracked,
+    Trainable,
+    adamw,
+    descend,
+    follow,
+    minimize,
+    tracked,
+    trainable,
+)
 from ddm.networks.transformer import (
     Cache,
     Transformer,
@@ -68,7 +86,6 @@ from ddm.networks.transformer import (
 )
 
 __all__ = [
-    "DENOISERS",
     "ENCODERS",
     "MLP",
     "PRIORS",
@@ -82,12 +99,14 @@ __all__ = [
     "Denoiser",
     "DeterministicPolicy",
     "DiscreteActionValue",
+    "Discriminator",
     "Encoded",
     "FrameStack",
     "GaussianLatent",
     "GaussianMixture",
     "GaussianPolicy",
     "HistoryEncoder",
+    "HistoryPolicy",
     "LevelEmbedding",
     "LinearGaussianPolicy",
     "LinearSoftmaxPolicy",
@@ -97,40 +116,49 @@ __all__ = [
     "MixturePolicy",
     "Network",
     "ObservationEncoder",
+    "Optimizer",
     "Prior",
     "Reconstruction",
     "Recurrent",
     "RecurrentActionScores",
+    "Start",
     "StateValue",
     "TabularPolicy",
     "TanhGaussian",
     "TanhGaussianPolicy",
+    "Tracked",
     "Trainable",
     "Transformer",
     "TransformerBlock",
     "TransformerDenoiser",
     "UNetDenoiser",
+    "adamw",
     "add_positions",
     "categorical",
     "causal_mask",
     "check_encoder",
-    "check_prior",
     "concatenate_inputs",
-    "denoiser",
     "descend",
     "diagonal_gaussian",
     "dual_at_bound",
     "dual_step",
+    "encoded",
     "ensemble",
+    "estimators",
     "fan_in_uniform",
-    "is_output",
+    "first_member",
+    "follow",
+    "heads",
     "log_bounds",
     "log_dual",
     "minimize",
     "orthogonal",
-    "output_size",
+    "relu",
     "scale_pixels",
+    "share",
     "sinusoids",
-    "split_window",
+    "standardize_images",
+    "tracked",
     "trainable",
+    "without_output",
 ]

@@ -9,7 +9,6 @@ the token K, and so does a token that is hidden from the decoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +19,6 @@ from ddm.errors import InputError
 from ddm.networks.encoders import ObservationEncoder
 from ddm.networks.mlp import MLP, Network, fan_in_uniform
 from ddm.networks.transformer import Transformer, causal_mask
-from ddm.ops.control import cond_if_any
 
 _small_normal = nn.initializers.normal(0.02)
 
@@ -76,8 +74,8 @@ class MLPDecoder(Decoder):
         if not self.hidden_sizes:
             raise InputError("MLPDecoder: hidden_sizes is empty, expected at least one layer")
         first, *rest = self.hidden_sizes
-        start = fan_in_uniform(), (self.num_tokens, first), jnp.float32
-        self.features = nn.Dense(first, kernel_init=fan_in_uniform())
+        start = fan_in_uniform, (self.num_tokens, first), jnp.float32
+        self.features = nn.Dense(first, kernel_init=fan_in_uniform)
         self.prefix = self.param("prefix", *start)  # row d: of the token before d
         self.place = self.param("place", *start)
         self.mlp = MLP(tuple(rest), self.num_bins)
@@ -260,84 +258,3 @@ class AutoregressivePolicy(Network):
     def _features(self, frames: jax.Array) -> jax.Array:
         encoded = self.encode(frames)
         return encoded.reshape(*encoded.shape[:-2], -1)
-
-
-def draw_tokens(
-    policy: AutoregressivePolicy,
-    params: Any,
-    frames: jax.Array,
-    key: jax.Array,
-    choose: Callable[[jax.Array, jax.Array], jax.Array],
-) -> jax.Array:
-    """Tokens (..., D) int32 for frames (..., T, *O), one after the other.
-
-    Args:
-      policy: the network.
-      params: its parameters.
-      frames: what the tokens are conditioned on.
-      key: split once for each token.
-      choose: (logits (..., K), key) -> token (...,): a draw, or the most likely one.
-    """
-
-    def step(state: Any, inputs: Any) -> Any:
-        (carry, token), (index, key) = state, inputs
-        logits, carry = policy.apply(params, carry, token, index, method="step")
-        token = choose(logits, key).astype(jnp.int32)
-        return (carry, token), token
-
-    num_tokens = policy.decoder.num_tokens
-    places = jnp.arange(num_tokens, dtype=jnp.int32), jax.random.split(key, num_tokens)
-    _, tokens = jax.lax.scan(step, policy.apply(params, frames, method="start"), places)
-    return jnp.moveaxis(tokens, 0, -1)
-
-
-def beam_search(
-    policy: AutoregressivePolicy, params: Any, frames: jax.Array, width: int
-) -> tuple[jax.Array, jax.Array]:
-    """The most likely sequences for frames (T, *O) that a beam of W finds.
-
-    Taking the most likely token at each place, which is a beam of 1, may miss the most likely
-    sequence; a beam of K^(D-1) does not.
-
-    Returns:
-      Tokens (W, D) and their log-probabilities (W,), the best first.
-    """
-    num_tokens, num_bins = policy.decoder.num_tokens, policy.decoder.num_bins
-    carry, token = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (width, *leaf.shape)),
-        policy.apply(params, frames, method="start"),
-    )
-
-    def step(state: Any, index: jax.Array) -> Any:
-        carry, token, tokens, scores = state
-        logits, carry = policy.apply(params, carry, token, index, method="step")
-        totals = scores[:, None] + jax.nn.log_softmax(logits)
-        scores, best = jax.lax.top_k(totals.reshape(-1), width)
-        parents, token = jnp.divmod(best, num_bins)
-        carry, tokens = jax.tree.map(lambda leaf: leaf[parents], (carry, tokens))
-        return (carry, token, tokens.at[:, index].set(token), scores), None
-
-    first = jnp.arange(width) == 0
-    alone = jnp.where(first, jnp.float32(0.0), -jnp.inf)  # all beams start alike: one counts
-    state = (carry, token, jnp.zeros((width, num_tokens), jnp.int32), alone)
-    (_, _, tokens, scores), _ = jax.lax.scan(step, state, jnp.arange(num_tokens, dtype=jnp.int32))
-    return tokens, scores
-
-
-def nucleus(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
-    """Logits (..., K) of the likeliest bins, which together have `top_p`; -inf elsewhere.
-
-    Top-p sampling (Holtzman et al. 2020): removes the many bins that are unlikely one by one. 1
-    keeps all bins and skips the sorting; 0 keeps the likeliest bin.
-    """
-    return cond_if_any(
-        jnp.asarray(top_p) < 1.0, _likeliest, lambda logits, _: logits, logits, top_p
-    )
-
-
-def _likeliest(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
-    falling = jnp.sort(logits, axis=-1, descending=True)
-    probabilities = jax.nn.softmax(falling)
-    likelier = jnp.cumsum(probabilities, axis=-1) - probabilities
-    last = jnp.min(jnp.where(likelier < top_p, falling, falling[..., :1]), axis=-1, keepdims=True)
-    return jnp.where(logits >= last, logits, -jnp.inf)

@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ddm.networks.mlp import MLP, Initializer, Network, concatenate_inputs, ensemble, fan_in_uniform
+from ddm.networks.mlp import (
+    MLP,
+    Initializer,
+    Network,
+    concatenate_inputs,
+    ensemble,
+    fan_in_uniform,
+    share,
+)
+from ddm.networks.trainable import Trainable
 
 
 class StateValue(Network):
@@ -14,7 +23,7 @@ class StateValue(Network):
 
     hidden_sizes: tuple[int, ...]
     layer_norm: bool = False
-    kernel_init: Initializer = fan_in_uniform()
+    kernel_init: Initializer = fan_in_uniform
 
     @nn.compact
     def __call__(self, observations: jax.Array) -> jax.Array:
@@ -37,19 +46,20 @@ class ActionValue(Network):
     hidden_sizes: tuple[int, ...]
     num_members: int = 2
     layer_norm: bool = False
-    kernel_init: Initializer = fan_in_uniform()
+    kernel_init: Initializer = fan_in_uniform
 
     @nn.compact
     def __call__(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
-        members = ensemble(MLP, self.num_members)
-        values = members(
+        members = ensemble(MLP, self.num_members)(
             self.hidden_sizes,
             1,
             layer_norm=self.layer_norm,
             kernel_init=self.kernel_init,
             name="mlp",
-        )(concatenate_inputs(observations, actions))
-        return values[..., 0]
+        )
+        inputs = concatenate_inputs(observations, actions)
+        values = members(share(inputs, self.num_members))
+        return values.reshape(self.num_members, *inputs.shape[:-1])
 
 
 class DiscreteActionValue(Network):
@@ -63,18 +73,30 @@ class DiscreteActionValue(Network):
     num_actions: int
     num_members: int = 2
     layer_norm: bool = False
-    kernel_init: Initializer = fan_in_uniform()
+    kernel_init: Initializer = fan_in_uniform
 
     @nn.compact
     def __call__(self, observations: jax.Array, actions: jax.Array | None = None) -> jax.Array:
-        members = ensemble(MLP, self.num_members)
-        values = members(
+        members = ensemble(MLP, self.num_members)(
             self.hidden_sizes,
             self.num_actions,
             layer_norm=self.layer_norm,
             kernel_init=self.kernel_init,
             name="mlp",
-        )(observations)
+        )
+        values = members(share(observations, self.num_members))
+        values = values.reshape(self.num_members, *observations.shape[:-1], self.num_actions)
         if actions is None:
             return values
         return jnp.take_along_axis(values, actions[None, :, None], axis=-1)[..., 0]
+
+
+def first_member(critic: Trainable, observations: jax.Array, actions: jax.Array) -> jax.Array:
+    """Q_1(s, a), without the gradient to the others; (B,), or (B, M).
+
+    Of an :class:`ActionValue` only this member is computed, of any other ensemble all are.
+    """
+    if not isinstance(critic.network, ActionValue):
+        return critic(observations, actions)[0]
+    params = jax.tree.map(lambda leaf: leaf[:1], critic.params)
+    return critic.network.clone(num_members=1).apply(params, observations, actions)[0]

@@ -8,18 +8,13 @@ apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ddm.errors import InputError
 from ddm.networks.encoders import ObservationEncoder
 from ddm.networks.mlp import MLP, Network, fan_in_uniform
 from ddm.networks.transformer import Transformer, causal_mask, sinusoids
-from ddm.types import Batch
 
 GROUPS = 8  # of the U-Net's group norms
 
@@ -72,8 +67,8 @@ class LevelEmbedding(Network):
     @nn.compact
     def __call__(self, levels: jax.Array) -> jax.Array:
         waves = sinusoids(levels, self.width)
-        hidden = jax.nn.mish(nn.Dense(4 * self.width, kernel_init=fan_in_uniform())(waves))
-        return nn.Dense(self.width, kernel_init=fan_in_uniform())(hidden)
+        hidden = jax.nn.mish(nn.Dense(4 * self.width, kernel_init=fan_in_uniform)(waves))
+        return nn.Dense(self.width, kernel_init=fan_in_uniform)(hidden)
 
 
 class MLPDenoiser(Network):
@@ -119,13 +114,13 @@ class MLPDenoiser(Network):
 
     def _residual(self, inputs: jax.Array, size: int, deterministic: bool) -> jax.Array:
         width = self.hidden_sizes[0]
-        hidden = nn.Dense(width, kernel_init=fan_in_uniform())(inputs)
+        hidden = nn.Dense(width, kernel_init=fan_in_uniform)(inputs)
         for _ in self.hidden_sizes:
             branch = nn.LayerNorm()(hidden) if self.layer_norm else hidden
             branch = nn.Dropout(self.dropout_rate, deterministic=deterministic)(branch)
-            branch = jax.nn.mish(nn.Dense(4 * width, kernel_init=fan_in_uniform())(branch))
-            hidden = hidden + nn.Dense(width, kernel_init=fan_in_uniform())(branch)
-        return nn.Dense(size, kernel_init=fan_in_uniform())(jax.nn.mish(hidden))
+            branch = jax.nn.mish(nn.Dense(4 * width, kernel_init=fan_in_uniform)(branch))
+            hidden = hidden + nn.Dense(width, kernel_init=fan_in_uniform)(branch)
+        return nn.Dense(size, kernel_init=fan_in_uniform)(jax.nn.mish(hidden))
 
 
 class UNetDenoiser(Network):
@@ -165,14 +160,14 @@ class UNetDenoiser(Network):
             hidden = two_blocks(hidden, width)
             joined.append(hidden)
             if index < len(self.widths) - 1:
-                hidden = nn.Conv(width, (3,), (2,), 1, kernel_init=fan_in_uniform())(hidden)
+                hidden = nn.Conv(width, (3,), (2,), 1, kernel_init=fan_in_uniform)(hidden)
         hidden = two_blocks(hidden, self.widths[-1])
         for index in reversed(range(1, len(self.widths))):
             width = self.widths[index - 1]
             hidden = two_blocks(jnp.concatenate([hidden, joined[index]], axis=-1), width)
-            hidden = nn.ConvTranspose(width, (4,), (2,), kernel_init=fan_in_uniform())(hidden)
+            hidden = nn.ConvTranspose(width, (4,), (2,), kernel_init=fan_in_uniform)(hidden)
         hidden = ConvBlock(self.widths[0], self.kernel_size)(hidden)
-        return nn.Conv(noisy.shape[-1], (1,), kernel_init=fan_in_uniform())(hidden)
+        return nn.Conv(noisy.shape[-1], (1,), kernel_init=fan_in_uniform)(hidden)
 
 
 class ConvBlock(Network):
@@ -183,7 +178,7 @@ class ConvBlock(Network):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        hidden = nn.Conv(self.width, (self.kernel_size,), kernel_init=fan_in_uniform())(inputs)
+        hidden = nn.Conv(self.width, (self.kernel_size,), kernel_init=fan_in_uniform)(inputs)
         return jax.nn.mish(nn.GroupNorm(GROUPS, epsilon=1e-5, reduction_axes=(-2, -1))(hidden))
 
 
@@ -198,13 +193,13 @@ class FiLMBlock(Network):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, condition: jax.Array) -> jax.Array:
-        film = nn.Dense(2 * self.width, kernel_init=fan_in_uniform())(jax.nn.mish(condition))
+        film = nn.Dense(2 * self.width, kernel_init=fan_in_uniform)(jax.nn.mish(condition))
         scale, bias = jnp.split(film[..., None, :], 2, axis=-1)
         hidden = scale * ConvBlock(self.width, self.kernel_size)(inputs) + bias
         hidden = ConvBlock(self.width, self.kernel_size)(hidden)
         if inputs.shape[-1] == self.width:
             return hidden + inputs
-        return hidden + nn.Conv(self.width, (1,), kernel_init=fan_in_uniform())(inputs)
+        return hidden + nn.Conv(self.width, (1,), kernel_init=fan_in_uniform)(inputs)
 
 
 class TransformerDenoiser(Network):
@@ -264,101 +259,3 @@ class TransformerDenoiser(Network):
 
     def _positions(self, name: str, length: int) -> jax.Array:
         return self.param(name, nn.initializers.normal(0.02), (length, self.width), jnp.float32)
-
-
-def _mlp(config: Any, name: str) -> nn.Module:
-    if not config.hidden_sizes or (config.residual and len(set(config.hidden_sizes)) > 1):
-        raise InputError(
-            f"{name}: hidden_sizes is {config.hidden_sizes}, expected at least one layer, and "
-            "layers of one size with residual"
-        )
-    return MLPDenoiser(config.hidden_sizes, config.layer_norm, config.residual, config.dropout_rate)
-
-
-def _unet(config: Any, name: str) -> nn.Module:
-    widths = config.unet_widths
-    if not widths or any(width < 1 or width % GROUPS for width in widths):
-        raise InputError(f"{name}: unet_widths is {widths}, expected multiples of {GROUPS}")
-    multiple = 2 ** (len(widths) - 1)
-    if config.chunk_size % multiple:
-        raise InputError(
-            f"{name}: chunk_size is {config.chunk_size}, expected a multiple of {multiple}: "
-            f"each of the {len(widths)} levels of unet_widths but the last halves the chunk"
-        )
-    return UNetDenoiser(widths)
-
-
-def _transformer(config: Any, name: str) -> nn.Module:
-    if config.width % (2 * config.num_heads):
-        raise InputError(
-            f"{name}: width is {config.width}, expected a multiple of twice num_heads, "
-            f"{2 * config.num_heads}"
-        )
-    return TransformerDenoiser(
-        config.num_layers, config.width, config.num_heads, config.dropout_rate, config.causal
-    )
-
-
-# Each is made from an algorithm's configuration and the algorithm's name, for messages.
-DENOISERS: dict[str, Callable[[Any, str], nn.Module]] = {
-    "mlp": _mlp,
-    "unet": _unet,
-    "transformer": _transformer,
-}
-
-
-def denoiser(config: Any, name: str) -> Denoiser:
-    """The network that a configuration describes.
-
-    Args:
-      config: has `denoiser`, `encoder`, `chunk_size` and the fields of that denoiser:
-        `hidden_sizes`, `layer_norm`, `residual`; `unet_widths`; or `num_layers`, `width`,
-        `num_heads`, `causal`; and `dropout_rate`.
-      name: the algorithm, for messages.
-
-    Raises:
-      InputError: an unknown denoiser, or sizes that do not fit it.
-    """
-    if config.denoiser not in DENOISERS:
-        raise InputError(
-            f"{name}: denoiser={config.denoiser} is unknown; choose one of {', '.join(DENOISERS)}"
-        )
-    return Denoiser(config.encoder, DENOISERS[config.denoiser](config, name))
-
-
-def split_window(
-    batch: Batch, observation_steps: int, chunk_size: int, name: str
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What a chunked policy sees of a window, and what it predicts.
-
-    Args:
-      batch: windows of To - 1 + Tp steps, the drawn step in place To - 1.
-      observation_steps: To.
-      chunk_size: Tp.
-      name: the algorithm, for the message.
-
-    Returns:
-      The frames (B, To, *O) up to the drawn step; the chunk (B, Tp, A) that begins there; its mask
-      (B, Tp), False beyond the episode's end.
-
-    Raises:
-      InputError: windows of another length, or actions that are not vectors.
-    """
-    steps = observation_steps - 1 + chunk_size
-    for field in ("observations", "actions", "mask"):
-        found = getattr(batch, field).shape
-        if found[1] != steps:
-            raise InputError(
-                f"{name}: batch.{field} has shape {found}, expected windows of {steps} steps, "
-                "observation_steps - 1 + chunk_size"
-            )
-    if batch.actions.ndim != 3:
-        raise InputError(
-            f"{name}: batch.actions has shape {batch.actions.shape}, expected (B, T, A)"
-        )
-    chunk = slice(observation_steps - 1, None)
-    return (
-        batch.observations[:, :observation_steps],
-        batch.actions[:, chunk],
-        batch.mask[:, chunk],
-    )

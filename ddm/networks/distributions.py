@@ -118,6 +118,10 @@ class GaussianMixture:
         """Mean (..., A) of the component with the largest weight."""
         return self._choose(self.means, jnp.argmax(self.logits, axis=-1))
 
+    def sample_components(self, *, seed: jax.Array, sample_shape: tuple[int, ...]) -> jax.Array:
+        """Actions (*sample_shape, ..., K, A) of every component."""
+        return self._components.sample(seed=seed, sample_shape=sample_shape)
+
     def _draw(self, key: jax.Array) -> jax.Array:
         return jax.random.categorical(key, self.logits)
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ddm.networks.trainable import Trainable, descend
 
@@ -23,7 +22,7 @@ from ddm.networks.trainable import Trainable, descend
 def dual_step(
     gradient: jax.Array,
     dual: Trainable,
-    optimizer: optax.GradientTransformation,
+    learning_rate: jax.Array | float,
     low: jax.Array | float,
     high: jax.Array | float,
 ) -> Trainable:
@@ -32,11 +31,11 @@ def dual_step(
     Args:
       gradient: () of the loss that the variable minimises.
       dual: the variable; its parameter is ().
-      optimizer: the transformation that `dual` was made with.
+      learning_rate: the optimiser's step size.
       low: smallest parameter.
       high: largest parameter.
     """
-    moved = descend(gradient, dual, optimizer)
+    moved = descend(gradient, dual, learning_rate)
     return moved.replace(params=jnp.clip(moved.params, low, high))
 
 

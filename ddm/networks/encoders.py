@@ -41,9 +41,14 @@ class Encoded(Network):
     network: nn.Module
 
     @nn.compact
-    def __call__(self, observations: jax.Array, *args: Any) -> Any:
+    def __call__(self, observations: jax.Array, *args: Any, **options: Any) -> Any:
         encoded = ObservationEncoder(self.kind, name="encoder")(observations)
-        return self.network(encoded, *args)
+        return self.network(encoded, *args, **options)
+
+
+def encoded(kind: str, network: nn.Module) -> nn.Module:
+    """The network on encoded observations; itself, if they are vectors."""
+    return network if kind == "none" else Encoded(kind, network)
 
 
 class ConvEncoder(Network):
@@ -108,6 +113,13 @@ def scale_pixels(images: jax.Array) -> jax.Array:
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32) / 127.5 - 1.0
     return images
+
+
+def standardize_images(image: jax.Array) -> jax.Array:
+    """Images (..., H, W), each with mean 0 and standard deviation 1; flat ones become 0."""
+    centered = image - jnp.mean(image, axis=(-2, -1), keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(jnp.square(centered), axis=(-2, -1), keepdims=True))
+    return centered / jnp.maximum(deviation, 1.0 / 255.0)
 
 
 def check_encoder(kind: str, observation_shape: tuple[int, ...], name: str) -> None:

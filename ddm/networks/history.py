@@ -62,11 +62,12 @@ class Recurrent(Network):
     step may lie before the episode's start or after its end.
     """
 
-    make_cell: Callable[[], Any]  # a flax recurrent cell
+    cell: Callable[[int], Any]  # width -> a flax recurrent cell
+    width: int
     num_layers: int = 1
 
     def setup(self) -> None:
-        self.cells = [self.make_cell() for _ in range(self.num_layers)]
+        self.cells = [self.cell(self.width) for _ in range(self.num_layers)]
 
     def __call__(
         self,
@@ -178,6 +179,31 @@ class HistoryEncoder(Network):
     def _inputs(self, observations: jax.Array, previous: jax.Array | None) -> jax.Array:
         encoded = self.observation(observations)
         return encoded if previous is None else jnp.concatenate([encoded, previous], axis=-1)
+
+
+class HistoryPolicy(Network):
+    """A policy on a summary of the past; its parameters are those of "trunk" and of "head"."""
+
+    trunk: nn.Module  # as :class:`HistoryEncoder`
+    head: nn.Module  # from features (..., F), and what else it takes, to the policy's outputs
+
+    def features(self, *inputs: Any, **options: Any) -> jax.Array:
+        """Features (..., T, F) at each step of a window."""
+        return self.trunk(*inputs, **options)
+
+    def outputs(self, features: jax.Array, *bounds: Any) -> Any:
+        """The head's outputs at features (..., F)."""
+        return self.head(features, *bounds)
+
+    def initial_carry(self, observation: jax.Array, previous: jax.Array | None) -> Any:
+        """The state of a recurrent trunk before the first step."""
+        return self.trunk.initial_carry(observation, previous)
+
+    def step(
+        self, carry: Any, observation: jax.Array, previous: jax.Array | None
+    ) -> tuple[Any, jax.Array]:
+        """One step of a recurrent trunk: its new state, and features (..., F)."""
+        return self.trunk.step(carry, observation, previous)
 
 
 def _where(condition: jax.Array, new: Any, old: Any) -> Any:

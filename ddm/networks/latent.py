@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from ddm.errors import InputError
 from ddm.networks.distributions import GaussianMixture
 from ddm.networks.encoders import ObservationEncoder
 from ddm.networks.mlp import MLP, Network, concatenate_inputs
@@ -238,23 +237,6 @@ class ActionVAE(Network):
         prior = self.prior(features, log_var_min, log_var_max)
         draw = prior.sample_means if deterministic else prior.sample
         return self.decode(features, draw(seed=key))
-
-
-def check_prior(kind: str, num_components: int, name: str) -> None:
-    """Refuses an unknown prior.
-
-    Args:
-      kind: of the prior.
-      num_components: of a mixture.
-      name: the algorithm, for the message.
-
-    Raises:
-      InputError: an unknown kind, or a mixture without components.
-    """
-    if kind not in PRIORS:
-        raise InputError(f"{name}: prior={kind} is unknown; choose one of {', '.join(PRIORS)}")
-    if num_components < 1:
-        raise InputError(f"{name}: num_components is {num_components}, expected at least 1")
 
 
 def _gaussian(outputs: jax.Array, log_var_min: Bound, log_var_max: Bound) -> GaussianLatent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,14 +12,23 @@ from flax import linen as nn
 Initializer = Callable[..., jax.Array]
 
 
-def fan_in_uniform() -> Initializer:
+# A network stands in its train state, as a value that is compared, hashed and pickled. What it is
+# made of has a name in a module: no closures, and `relu` below in place of jax's, which has none.
+
+
+def fan_in_uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
     """Uniform on +-1/sqrt(fan in): what the reference implementations in torch start from."""
-    return nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+    return nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")(key, shape, dtype)
 
 
-def orthogonal(scale: float = 2.0**0.5) -> Initializer:
-    """Orthogonal rows or columns times `scale`; the default keeps the variance through a relu."""
-    return nn.initializers.orthogonal(scale)
+def orthogonal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """Orthogonal rows or columns times sqrt(2), which keeps the variance through a relu."""
+    return nn.initializers.orthogonal(2.0**0.5)(key, shape, dtype)
+
+
+def relu(inputs: jax.Array) -> jax.Array:
+    """max(x, 0)."""
+    return nn.relu(inputs)
 
 
 class Network(nn.Module):
@@ -39,11 +48,12 @@ class MLP(Network):
 
     hidden_sizes: tuple[int, ...]
     output_size: int
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Callable[[jax.Array], jax.Array] = relu
     layer_norm: bool = False  # before each activation
     dropout_rate: float = 0.0  # after each activation
-    kernel_init: Initializer = fan_in_uniform()
-    output_init: Initializer = fan_in_uniform()
+    kernel_init: Initializer = fan_in_uniform
+    output_init: Initializer = fan_in_uniform
+    output_bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -55,44 +65,37 @@ class MLP(Network):
             hidden = self.activation(hidden)
             if self.dropout_rate > 0.0:
                 hidden = nn.Dropout(self.dropout_rate, deterministic=deterministic)(hidden)
-        return nn.Dense(self.output_size, kernel_init=self.output_init, name="output")(hidden)
-
-
-def output_size(params: Any) -> int:
-    """Width of the last layer of an :class:`MLP`, read from its parameters.
-
-    `act` sees one observation and no action, so the parameters are the only place that knows it.
-    """
-    [width] = {
-        leaf.shape[-1]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if is_output(path)
-    }
-    return width
-
-
-def is_output(path: Any) -> bool:
-    """Whether a parameter's path in its tree ends in the layer named exactly "output".
-
-    A layer named "output_features" does not count.
-    """
-    return len(path) > 1 and getattr(path[-2], "key", None) == "output"
+        return nn.Dense(
+            self.output_size,
+            kernel_init=self.output_init,
+            bias_init=self.output_bias_init,
+            name="output",
+        )(hidden)
 
 
 def ensemble(module: type[nn.Module], size: int) -> type[nn.Module]:
-    """The module with `size` members as one parameter tree.
+    """The module with `size` members as one parameter tree, each with inputs of its own.
 
-    Members share their inputs; each parameter and each output gains a leading axis of `size`,
-    so that one batched matrix product serves all members.
+    Each parameter, input and output has a leading axis of `size`, so that one batched matrix
+    product serves all members. :func:`share` gives all members the same inputs.
     """
     return nn.vmap(
         module,
         variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=None,  # pyright: ignore[reportArgumentType]
+        split_rngs={"params": True, "dropout": True},
+        in_axes=0,
         out_axes=0,
         axis_size=size,
     )
+
+
+def share(inputs: jax.Array, size: int) -> jax.Array:
+    """Inputs (..., I) for all members of an :func:`ensemble`: (size, N, I), one row per input.
+
+    One batched product of plain rows is faster than members that read one array of any rank.
+    """
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    return jnp.broadcast_to(rows[None], (size, *rows.shape))
 
 
 def concatenate_inputs(observations: jax.Array, actions: jax.Array) -> jax.Array:

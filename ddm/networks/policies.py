@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,13 @@ from flax import linen as nn
 
 from ddm.networks import distributions
 from ddm.networks.mlp import MLP, Initializer, Network, fan_in_uniform
+
+
+class Start(NamedTuple):
+    """Where a Gaussian begins to learn: the network's first output is about this."""
+
+    mean: jax.Array | float  # (A,) an action inside the box
+    log_std: jax.Array | float  # of every dimension
 
 
 class DeterministicPolicy(Network):
@@ -41,7 +48,7 @@ class GaussianPolicy(Network):
     state_dependent_std: bool = False
     layer_norm: bool = False
     dropout_rate: float = 0.0
-    kernel_init: Initializer = fan_in_uniform()
+    kernel_init: Initializer = fan_in_uniform
 
     @nn.compact
     def __call__(
@@ -50,22 +57,24 @@ class GaussianPolicy(Network):
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
         *,
+        start: Start | None = None,
         deterministic: bool = True,
     ) -> Any:
-        width = self.action_size * (2 if self.state_dependent_std else 1)
+        num_stds = self.action_size if self.state_dependent_std else 0
         outputs = MLP(
             self.hidden_sizes,
-            width,
+            self.action_size + num_stds,
             layer_norm=self.layer_norm,
             dropout_rate=self.dropout_rate,
             kernel_init=self.kernel_init,
+            output_bias_init=_beginning(start, self.action_size, num_stds),
             name="mlp",
         )(observations, deterministic=deterministic)
         if self.state_dependent_std:
             mean, log_std = jnp.split(outputs, 2, axis=-1)
         else:
             mean = outputs
-            log_std = self.param("log_std", *_zeros(self.action_size))
+            log_std = _log_std(self, self.action_size, start)
         log_std = jnp.clip(log_std, log_std_min, log_std_max)
         return distributions.diagonal_gaussian(jnp.tanh(mean), log_std)
 
@@ -83,9 +92,15 @@ class TanhGaussianPolicy(Network):
         observations: jax.Array,
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
+        *,
+        start: Start | None = None,
     ) -> distributions.TanhGaussian:
         outputs = MLP(
-            self.hidden_sizes, 2 * self.action_size, layer_norm=self.layer_norm, name="mlp"
+            self.hidden_sizes,
+            2 * self.action_size,
+            layer_norm=self.layer_norm,
+            output_bias_init=_beginning(start, self.action_size, self.action_size),
+            name="mlp",
         )(observations)
         mean, log_std = jnp.split(outputs, 2, axis=-1)
         return distributions.TanhGaussian(mean, jnp.clip(log_std, log_std_min, log_std_max))
@@ -94,7 +109,8 @@ class TanhGaussianPolicy(Network):
 class MixturePolicy(Network):
     """A mixture of K Gaussians N(tanh(mean_k(s)), std_k(s)^2), not squashed.
 
-    Components start at means spread over the box: from a common start they would move alike.
+    Components start at means spread over the box: from a common start they would move alike. Of a
+    `start` only the width is used.
     """
 
     hidden_sizes: tuple[int, ...]
@@ -108,12 +124,17 @@ class MixturePolicy(Network):
         observations: jax.Array,
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
+        *,
+        start: Start | None = None,
     ) -> distributions.GaussianMixture:
         shape = (self.num_components, self.action_size)
+        size = self.num_components * self.action_size
+        wide = None if start is None else start._replace(mean=0.0)
         outputs = MLP(
             self.hidden_sizes,
-            self.num_components * (1 + 2 * self.action_size),
+            self.num_components + 2 * size,
             layer_norm=self.layer_norm,
+            output_bias_init=_beginning(wide, self.num_components + size, size),
             name="mlp",
         )(observations)
         logits, rest = jnp.split(outputs, [self.num_components], axis=-1)
@@ -125,13 +146,28 @@ class MixturePolicy(Network):
         )
 
 
+def _beginning(
+    start: Start | None,
+    num_means: int,
+    num_stds: int,
+    unsquash: Callable[[Any], jax.Array] = jnp.arctanh,
+) -> Initializer:
+    """The initialiser of a vector: means before they are squashed, then log standard deviations."""
+    if start is None:
+        return nn.initializers.zeros
+    means = jnp.broadcast_to(unsquash(start.mean), (num_means,))
+    values = jnp.concatenate([means, jnp.full(num_stds, start.log_std, jnp.float32)])
+    return lambda key, shape, dtype: values.astype(dtype)
+
+
+def _log_std(module: nn.Module, size: int, start: Start | None) -> jax.Array:
+    """One learned vector of log standard deviations for all observations."""
+    init = nn.initializers.constant(0.0 if start is None else start.log_std)
+    return module.param("log_std", init, (size,), jnp.float32)
+
+
 def _uniform_box(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)
-
-
-def _zeros(*shape: int) -> tuple[Any, ...]:
-    """Initialiser, shape and dtype of a parameter that starts at zero."""
-    return nn.initializers.zeros, shape, jnp.float32
 
 
 class CategoricalPolicy(Network):
@@ -184,12 +220,12 @@ class LinearSoftmaxPolicy(Network):
     @nn.compact
     def __call__(self, observations: jax.Array) -> Any:
         features = self.features(observations)
-        weights = self.param("weights", *_zeros(features.shape[-1]))
+        weights = self.param("weights", nn.initializers.zeros, (features.shape[-1],), jnp.float32)
         return distributions.categorical(features @ weights)
 
 
 class LinearGaussianPolicy(Network):
-    """N(W phi(s) + b, diag(std)^2) with one learned vector of log std; all zero at first.
+    """N(W phi(s) + b, diag(std)^2) with one learned vector of log std; all zero without a `start`.
 
     `features` maps observations (..., O) to (..., F); None: the observations.
     """
@@ -203,10 +239,15 @@ class LinearGaussianPolicy(Network):
         observations: jax.Array,
         log_std_min: jax.Array | float,
         log_std_max: jax.Array | float,
+        *,
+        start: Start | None = None,
     ) -> Any:
         features = observations if self.features is None else self.features(observations)
-        mean = nn.Dense(self.action_size, kernel_init=nn.initializers.zeros, name="output")(
-            features
-        )
-        log_std = self.param("log_std", *_zeros(self.action_size))
+        mean = nn.Dense(
+            self.action_size,
+            kernel_init=nn.initializers.zeros,
+            bias_init=_beginning(start, self.action_size, 0, unsquash=jnp.asarray),
+            name="output",
+        )(features)
+        log_std = _log_std(self, self.action_size, start)
         return distributions.diagonal_gaussian(mean, jnp.clip(log_std, log_std_min, log_std_max))

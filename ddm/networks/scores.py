@@ -6,14 +6,14 @@ Observations are vectors (..., O), or the last N tokens of a text as numbers (..
 
 from __future__ import annotations
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ddm.networks.history import Recurrent
-from ddm.networks.mlp import MLP, Network
+from ddm.networks.mlp import MLP, Initializer, Network, fan_in_uniform
 
 
 class ActionScores(Network):
@@ -28,6 +28,7 @@ class ActionScores(Network):
     num_tokens: int = 0
     embedding_size: int = 32
     dropout_rate: float = 0.0  # after each activation
+    output_init: Initializer = fan_in_uniform  # of the last layer's kernel
 
     @nn.compact
     def __call__(self, observations: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -35,7 +36,13 @@ class ActionScores(Network):
         if self.num_tokens > 0:
             embedded = embed(self.num_tokens, self.embedding_size)(token_numbers(self, inputs))
             inputs = embedded.reshape(*embedded.shape[:-2], -1)
-        mlp = MLP(self.hidden_sizes, self.num_actions, dropout_rate=self.dropout_rate, name="mlp")
+        mlp = MLP(
+            self.hidden_sizes,
+            self.num_actions,
+            dropout_rate=self.dropout_rate,
+            output_init=self.output_init,
+            name="mlp",
+        )
         return mlp(inputs, deterministic=deterministic)
 
 
@@ -50,18 +57,33 @@ class RecurrentActionScores(Network):
     num_tokens: int
     embedding_size: int = 32
     dropout_rate: float = 0.0
+    output_init: Initializer = fan_in_uniform  # of the last layer's kernel
 
     @nn.compact
     def __call__(self, observations: jax.Array, *, deterministic: bool = True) -> jax.Array:
         tokens = token_numbers(self, observations)
         embedded = embed(self.num_tokens, self.embedding_size)(tokens)
         width, *others = self.hidden_sizes
-        trunk = Recurrent(functools.partial(nn.GRUCell, width), name="trunk")
+        trunk = Recurrent(nn.GRUCell, width, name="trunk")
         features = trunk(embedded, tokens > 0)[..., -1, :]
         if self.dropout_rate > 0.0:
             features = nn.Dropout(self.dropout_rate, deterministic=deterministic)(features)
-        mlp = MLP(tuple(others), self.num_actions, dropout_rate=self.dropout_rate, name="mlp")
+        mlp = MLP(
+            tuple(others),
+            self.num_actions,
+            dropout_rate=self.dropout_rate,
+            output_init=self.output_init,
+            name="mlp",
+        )
         return mlp(features, deterministic=deterministic)
+
+
+def without_output(params: Any) -> Any:
+    """Copies of the parameters of a network of this module, with those of its last layer 0."""
+    copied = jax.tree.map(jnp.copy, params)
+    mlp = copied["params"]["mlp"]
+    mlp["output"] = jax.tree.map(jnp.zeros_like, mlp["output"])
+    return copied
 
 
 def embed(num_tokens: int, size: int) -> nn.Embed:

@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from ddm import networks, ops
@@ -29,11 +28,13 @@ from ddm.types import (
     BatchSpec,
     Configuration,
     Metrics,
+    NetworkFn,
     PRNGKey,
     PyTree,
     check_batch,
     check_continuous_example,
     leaf,
+    network,
     static,
 )
 
@@ -62,14 +63,15 @@ class Config(Configuration):
     num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
     hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # in the critics
+    actor_network: NetworkFn | None = network()  # in place of :func:`actor_network`
+    critic_network: NetworkFn | None = network()  # in place of :func:`critic_network`
 
 
 class State(struct.PyTreeNode):
     """Everything that training changes."""
 
     actor: networks.Trainable
-    critic: networks.Trainable
-    critic_target_params: Any
+    critic: networks.Tracked
     temperature: networks.Trainable  # its parameter is log alpha, ()
     step: jax.Array  # () int32, gradient steps done
     key: PRNGKey
@@ -87,21 +89,17 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: integer actions, or images.
     """
-    check_continuous_example(batch, batch_spec(config), "sac")
+    check_continuous_example(config, batch, batch_spec(config), "sac")
     key, actor_key, critic_key = jax.random.split(key, 3)
     observations, actions = batch.observations[:1], batch.actions[:1]
-    actor_params = actor_network(config, actions.shape[-1]).init(
-        actor_key, observations, config.log_std_min, config.log_std_max
-    )
-    critic_params = critic_network(config).init(critic_key, observations, actions)
+    actor = (config.actor_network or actor_network)(config, actions.shape[-1])
+    critic = (config.critic_network or critic_network)(config, actions.shape[-1])
+    bounds = config.log_std_min, config.log_std_max
     log_temperature = jnp.log(jnp.asarray(config.initial_temperature, jnp.float32))
     return State(
-        actor=networks.trainable(actor_params, optax.adam(config.actor_learning_rate)),
-        critic=networks.trainable(critic_params, optax.adam(config.critic_learning_rate)),
-        critic_target_params=jax.tree.map(jnp.copy, critic_params),
-        temperature=networks.trainable(
-            log_temperature, optax.adam(config.temperature_learning_rate)
-        ),
+        actor=networks.trainable(actor, actor.init(actor_key, observations, *bounds)),
+        critic=networks.tracked(critic, critic.init(critic_key, observations, actions)),
+        temperature=networks.trainable(None, log_temperature),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -119,25 +117,23 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     targets = critic_targets(config, state, batch, target_key)
 
     def critic_loss(params: Any) -> tuple[jax.Array, Metrics]:
-        values = critic_network(config).apply(params, batch.observations, batch.actions)
+        values = state.critic.apply(params, batch.observations, batch.actions)
         loss = ops.squared_td_error(values, targets)
         return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
 
     critic, critic_metrics = networks.minimize(
-        critic_loss, state.critic, optax.adam(config.critic_learning_rate)
+        critic_loss, state.critic, config.critic_learning_rate
     )
     state = state.replace(critic=critic)
     actor, actor_metrics = networks.minimize(
         lambda params: actor_loss(config, state, params, batch, actor_key),
         state.actor,
-        optax.adam(config.actor_learning_rate),
+        config.actor_learning_rate,
     )
     state = state.replace(
         actor=actor,
+        critic=networks.follow(critic, config.target_rate),
         temperature=temperature_step(config, state, actor_metrics["entropy"], batch),
-        critic_target_params=ops.polyak(
-            state.critic_target_params, critic.params, config.target_rate
-        ),
         step=state.step + 1,
         key=key,
     )
@@ -155,8 +151,7 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """A sample of the policy, or tanh of its mean."""
-    action_size = networks.output_size(state.actor.params) // 2
-    policy = policy_at(config, state.actor.params, observation, action_size)
+    policy = policy_at(config, state.actor, observation)
     return (policy.mode() if deterministic else policy.sample(seed=key)), policy_state
 
 
@@ -178,22 +173,29 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
 
 
 def actor_network(config: Config, action_size: int) -> networks.TanhGaussianPolicy:
-    """The policy's network."""
+    """The policy's network.
+
+    Called with observations (..., *O), and the floor and the ceiling of the log standard
+    deviations; returns a distribution with `sample`, `sample_and_log_prob`, `log_prob` and `mode`.
+    """
     return networks.TanhGaussianPolicy(config.hidden_sizes, action_size)
 
 
-def critic_network(config: Config) -> networks.ActionValue:
-    """The ensemble of Q_i(s, a)."""
+def critic_network(config: Config, action_size: int) -> networks.ActionValue:
+    """The ensemble of Q_i(s, a).
+
+    Called with observations (B, *O) and actions (B, A) or (B, M, A); returns (E, B) or (E, B, M).
+    """
+    del action_size
     return networks.ActionValue(config.hidden_sizes, config.num_critics, config.layer_norm)
 
 
 def policy_at(
-    config: Config, params: Any, observations: jax.Array, action_size: int
+    config: Config, actor: networks.Trainable, observations: jax.Array, params: Any = None
 ) -> networks.TanhGaussian:
-    """The distribution pi(. | s)."""
-    return actor_network(config, action_size).apply(
-        params, observations, config.log_std_min, config.log_std_max
-    )
+    """The distribution pi(. | s); with other parameters than the policy's in a loss."""
+    params = actor.params if params is None else params
+    return actor.apply(params, observations, config.log_std_min, config.log_std_max)
 
 
 def temperature(state: State) -> jax.Array:
@@ -203,12 +205,9 @@ def temperature(state: State) -> jax.Array:
 
 def critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
     """Targets (B,): the minimum over target critics, with the configured entropy term."""
-    action_size = batch.actions.shape[-1]
-    policy = policy_at(config, state.actor.params, batch.next_observations, action_size)
+    policy = policy_at(config, state.actor, batch.next_observations)
     next_actions, log_probs = policy.sample_and_log_prob(seed=key)
-    next_values = critic_network(config).apply(
-        state.critic_target_params, batch.next_observations, next_actions
-    )
+    next_values = state.critic.target(batch.next_observations, next_actions)
     soft_values = (
         jnp.min(next_values, axis=0) - config.backup_entropy * temperature(state) * log_probs
     )
@@ -219,9 +218,9 @@ def actor_loss(
     config: Config, state: State, params: Any, batch: Batch, key: PRNGKey
 ) -> tuple[jax.Array, Metrics]:
     """Alpha log pi(a | s) - min_i Q_i(s, a) of the policy `params`, with its entropy."""
-    policy = policy_at(config, params, batch.observations, batch.actions.shape[-1])
+    policy = policy_at(config, state.actor, batch.observations, params)
     actions, log_probs = policy.sample_and_log_prob(seed=key)
-    values = critic_network(config).apply(state.critic.params, batch.observations, actions)
+    values = state.critic(batch.observations, actions)
     loss = jnp.mean(temperature(state) * log_probs - jnp.min(values, axis=0))
     return loss, {"actor_loss": loss, "entropy": -jnp.mean(log_probs)}
 
@@ -253,6 +252,6 @@ def temperature_step(
     paper's eq. 18 with alpha itself: the same sign, and a step that does not scale with alpha.
     """
     gap = entropy - config.target_entropy * batch.actions.shape[-1]
-    optimizer = optax.adam(config.temperature_learning_rate)
     bounds = networks.log_bounds(config.temperature_min, config.temperature_max)
-    return networks.dual_step(gap, state.temperature, optimizer, *bounds)
+    rate = config.temperature_learning_rate
+    return networks.dual_step(gap, state.temperature, rate, *bounds)

@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from ddm import networks, ops
@@ -28,11 +27,13 @@ from ddm.types import (
     BatchSpec,
     Configuration,
     Metrics,
+    NetworkFn,
     PRNGKey,
     PyTree,
     check_batch,
     check_continuous_example,
     leaf,
+    network,
     static,
 )
 
@@ -54,15 +55,15 @@ class Config(Configuration):
     num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
     hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # in the critics
+    actor_network: NetworkFn | None = network()  # in place of :func:`actor_network`
+    critic_network: NetworkFn | None = network()  # in place of :func:`critic_network`
 
 
 class State(struct.PyTreeNode):
     """Everything that training changes."""
 
-    actor: networks.Trainable
-    actor_target_params: Any
-    critic: networks.Trainable
-    critic_target_params: Any
+    actor: networks.Tracked
+    critic: networks.Tracked
     step: jax.Array  # () int32, critic gradient steps done
     key: PRNGKey
 
@@ -78,16 +79,14 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: integer actions, or images.
     """
-    check_continuous_example(batch, batch_spec(config), "td3")
+    check_continuous_example(config, batch, batch_spec(config), "td3")
     key, actor_key, critic_key = jax.random.split(key, 3)
     observations, actions = batch.observations[:1], batch.actions[:1]
-    actor_params = actor_network(config, actions.shape[-1]).init(actor_key, observations)
-    critic_params = critic_network(config).init(critic_key, observations, actions)
+    actor = (config.actor_network or actor_network)(config, actions.shape[-1])
+    critic = (config.critic_network or critic_network)(config, actions.shape[-1])
     return State(
-        actor=networks.trainable(actor_params, optax.adam(config.actor_learning_rate)),
-        actor_target_params=jax.tree.map(jnp.copy, actor_params),  # own buffers: may be donated
-        critic=networks.trainable(critic_params, optax.adam(config.critic_learning_rate)),
-        critic_target_params=jax.tree.map(jnp.copy, critic_params),
+        actor=networks.tracked(actor, actor.init(actor_key, observations)),
+        critic=networks.tracked(critic, critic.init(critic_key, observations, actions)),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -105,8 +104,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     observations = last_minibatch(config, batch).observations
 
     def actor_loss(params: Any) -> tuple[jax.Array, Metrics]:
-        actions = actor_network(config, batch.actions.shape[-1]).apply(params, observations)
-        loss = -jnp.mean(first_critic(config, state, observations, actions))
+        actions = state.actor.apply(params, observations)
+        loss = -jnp.mean(networks.first_member(state.critic, observations, actions))
         return loss, {"actor_loss": loss}
 
     state, actor_metrics = actor_step(config, state, actor_loss)
@@ -123,8 +122,7 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """pi(s), with Gaussian exploration noise unless `deterministic`."""
-    network = actor_network(config, networks.output_size(state.actor.params))
-    action = network.apply(state.actor.params, observation)
+    action = state.actor(observation)
     if not deterministic:
         noise = config.exploration_noise * jax.random.normal(key, action.shape, action.dtype)
         action = jnp.clip(action + noise, -1.0, 1.0)
@@ -140,37 +138,29 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
 
 
 def actor_network(config: Config, action_size: int) -> networks.DeterministicPolicy:
-    """pi(s)."""
+    """pi(s): called with observations (..., *O); returns actions (..., A) in (-1, 1)."""
     return networks.DeterministicPolicy(config.hidden_sizes, action_size)
 
 
-def critic_network(config: Config) -> networks.ActionValue:
-    """The ensemble of Q_i(s, a)."""
+def critic_network(config: Config, action_size: int) -> networks.ActionValue:
+    """The ensemble of Q_i(s, a): called with (B, *O) and (B, A); returns (E, B)."""
+    del action_size
     return networks.ActionValue(config.hidden_sizes, config.num_critics, config.layer_norm)
 
 
 def smoothed_actions(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
     """The target policy's next actions (B, A) with clipped noise (eq. 14)."""
-    policy = actor_network(config, batch.actions.shape[-1])
-    next_actions = policy.apply(state.actor_target_params, batch.next_observations)
+    next_actions = state.actor.target(batch.next_observations)
     draw = jax.random.normal(key, next_actions.shape, next_actions.dtype)
     noise = config.target_noise * draw
     noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
     return jnp.clip(next_actions + noise, -1.0, 1.0)
 
 
-def target_values(
-    config: Config, state: State, observations: jax.Array, actions: jax.Array
-) -> jax.Array:
-    """The smallest value (B,) of the target critics."""
-    values = critic_network(config).apply(state.critic_target_params, observations, actions)
-    return jnp.min(values, axis=0)
-
-
 def critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
     """Targets (B,) with target policy smoothing and the minimum over the ensemble (eq. 14)."""
     next_actions = smoothed_actions(config, state, batch, key)
-    next_values = target_values(config, state, batch.next_observations, next_actions)
+    next_values = jnp.min(state.critic.target(batch.next_observations, next_actions), axis=0)
     return ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
 
 
@@ -183,13 +173,11 @@ def fit_critics(
     config: Config, state: State, batch: Batch, targets: jax.Array
 ) -> tuple[State, Metrics]:
     """`policy_delay` critic steps towards targets (B,) of all the batch's rows."""
-    optimizer = optax.adam(config.critic_learning_rate)
-    network = critic_network(config)
 
     def critic_loss(
         params: Any, observations: jax.Array, actions: jax.Array, targets: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        values = network.apply(params, observations, actions)
+        values = state.critic.apply(params, observations, actions)
         loss = ops.squared_td_error(values, targets)
         return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
 
@@ -197,7 +185,9 @@ def fit_critics(
     rows = (batch.observations, batch.actions, targets)
     for share in zip(*(jnp.split(each, config.policy_delay) for each in rows), strict=True):
         critic, metrics = networks.minimize(
-            lambda params, share=share: critic_loss(params, *share), critic, optimizer
+            lambda params, share=share: critic_loss(params, *share),
+            critic,
+            config.critic_learning_rate,
         )
     metrics = {**metrics, "reward_max": ops.largest_reward(batch.rewards)}
     return state.replace(critic=critic, step=state.step + config.policy_delay), metrics
@@ -208,25 +198,8 @@ def last_minibatch(config: Config, batch: Batch) -> Batch:
     return jax.tree.map(lambda rows: jnp.split(rows, config.policy_delay)[-1], batch)
 
 
-def first_critic(
-    config: Config, state: State, observations: jax.Array, actions: jax.Array
-) -> jax.Array:
-    """Q_1(s, a), shape (B,): the policy gradient needs only this member."""
-    params = jax.tree.map(lambda leaf: leaf[:1], state.critic.params)
-    single = networks.ActionValue(config.hidden_sizes, 1, config.layer_norm)
-    return single.apply(params, observations, actions)[0]
-
-
 def actor_step(config: Config, state: State, actor_loss: networks.LossFn) -> tuple[State, Metrics]:
     """One policy step and one step of both targets."""
-    actor, metrics = networks.minimize(
-        actor_loss, state.actor, optax.adam(config.actor_learning_rate)
-    )
-    state = state.replace(
-        actor=actor,
-        actor_target_params=ops.polyak(state.actor_target_params, actor.params, config.target_rate),
-        critic_target_params=ops.polyak(
-            state.critic_target_params, state.critic.params, config.target_rate
-        ),
-    )
-    return state, metrics
+    actor, metrics = networks.minimize(actor_loss, state.actor, config.actor_learning_rate)
+    actor, critic = (networks.follow(each, config.target_rate) for each in (actor, state.critic))
+    return state.replace(actor=actor, critic=critic), metrics

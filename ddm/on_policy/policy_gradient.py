@@ -12,55 +12,31 @@ above 0 the mean entropy of the policy in the visited states is raised too.
 The caller chooses which return `returns_to_go` holds. A sum discounted from step i on is the usual
 estimate; it weighs late states more than the gradient of the discounted return does.
 
-The policy classes are those of behaviour cloning (this is its return-weighted form), except
-``mse``, which does not explore.
+The policy classes are those of :mod:`ddm.networks.heads`, except ``mse``, which does not explore.
+The loss is that of behaviour cloning, weighted by returns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from ddm import networks
 from ddm.errors import InputError
-from ddm.imitation import bc
-from ddm.types import (
-    Batch,
-    BatchSpec,
-    Configuration,
-    Metrics,
-    PRNGKey,
-    PyTree,
-    check_batch,
-    leaf,
-    static,
-)
+from ddm.networks import heads
+from ddm.networks.heads import policy_network
+from ddm.types import Batch, BatchSpec, Metrics, PRNGKey, PyTree, check_batch, leaf
 
 
-class Config(Configuration):
+class Config(heads.HeadConfig):
     """Hyper-parameters of REINFORCE."""
 
     learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
     # c, in units of return per nat; 0: the plain policy gradient
     entropy_weight: float = leaf(0.0, "[0, inf)")
-    # floor of the Gaussian heads' log standard deviation
-    log_std_min: float = leaf(-5.0, at_most="log_std_max")
-    # ceiling of the Gaussian heads' log standard deviation
-    log_std_max: float = leaf(2.0, "(-inf, inf)")
-    # gaussian, tanh_gaussian, mixture or linear_gaussian; for discrete actions categorical, tabular
-    # or linear_softmax; see ddm.imitation.bc
-    head: str = static("gaussian")
-    num_components: int = static(5, "[1, inf)")  # Gaussians of the mixture head
-    num_actions: int = static(0, "[0, inf)")  # size of a discrete action space
-    hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
-    layer_norm: bool = static(False)  # before each activation
-    # Feature map of the linear heads, a function that is hashable; see ddm.imitation.bc.
-    features: Callable[[jax.Array], jax.Array] | None = static(None)
 
 
 class State(struct.PyTreeNode):
@@ -85,16 +61,19 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """A fresh policy for observations and actions of the shapes in `batch`.
 
     Raises:
-      InputError: an unknown head, one that does not explore, or one that does not fit the actions.
+      InputError: a head that does not explore, or one that does not fit the actions.
     """
     check_batch(batch, batch_spec(config), "policy_gradient")
     if config.head == "mse":
         raise InputError("policy_gradient: head=mse does not explore; choose a stochastic policy")
-    cloned = bc.init(_policy_class(config), key, batch)
+    heads.check(config, batch, "policy_gradient")
+    key, params_key = jax.random.split(key)
+    network = (config.policy_network or policy_network)(config, heads.action_size(config, batch))
+    params = network.init(params_key, batch.observations[:1], *heads.bounds(config))
     return State(
-        policy=networks.trainable(cloned.policy.params, optax.adam(config.learning_rate)),
-        step=cloned.step,
-        key=cloned.key,
+        policy=networks.trainable(network, params),
+        step=jnp.zeros((), jnp.int32),
+        key=key,
     )
 
 
@@ -106,11 +85,25 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """
     check_batch(batch, batch_spec(config), "policy_gradient")
     policy, metrics = networks.minimize(
-        lambda params: _loss(config, state, params, batch),
-        state.policy,
-        optax.adam(config.learning_rate),
+        lambda params: policy_loss(config, state, params, batch), state.policy, config.learning_rate
     )
     return state.replace(policy=policy, step=state.step + 1), metrics
+
+
+def policy_loss(
+    config: Config, state: State, params: Any, batch: Batch
+) -> tuple[jax.Array, Metrics]:
+    """The loss for `params` on whole episodes of the policy, with the metrics of `update`."""
+    policy = state.policy.apply(params, batch.observations, *heads.bounds(config))
+    log_probs = policy.log_prob(batch.actions)
+    # The gradient of the entropy -E[log pi] equals the policy gradient for a return of -log pi.
+    gains = batch.returns_to_go - config.entropy_weight * jax.lax.stop_gradient(log_probs)
+    loss = -jnp.mean(log_probs * (gains - jnp.mean(gains)))
+    return loss, {
+        "loss": loss,
+        "return_to_go": jnp.mean(batch.returns_to_go),
+        "entropy": -jnp.mean(log_probs),
+    }
 
 
 def act(
@@ -122,54 +115,13 @@ def act(
     *,
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
-    """The policy's mode, or a sample from it."""
-    return bc.act(
-        _policy_class(config),
-        _as_cloned(state, state.policy.params),
-        observation,
-        key,
-        policy_state,
-        deterministic=deterministic,
-    )
+    """The policy's mode, or a sample from it; ``mixture`` has several modes."""
+    outputs = state.policy(observation, *heads.bounds(config))
+    return heads.find(config).act(outputs, key, deterministic), policy_state
 
 
 def log_prob(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
-    """Log-density (B,) of actions."""
-    cloned = _as_cloned(state, state.policy.params)
-    return bc.log_prob(_policy_class(config), cloned, observations, actions)
-
-
-def _loss(config: Config, state: State, params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
-    log_probs = bc.log_prob(
-        _policy_class(config), _as_cloned(state, params), batch.observations, batch.actions
-    )
-    # The gradient of the entropy -E[log pi] equals the policy gradient for a return of -log pi.
-    gains = batch.returns_to_go - config.entropy_weight * jax.lax.stop_gradient(log_probs)
-    loss = -jnp.mean(log_probs * (gains - jnp.mean(gains)))
-    return loss, {
-        "loss": loss,
-        "return_to_go": jnp.mean(batch.returns_to_go),
-        "entropy": -jnp.mean(log_probs),
-    }
-
-
-def _policy_class(config: Config) -> bc.Config:
-    """Behaviour cloning's configuration with the same policy."""
-    return bc.Config(
-        log_std_min=config.log_std_min,
-        log_std_max=config.log_std_max,
-        head=config.head,
-        num_actions=config.num_actions,
-        num_components=config.num_components,
-        hidden_sizes=config.hidden_sizes,
-        layer_norm=config.layer_norm,
-        features=config.features,
-    )
-
-
-def _as_cloned(state: State, params: Any) -> bc.State:
-    return bc.State(
-        policy=networks.Trainable(params, optimizer_state=()), step=state.step, key=state.key
-    )
+    """Log-probability (B,) of actions, a log-density where they are real."""
+    return state.policy(observations, *heads.bounds(config)).log_prob(actions)

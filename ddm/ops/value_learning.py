@@ -120,6 +120,11 @@ def mix_ensemble(values: jax.Array, minimum_weight: jax.Array | float) -> jax.Ar
     return minimum_weight * low + (1.0 - minimum_weight) * high
 
 
+def of_actions(values: jax.Array, actions: jax.Array) -> jax.Array:
+    """The entries (...,) of discrete actions (...,) among values or log-probabilities (..., K)."""
+    return jnp.take_along_axis(values, actions[..., None], axis=-1)[..., 0]
+
+
 def largest_reward(rewards: jax.Array) -> jax.Array:
     """The largest size of a reward in the batch, (): the metric that values are compared with."""
     return jnp.max(jnp.abs(rewards))

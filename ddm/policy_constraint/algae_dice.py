@@ -40,7 +40,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ddm import networks, ops
 from ddm.off_policy import sac
@@ -96,7 +95,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: integer actions, or images.
     """
-    check_continuous_example(batch, batch_spec(config), "algae_dice")
+    check_continuous_example(config, batch, batch_spec(config), "algae_dice")
     return sac.init(config, key, batch)
 
 
@@ -121,20 +120,18 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
                 config, state, params, share, critic_key
             ),
             state.critic,
-            optax.adam(config.critic_learning_rate),
+            config.critic_learning_rate,
         )
         state = state.replace(critic=critic)
     actor, actor_metrics = networks.minimize(
         lambda params: actor_loss(config, state, params, shares[-1], actor_key),
         state.actor,
-        optax.adam(config.actor_learning_rate),
+        config.actor_learning_rate,
     )
     state = state.replace(
         actor=actor,
         temperature=sac.temperature_step(config, state, actor_metrics["entropy"], batch),
-        critic_target_params=ops.polyak(
-            state.critic_target_params, state.critic.params, config.target_rate
-        ),
+        critic=networks.follow(state.critic, config.target_rate),
         step=state.step + config.policy_delay,
         key=key,
     )
@@ -166,11 +163,10 @@ def residuals(
     config: Config, state: State, actor_params: Any, critic_params: Any, batch: Batch, key: PRNGKey
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The residuals delta (E, B) and values nu(s, a) (E, B), and log pi(a' | s') (B,)."""
-    policy = _policy_at(config, actor_params, batch.next_observations, batch)
+    policy = sac.policy_at(config, state.actor, batch.next_observations, actor_params)
     next_actions, log_probs = policy.sample_and_log_prob(seed=key)
-    network = sac.critic_network(config)
-    online = network.apply(critic_params, batch.next_observations, next_actions)
-    target = network.apply(state.critic_target_params, batch.next_observations, next_actions)
+    online = state.critic.apply(critic_params, batch.next_observations, next_actions)
+    target = state.critic.target(batch.next_observations, next_actions)
     target = jnp.broadcast_to(jnp.min(target, axis=0), online.shape)
     bootstrap = config.online_share * online + (1.0 - config.online_share) * target
     entropy = config.backup_entropy * sac.temperature(state) * log_probs[None]
@@ -178,17 +174,17 @@ def residuals(
     # Not `ops.td_target`, which stops the gradient.
     bootstrap = jnp.where(batch.terminations[None], 0.0, bootstrap)
     backups = batch.rewards[None] + config.discount * bootstrap
-    values = network.apply(critic_params, batch.observations, batch.actions)
+    values = state.critic.apply(critic_params, batch.observations, batch.actions)
     return backups - values, values, log_probs
 
 
 def initial_values(
-    config: Config, actor_params: Any, critic_params: Any, batch: Batch, key: PRNGKey
+    config: Config, state: State, actor_params: Any, critic_params: Any, batch: Batch, key: PRNGKey
 ) -> jax.Array:
     """The term alpha (1 - gamma) nu_i(s_0, a_0), (E, B), at actions of the policy."""
-    policy = _policy_at(config, actor_params, batch.initial_observations, batch)
+    policy = sac.policy_at(config, state.actor, batch.initial_observations, actor_params)
     actions = policy.sample(seed=key)
-    values = sac.critic_network(config).apply(critic_params, batch.initial_observations, actions)
+    values = state.critic.apply(critic_params, batch.initial_observations, actions)
     return config.alpha * (1.0 - config.discount) * values
 
 
@@ -198,7 +194,7 @@ def critic_loss(
     """L_nu, the sum over critics of the mean over the batch."""
     next_key, initial_key = jax.random.split(key)
     deltas, values, _ = residuals(config, state, state.actor.params, params, batch, next_key)
-    initial = initial_values(config, state.actor.params, params, batch, initial_key)
+    initial = initial_values(config, state, state.actor.params, params, batch, initial_key)
     exponent = _exponent(config)
     costs = jnp.abs(deltas) ** exponent / exponent
     loss = jnp.sum(jnp.mean(costs + initial, axis=1))
@@ -216,7 +212,7 @@ def actor_loss(
     """L_pi, with the critics as they are."""
     next_key, initial_key = jax.random.split(key)
     deltas, _, log_probs = residuals(config, state, params, state.critic.params, batch, next_key)
-    initial = initial_values(config, params, state.critic.params, batch, initial_key)
+    initial = initial_values(config, state, params, state.critic.params, batch, initial_key)
     gain = jnp.mean(_weights(config, deltas) * deltas + initial)
     loss = config.orthogonal_weight * ops.orthogonality_penalty(params) - gain
     return loss, {"actor_loss": loss, "entropy": -jnp.mean(log_probs)}
@@ -230,9 +226,3 @@ def _weights(config: Config, deltas: jax.Array) -> jax.Array:
 
 def _exponent(config: Config) -> jax.Array:
     return jnp.maximum(config.exponent, 1.0)  # below, f* is not convex and its slopes are infinite
-
-
-def _policy_at(
-    config: Config, params: Any, observations: jax.Array, batch: Batch
-) -> networks.TanhGaussian:
-    return sac.policy_at(config, params, observations, batch.actions.shape[-1])

@@ -24,7 +24,6 @@ under the policy, in the target and in the advantage.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +31,7 @@ from flax import struct
 
 from ddm import networks, ops
 from ddm.ops.weights import WEIGHTS, WeightFn
-from ddm.policy_constraint import regression
+from ddm.policy_constraint.parts import regression
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
@@ -42,7 +41,8 @@ from ddm.types import (
     PyTree,
     check_batch,
     check_example,
-    find_choice,
+    choice,
+    chosen,
     leaf,
     static,
 )
@@ -53,8 +53,8 @@ class Config(regression.Config):
 
     inverse_temperature: float = leaf(3.0, "[0, inf)")  # 1 / lambda; 0 is behaviour cloning
     max_weight: float = leaf(100.0, "(0, inf]")  # largest weight of a logged action
-    # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
-    weight: str | WeightFn = static("exponential")
+    # of a logged action, from its advantage; or a function like those of ops.weights
+    weight: str | WeightFn = choice(WEIGHTS, "exponential")
     # actions of the policy that estimate its value; real vectors
     num_samples: int = static(1, "[1, inf)")
     hidden_sizes: tuple[int, ...] = static((256, 256, 256), "[1, inf)")  # relu layers
@@ -64,8 +64,7 @@ class State(struct.PyTreeNode):
     """Everything that training changes."""
 
     actor: networks.Trainable
-    critic: networks.Trainable
-    critic_target_params: Any
+    critic: networks.Tracked
     step: jax.Array  # () int32, gradient steps done
     key: PRNGKey
 
@@ -79,17 +78,14 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: actions of another kind than `num_actions` says, or an unknown weight.
+      InputError: actions of another kind than `num_actions` says.
     """
     check_example(batch, batch_spec(config), "awac")
-    find_choice(config.weight, WEIGHTS, "weight", "awac")
     key, actor_key, critic_key = jax.random.split(key, 3)
     actor = regression.init_actor(config, actor_key, batch, "awac")
-    critic = regression.init_critic(config, critic_key, batch)
     return State(
         actor=actor,
-        critic=critic,
-        critic_target_params=jax.tree.map(jnp.copy, critic.params),
+        critic=regression.init_critic(config, critic_key, batch),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -105,32 +101,22 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """
     check_batch(batch, batch_spec(config), "awac")
     key, target_key, sample_key, dropout_key = jax.random.split(state.key, 4)
-    next_policy = regression.policy_at(config, state.actor.params, batch.next_observations)
+    next_policy = regression.policy_at(config, state.actor, batch.next_observations)
     next_values = regression.expected_values(
-        config, state.critic_target_params, next_policy, batch.next_observations, target_key
+        config, state.critic, next_policy, batch.next_observations, target_key
     )
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
     critic, critic_metrics = regression.critic_step(config, state.critic, batch, targets)
 
-    policy = regression.policy_at(config, state.actor.params, batch.observations)
-    found = regression.policy_values(
-        config, critic.params, policy, batch, sample_key, config.num_samples
-    )
+    policy = regression.policy_at(config, state.actor, batch.observations)
+    found = regression.policy_values(config, critic, policy, batch, sample_key, config.num_samples)
     advantages = found.logged - jnp.sum(found.shares * found.values, axis=-1)
-    weight = find_choice(config.weight, WEIGHTS, "weight", "awac")
+    weight = chosen(config, "weight")
     weights = weight(advantages, config.inverse_temperature, config.max_weight)
     actor, actor_metrics = regression.actor_step(
         config, state.actor, batch, weights, state.step, dropout_key
     )
-    state = state.replace(
-        actor=actor,
-        critic=critic,
-        critic_target_params=ops.polyak(
-            state.critic_target_params, critic.params, config.target_rate
-        ),
-        step=state.step + 1,
-        key=key,
-    )
+    state = state.replace(actor=actor, critic=critic, step=state.step + 1, key=key)
     return state, {**critic_metrics, **actor_metrics, "advantage": jnp.mean(advantages)}
 
 
@@ -144,9 +130,7 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """The policy's mode, or a sample clipped to the action box."""
-    action = regression.act(
-        config, state.actor.params, observation, key, deterministic=deterministic
-    )
+    action = regression.act(config, state.actor, observation, key, deterministic=deterministic)
     return action, policy_state
 
 

@@ -30,18 +30,21 @@ from flax import struct
 
 from ddm import networks, ops
 from ddm.ops.weights import WEIGHTS, WeightFn
-from ddm.policy_constraint import regression
+from ddm.policy_constraint.parts import regression
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
     BatchSpec,
     Metrics,
+    NetworkFn,
     PRNGKey,
     PyTree,
     check_batch,
     check_example,
-    find_choice,
+    choice,
+    chosen,
     leaf,
+    network,
     static,
 )
 
@@ -54,9 +57,10 @@ class Config(regression.PolicyConfig):
     # per standard deviation; 0 is behaviour cloning
     inverse_temperature: float = leaf(1.0, "[0, inf)")
     max_weight: float = leaf(20.0, "(0, inf]")  # largest weight of a logged action
-    # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
-    weight: str | WeightFn = static("exponential")
+    # of a logged action, from its advantage; or a function like those of ops.weights
+    weight: str | WeightFn = choice(WEIGHTS, "exponential")
     window: int = static(32, "[1, inf)")  # steps of each return; most of an update's time
+    value_network: NetworkFn | None = network()  # in place of `regression.value_network`
 
 
 class State(struct.PyTreeNode):
@@ -79,11 +83,10 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: an unknown weight; actions of another kind than `num_actions` says, or beyond it;
+      InputError: actions of another kind than `num_actions` says, or beyond it;
         images.
     """
     check_example(batch, batch_spec(config), "awr")
-    find_choice(config.weight, WEIGHTS, "weight", "awr")
     key, actor_key, value_key = jax.random.split(key, 3)
     rows = _first_steps(batch)
     return State(
@@ -111,7 +114,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     advantages = returns - values
     spread = jnp.std(advantages)
     advantages = (advantages - jnp.mean(advantages)) / (spread + 1e-5)
-    weight = find_choice(config.weight, WEIGHTS, "weight", "awr")
+    weight = chosen(config, "weight")
     weights = weight(advantages, config.inverse_temperature, config.max_weight)
     actor, actor_metrics = regression.actor_step(
         config, state.actor, rows, weights, state.step, dropout_key
@@ -135,9 +138,7 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """The policy's mode, or a sample clipped to the action box."""
-    action = regression.act(
-        config, state.actor.params, observation, key, deterministic=deterministic
-    )
+    action = regression.act(config, state.actor, observation, key, deterministic=deterministic)
     return action, policy_state
 
 
@@ -158,7 +159,7 @@ def values_and_returns(config: Config, state: State, batch: Batch) -> tuple[jax.
     is always that of its last valid step.
     """
     observations = jnp.concatenate([batch.observations, batch.next_observations[:, -1:]], axis=1)
-    values = regression.value_network(config).apply(state.value.params, observations)
+    values = state.value(observations)
     following = jnp.concatenate([batch.mask[:, 1:], jnp.zeros_like(batch.mask[:, :1])], axis=1)
     next_values = jnp.where(following, values[:, 1:], values[:, -1:])
     returns = ops.lambda_returns(

@@ -26,22 +26,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+from flax import linen as nn
 from flax import struct
 
 from ddm import networks, ops
 from ddm.ops import convergence
-from ddm.policy_constraint import generative
+from ddm.policy_constraint.parts import generative
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
     BatchSpec,
     Metrics,
+    NetworkFn,
     PRNGKey,
     PyTree,
     check_batch,
-    check_example,
+    check_continuous_example,
     leaf,
+    network,
 )
 
 
@@ -51,6 +53,7 @@ class Config(generative.Config):
     actor_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size of the perturbation
     # phi: largest change of a proposed action; 0: none
     perturbation: float = leaf(0.05, "[0, inf)")
+    actor_network: NetworkFn | None = network()  # in place of :func:`actor_network`
 
 
 class State(struct.PyTreeNode):
@@ -58,10 +61,8 @@ class State(struct.PyTreeNode):
 
     vae: networks.Trainable
     vae_tracker: convergence.Convergence
-    actor: networks.Trainable  # xi, the perturbation
-    actor_target_params: Any
-    critic: networks.Trainable
-    critic_target_params: Any
+    actor: networks.Tracked  # xi, the perturbation
+    critic: networks.Tracked
     step: jax.Array  # () int32, gradient steps done
     key: PRNGKey
 
@@ -78,19 +79,15 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: integer actions, or images.
     """
-    check_example(batch, batch_spec(config), "bcq")
+    check_continuous_example(config, batch, batch_spec(config), "bcq")
     key, vae_key, actor_key, critic_key = jax.random.split(key, 4)
-    vae = generative.init_vae(config, vae_key, batch, "bcq")
-    critic = generative.init_critic(config, critic_key, batch)
-    inputs = networks.concatenate_inputs(batch.observations[:1], batch.actions[:1])
-    actor_params = _actor_network(config, batch.actions.shape[-1]).init(actor_key, inputs)
+    observations, actions = batch.observations[:1], batch.actions[:1]
+    actor = (config.actor_network or actor_network)(config, actions.shape[-1])
     return State(
-        vae=vae,
+        vae=generative.init_vae(config, vae_key, batch),
         vae_tracker=convergence.start(),
-        actor=networks.trainable(actor_params, optax.adam(config.actor_learning_rate)),
-        actor_target_params=jax.tree.map(jnp.copy, actor_params),
-        critic=critic,
-        critic_target_params=jax.tree.map(jnp.copy, critic.params),
+        actor=networks.tracked(actor, actor.init(actor_key, observations, actions)),
+        critic=generative.init_critic(config, critic_key, batch),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -108,36 +105,44 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     vae, tracker, vae_metrics = generative.vae_step(
         config, state.vae, state.vae_tracker, batch, vae_key
     )
-    proposals, next_proposals = _proposals(config, vae.params, batch, proposal_key)
+    proposals, next_proposals = _proposals(config, vae, batch, proposal_key)
 
-    next_actions = perturb(
-        config, state.actor_target_params, batch.next_observations, next_proposals
+    next_moves = state.actor.target(batch.next_observations, next_proposals)
+    next_actions = perturb(config, next_proposals, next_moves)
+    next_values = state.critic.target(batch.next_observations, next_actions)
+    targets = ops.td_target(
+        batch.rewards,
+        config.discount,
+        batch.terminations,
+        generative.best_value(config, next_values),
     )
-    next_values = generative.best_values(
-        config, state.critic_target_params, batch.next_observations, next_actions
+
+    def critic_loss(params: Any) -> tuple[jax.Array, Metrics]:
+        values = state.critic.apply(params, batch.observations, batch.actions)
+        loss = ops.squared_td_error(values, targets)
+        return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
+
+    critic, critic_metrics = networks.minimize(
+        critic_loss, state.critic, config.critic_learning_rate
     )
-    critic, critic_metrics = generative.critic_step(config, state.critic, batch, next_values)
 
     def actor_loss(params: Any) -> tuple[jax.Array, Metrics]:
-        actions = perturb(config, params, batch.observations, proposals)
-        values = generative.first_value(config, critic.params, batch.observations, actions)
-        return -jnp.mean(values), {"actor_loss": -jnp.mean(values)}
+        moves = state.actor.apply(params, batch.observations, proposals)
+        actions = perturb(config, proposals, moves)
+        loss = -jnp.mean(networks.first_member(critic, batch.observations, actions))
+        return loss, {"actor_loss": loss}
 
-    actor, actor_metrics = networks.minimize(
-        actor_loss, state.actor, optax.adam(config.actor_learning_rate)
-    )
-    rate = config.target_rate
+    actor, actor_metrics = networks.minimize(actor_loss, state.actor, config.actor_learning_rate)
     state = state.replace(
         vae=vae,
         vae_tracker=tracker,
-        actor=actor,
-        actor_target_params=ops.polyak(state.actor_target_params, actor.params, rate),
-        critic=critic,
-        critic_target_params=ops.polyak(state.critic_target_params, critic.params, rate),
+        actor=networks.follow(actor, config.target_rate),
+        critic=networks.follow(critic, config.target_rate),
         step=state.step + 1,
         key=key,
     )
-    return state, {**vae_metrics, **critic_metrics, **actor_metrics}
+    reward_max = ops.largest_reward(batch.rewards)
+    return state, {**vae_metrics, **critic_metrics, **actor_metrics, "reward_max": reward_max}
 
 
 def act(
@@ -151,12 +156,11 @@ def act(
 ) -> tuple[jax.Array, PyTree]:
     """The best by Q_1 of `num_eval_samples` perturbed proposals, drawn anew or always the same."""
     key = generative.candidate_key(key, deterministic)
-    shape = (config.num_eval_samples, *observation.shape)
-    proposals = generative.propose(
-        config, state.vae.params, jnp.broadcast_to(observation, shape), key
-    )
-    actions = perturb(config, state.actor.params, observation[None], proposals[None])[0]
-    return generative.choose(config, state.critic.params, observation, actions), policy_state
+    observations = observation[None]
+    features = generative.repeated_features(state.vae, observations, config.num_eval_samples)
+    proposals = jnp.tanh(generative.propose(config, state.vae, features, key))
+    [actions] = perturb(config, proposals, state.actor(observations, proposals))
+    return generative.choose(state.critic, observation, actions), policy_state
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
@@ -164,26 +168,39 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
     return generative.diagnose(metrics) + ops.values_beyond_rewards(config.discount, metrics)
 
 
-def perturb(config: Config, params: Any, observations: jax.Array, actions: jax.Array) -> jax.Array:
-    """Actions (B, [M,] A) moved by at most phi, and kept in their box."""
-    inputs = networks.concatenate_inputs(observations, actions)
-    moves = _actor_network(config, actions.shape[-1]).apply(params, inputs)
+def perturb(config: Config, actions: jax.Array, moves: jax.Array) -> jax.Array:
+    """Actions moved by at most phi, and kept in their box."""
     return jnp.clip(actions + config.perturbation * moves, -1.0, 1.0)
 
 
-def _actor_network(config: Config, action_size: int) -> networks.DeterministicPolicy:
-    """The network of xi, which ends in the tanh."""
-    return networks.DeterministicPolicy(config.hidden_sizes, action_size)
+class Perturbation(networks.Network):
+    """Tanh xi(s, a): (B, O) and (B, [M,] A) to moves of the shape of the actions."""
+
+    hidden_sizes: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, observations: jax.Array, actions: jax.Array) -> jax.Array:  # noqa: D102
+        inputs = networks.concatenate_inputs(observations, actions)
+        mlp = networks.MLP(self.hidden_sizes, actions.shape[-1], name="mlp")
+        return jnp.tanh(mlp(inputs))
+
+
+def actor_network(config: Config, action_size: int) -> networks.Network:
+    """Tanh xi(s, a).
+
+    Called with observations (B, *O) and actions (B, [M,] A); returns moves in (-1, 1) of the shape
+    of the actions.
+    """
+    del action_size
+    return Perturbation(config.hidden_sizes)
 
 
 def _proposals(
-    config: Config, params: Any, batch: Batch, key: PRNGKey
+    config: Config, vae: networks.Trainable, batch: Batch, key: PRNGKey
 ) -> tuple[jax.Array, jax.Array]:
     """Proposals (B, A) at s and (B, M, A) at s', from one pass through the decoder."""
-    rows, size = batch.observations.shape
-    next_observations = jnp.broadcast_to(
-        batch.next_observations[:, None], (rows, config.num_target_samples, size)
-    )
-    observations = jnp.concatenate([batch.observations[:, None], next_observations], axis=1)
-    actions = generative.propose(config, params, observations, key)
+    here = generative.repeated_features(vae, batch.observations, 1)
+    there = generative.repeated_features(vae, batch.next_observations, config.num_target_samples)
+    features = jnp.concatenate([here, there], axis=1)
+    actions = jnp.tanh(generative.propose(config, vae, features, key))
     return actions[:, 0], actions[:, 1:]

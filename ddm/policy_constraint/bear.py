@@ -31,24 +31,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from ddm import networks, ops
 from ddm.ops import convergence
 from ddm.ops.kernels import KernelFn
-from ddm.policy_constraint import generative
+from ddm.policy_constraint.parts import generative
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
     BatchSpec,
     Metrics,
+    NetworkFn,
     PRNGKey,
     PyTree,
     check_batch,
-    check_example,
-    find_choice,
+    check_continuous_example,
+    choice,
+    chosen,
     leaf,
+    network,
     static,
 )
 
@@ -80,12 +82,13 @@ class Config(generative.Config):
     # floor of the policy's log standard deviation
     log_std_min: float = leaf(-5.0, at_most="log_std_max")
     log_std_max: float = leaf(2.0, "(-inf, inf)")  # ceiling of the policy's log standard deviation
-    kernel: str | KernelFn = static("laplacian")  # laplacian or gaussian; or a function
-    values: str | ValueFn = static("minimum")  # minimum or mean of the critics; or a function
+    kernel: str | KernelFn = choice(ops.kernels.KERNELS, "laplacian")  # or a function
+    values: str | ValueFn = choice(VALUES, "minimum")  # of the critics; or a function
     # actions from policy and model each; paper: 4 to 10
     num_mmd_samples: int = static(4, "[1, inf)")
     # relu layers of policy and critics
     hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")
+    actor_network: NetworkFn | None = network()  # in place of :func:`actor_network`
 
 
 class State(struct.PyTreeNode):
@@ -94,8 +97,7 @@ class State(struct.PyTreeNode):
     vae: networks.Trainable
     vae_tracker: convergence.Convergence
     actor: networks.Trainable
-    critic: networks.Trainable
-    critic_target_params: Any
+    critic: networks.Tracked
     alpha: networks.Trainable  # its parameter is log alpha, ()
     step: jax.Array  # () int32, gradient steps done
     key: PRNGKey
@@ -111,26 +113,18 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: integer actions, or images; an unknown kernel or choice of values.
+      InputError: integer actions, or images.
     """
-    check_example(batch, batch_spec(config), "bear")
-    for choice in (_kernel, _values):
-        choice(config)  # refuses unknown ones
+    check_continuous_example(config, batch, batch_spec(config), "bear")
     key, vae_key, actor_key, critic_key = jax.random.split(key, 4)
-    vae = generative.init_vae(config, vae_key, batch, "bear")
-    critic = generative.init_critic(config, critic_key, batch)
-    actor_params = _actor_network(config, batch.actions.shape[-1]).init(
-        actor_key, batch.observations[:1], config.log_std_min, config.log_std_max
-    )
+    actor = (config.actor_network or actor_network)(config, batch.actions.shape[-1])
+    bounds = config.log_std_min, config.log_std_max
     return State(
-        vae=vae,
+        vae=generative.init_vae(config, vae_key, batch),
         vae_tracker=convergence.start(),
-        actor=networks.trainable(actor_params, optax.adam(config.actor_learning_rate)),
-        critic=critic,
-        critic_target_params=jax.tree.map(jnp.copy, critic.params),
-        alpha=networks.trainable(
-            jnp.zeros((), jnp.float32), optax.adam(config.alpha_learning_rate)
-        ),
+        actor=networks.trainable(actor, actor.init(actor_key, batch.observations[:1], *bounds)),
+        critic=generative.init_critic(config, critic_key, batch),
+        alpha=networks.trainable(None, jnp.zeros((), jnp.float32)),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -150,33 +144,39 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         config, state.vae, state.vae_tracker, batch, vae_key
     )
     state = state.replace(vae=vae, vae_tracker=tracker)
-    policy = policy_at(config, state.actor.params, batch.next_observations)
+    policy = state.actor(batch.next_observations, config.log_std_min, config.log_std_max)
     next_actions = policy.sample(seed=target_key, sample_shape=(config.num_target_samples,))
-    next_values = generative.best_values(
-        config,
-        state.critic_target_params,
-        batch.next_observations,
-        jnp.moveaxis(next_actions, 0, 1),
+    next_values = state.critic.target(batch.next_observations, jnp.moveaxis(next_actions, 0, 1))
+    targets = ops.td_target(
+        batch.rewards,
+        config.discount,
+        batch.terminations,
+        generative.best_value(config, next_values),
     )
+
+    def critic_loss(params: Any) -> tuple[jax.Array, Metrics]:
+        values = state.critic.apply(params, batch.observations, batch.actions)
+        loss = ops.squared_td_error(values, targets)
+        return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
+
     actor, actor_metrics = networks.minimize(
-        lambda params: _actor_loss(config, state, params, batch, actor_key),
+        lambda params: actor_loss(config, state, params, batch, actor_key),
         state.actor,
-        optax.adam(config.actor_learning_rate),
+        config.actor_learning_rate,
     )
-    alpha = _alpha_step(config, state.alpha, actor_metrics["mmd"])
-    critic, critic_metrics = generative.critic_step(config, state.critic, batch, next_values)
+    alpha = alpha_step(config, state.alpha, actor_metrics["mmd"])
+    critic, critic_metrics = networks.minimize(
+        critic_loss, state.critic, config.critic_learning_rate
+    )
     state = state.replace(
         actor=actor,
-        critic=critic,
-        critic_target_params=ops.polyak(
-            state.critic_target_params, critic.params, config.target_rate
-        ),
+        critic=networks.follow(critic, config.target_rate),
         alpha=alpha,
         step=state.step + 1,
         key=key,
     )
     metrics = {**vae_metrics, **critic_metrics, **actor_metrics, "log_alpha": alpha.params}
-    return state, metrics
+    return state, {**metrics, "reward_max": ops.largest_reward(batch.rewards)}
 
 
 def act(
@@ -189,10 +189,10 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """The best by Q_1 of `num_eval_samples` actions of the policy, new ones or always the same."""
-    actions = policy_at(config, state.actor.params, observation).sample(
-        seed=generative.candidate_key(key, deterministic), sample_shape=(config.num_eval_samples,)
-    )
-    return generative.choose(config, state.critic.params, observation, actions), policy_state
+    policy = state.actor(observation, config.log_std_min, config.log_std_max)
+    key = generative.candidate_key(key, deterministic)
+    actions = policy.sample(seed=key, sample_shape=(config.num_eval_samples,))
+    return generative.choose(state.critic, observation, actions), policy_state
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
@@ -215,53 +215,40 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
     )
 
 
-def policy_at(config: Config, params: Any, observations: jax.Array) -> networks.TanhGaussian:
-    """The distribution pi(. | s) at observations (..., O)."""
-    network = _actor_network(config, networks.output_size(params) // 2)
-    return network.apply(params, observations, config.log_std_min, config.log_std_max)
-
-
-def _actor_network(config: Config, action_size: int) -> networks.TanhGaussianPolicy:
-    return networks.TanhGaussianPolicy(config.hidden_sizes, action_size)
-
-
-def _kernel(config: Config) -> KernelFn:
-    return find_choice(config.kernel, ops.kernels.KERNELS, "kernel", "bear")
-
-
-def _values(config: Config) -> ValueFn:
-    return find_choice(config.values, VALUES, "values", "bear")
-
-
-def _actor_loss(
+def actor_loss(
     config: Config, state: State, params: Any, batch: Batch, key: PRNGKey
 ) -> tuple[jax.Array, Metrics]:
     """Minus the value, once the warm-up is over, and the weighted distance to the data."""
     policy_key, proposal_key = jax.random.split(key)
-    policy = policy_at(config, params, batch.observations)
+    policy = state.actor.apply(params, batch.observations, config.log_std_min, config.log_std_max)
     raw = policy.sample_raw(seed=policy_key, sample_shape=(config.num_mmd_samples,))
-    rows, size = batch.observations.shape
-    observations = jnp.broadcast_to(
-        batch.observations[:, None], (rows, config.num_mmd_samples, size)
+    features = generative.repeated_features(state.vae, batch.observations, config.num_mmd_samples)
+    logged = generative.propose(config, state.vae, features, proposal_key)
+    mmd = ops.kernels.mmd(
+        jnp.moveaxis(raw, 0, 1), logged, chosen(config, "kernel"), config.bandwidth
     )
-    logged = generative.propose(config, state.vae.params, observations, proposal_key, bounded=False)
-    mmd = jnp.mean(
-        ops.kernels.mmd(jnp.moveaxis(raw, 0, 1), logged, _kernel(config), config.bandwidth)
-    )
-    values = generative.critic_network(config).apply(
-        state.critic.params, batch.observations, jnp.tanh(raw[0])
-    )
+    mmd = jnp.mean(mmd)
+    values = state.critic(batch.observations, jnp.tanh(raw[0]))
+    value = chosen(config, "values")(values)
     # The variance of equal critics is 0, where its root has no gradient.
     deviation = jnp.sqrt(jnp.var(values, axis=0) + 1e-12)
-    merit = jnp.mean(_values(config)(values) - config.deviation_weight * deviation)
+    merit = jnp.mean(value - config.deviation_weight * deviation)
     improves = (state.step >= config.warmup_steps).astype(jnp.float32)
     loss = jnp.exp(state.alpha.params) * (mmd - config.epsilon) - improves * merit
     return loss, {"actor_loss": loss, "mmd": mmd}
 
 
-def _alpha_step(config: Config, alpha: networks.Trainable, mmd: jax.Array) -> networks.Trainable:
+def alpha_step(config: Config, alpha: networks.Trainable, mmd: jax.Array) -> networks.Trainable:
     """Alpha rises while the MMD is above epsilon: ascent on alpha (MMD - epsilon)."""
     gradient = -jnp.exp(alpha.params) * (mmd - config.epsilon)
-    optimizer = optax.adam(config.alpha_learning_rate)
-    bounds = (config.log_alpha_min, config.log_alpha_max)
-    return networks.dual_step(gradient, alpha, optimizer, *bounds)
+    bounds = config.log_alpha_min, config.log_alpha_max
+    return networks.dual_step(gradient, alpha, config.alpha_learning_rate, *bounds)
+
+
+def actor_network(config: Config, action_size: int) -> networks.Network:
+    """The policy.
+
+    Called with observations (..., *O), and the floor and the ceiling of the log standard
+    deviations; returns a `networks.TanhGaussian`.
+    """
+    return networks.TanhGaussianPolicy(config.hidden_sizes, action_size)

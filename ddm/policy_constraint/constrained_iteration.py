@@ -26,7 +26,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from ddm import ops
-from ddm.errors import InputError
 from ddm.ops import improvement, tables
 from ddm.types import (
     TRANSITION_FIELDS,
@@ -37,6 +36,8 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     check_batch,
+    choice,
+    chosen,
     leaf,
     static,
 )
@@ -55,7 +56,7 @@ class Config(Configuration):
     # share of the uniform policy mixed into the behaviour model
     smoothing: float = leaf(0.0, "[0, 1]")
     initial_value: float = leaf(0.0, "(-inf, inf)")  # of every pair; what is never logged keeps it
-    constraint: str = static("support")  # none, support, kl, kl_penalty or total_variation
+    constraint: str = choice(lambda: CONSTRAINTS, "support")  # of the greedy policy
     num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
 
 
@@ -83,14 +84,12 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Constant tables over the states that the observations have columns for.
 
     Raises:
-      InputError: an unknown constraint, continuous actions, no `num_actions`, or observations
-        that are not one-hot rows.
+      InputError: continuous actions, no `num_actions`, or observations that are not one-hot rows.
     """
     check_batch(batch, batch_spec(config), "constrained_iteration")
     tables.check_table_batch(
         "constrained_iteration", batch.observations, batch.actions, config.num_actions
     )
-    _improvement(config)
     num_states, num_actions = batch.observations.shape[1], config.num_actions
     return State(
         action_values=jnp.full((num_states, num_actions), config.initial_value, jnp.float32),
@@ -120,7 +119,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     counts = tables.pair_counts(states, batch.actions, num_states, num_actions)
     behavior = tables.empirical_policy(counts)
     behavior = (1.0 - config.smoothing) * behavior + config.smoothing / num_actions
-    improved = _improvement(config)(config, action_values, behavior)
+    improved = chosen(config, "constraint")(config, action_values, behavior)
     distances = 0.5 * jnp.sum(jnp.abs(improved.policy - behavior), axis=-1)
     metrics = {
         "residual": jnp.max(jnp.abs(action_values - state.action_values)),
@@ -160,15 +159,6 @@ def log_prob(
 
 # The constraints: (config, action values (S, A), behaviour (S, A)) -> policy and values.
 Constraint = Callable[[Config, jax.Array, jax.Array], improvement.Improved]
-
-
-def _improvement(config: Config) -> Constraint:
-    if config.constraint not in CONSTRAINTS:
-        raise InputError(
-            f"constrained_iteration: constraint={config.constraint} is unknown; "
-            f"choose one of {', '.join(CONSTRAINTS)}"
-        )
-    return CONSTRAINTS[config.constraint]
 
 
 def _none(config: Config, action_values: jax.Array, behavior: jax.Array) -> improvement.Improved:

@@ -26,7 +26,6 @@ actions. No logged action is better than this maximum, so "binary" would clone n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ from flax import struct
 from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.ops.weights import WEIGHTS, WeightFn, binary
-from ddm.policy_constraint import regression
+from ddm.policy_constraint.parts import regression
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
@@ -45,7 +44,8 @@ from ddm.types import (
     PyTree,
     check_batch,
     check_example,
-    find_choice,
+    choice,
+    chosen,
     leaf,
     static,
 )
@@ -75,9 +75,10 @@ class Config(regression.Config):
     inverse_temperature: float = leaf(1.0, "[0, inf)")
     # largest weight of a logged action, of exponential weights
     max_weight: float = leaf(20.0, "(0, inf]")
-    # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
-    weight: str | WeightFn = static("binary")
-    baseline: str | BaselineFn = static("mean")  # mean or max: the value that an action must exceed
+    # of a logged action, from its advantage; or a function like those of ops.weights
+    weight: str | WeightFn = choice(WEIGHTS, "binary")
+    # the value that an action must exceed, over actions of the policy
+    baseline: str | BaselineFn = choice(BASELINES, "mean")
     # m: actions of the policy in the baseline; real vectors
     num_samples: int = static(4, "[1, inf)")
     num_critics: int = static(1, "[1, inf)")  # members of the critic ensemble
@@ -86,10 +87,8 @@ class Config(regression.Config):
 class State(struct.PyTreeNode):
     """Everything that training changes."""
 
-    actor: networks.Trainable
-    actor_target_params: Any
-    critic: networks.Trainable
-    critic_target_params: Any
+    actor: networks.Tracked
+    critic: networks.Tracked
     step: jax.Array  # () int32, gradient steps done
     key: PRNGKey
 
@@ -103,19 +102,16 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: actions of another kind than `num_actions` says, an unknown weight or baseline,
-        or "binary" with "max" for discrete actions.
+      InputError: actions of another kind than `num_actions` says, or "binary" with "max" for
+        discrete actions.
     """
     check_example(batch, batch_spec(config), "crr")
     _check_choices(config)
     key, actor_key, critic_key = jax.random.split(key, 3)
     actor = regression.init_actor(config, actor_key, batch, "crr")
-    critic = regression.init_critic(config, critic_key, batch)
     return State(
-        actor=actor,
-        actor_target_params=jax.tree.map(jnp.copy, actor.params),
-        critic=critic,
-        critic_target_params=jax.tree.map(jnp.copy, critic.params),
+        actor=networks.tracked(actor.network, actor.params),
+        critic=regression.init_critic(config, critic_key, batch),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -131,33 +127,26 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """
     check_batch(batch, batch_spec(config), "crr")
     key, target_key, sample_key, dropout_key = jax.random.split(state.key, 4)
-    next_policy = regression.policy_at(config, state.actor_target_params, batch.next_observations)
+    next_policy = regression.policy_at(
+        config, state.actor, batch.next_observations, state.actor.target_params
+    )
     next_values = regression.expected_values(
-        config, state.critic_target_params, next_policy, batch.next_observations, target_key
+        config, state.critic, next_policy, batch.next_observations, target_key
     )
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
     critic, critic_metrics = regression.critic_step(config, state.critic, batch, targets)
 
-    policy = regression.policy_at(config, state.actor.params, batch.observations)
-    found = regression.policy_values(
-        config, critic.params, policy, batch, sample_key, config.num_samples
-    )
-    weight = find_choice(config.weight, WEIGHTS, "weight", "crr")
-    baseline = find_choice(config.baseline, BASELINES, "baseline", "crr")
+    policy = regression.policy_at(config, state.actor, batch.observations)
+    found = regression.policy_values(config, critic, policy, batch, sample_key, config.num_samples)
+    weight = chosen(config, "weight")
+    baseline = chosen(config, "baseline")
     advantages = found.logged - baseline(found.values, found.shares)
     weights = weight(advantages, config.inverse_temperature, config.max_weight)
     actor, actor_metrics = regression.actor_step(
         config, state.actor, batch, weights, state.step, dropout_key
     )
-    rate = config.target_rate
-    state = state.replace(
-        actor=actor,
-        actor_target_params=ops.polyak(state.actor_target_params, actor.params, rate),
-        critic=critic,
-        critic_target_params=ops.polyak(state.critic_target_params, critic.params, rate),
-        step=state.step + 1,
-        key=key,
-    )
+    actor = networks.follow(actor, config.target_rate)
+    state = state.replace(actor=actor, critic=critic, step=state.step + 1, key=key)
     return state, {**critic_metrics, **actor_metrics}
 
 
@@ -171,9 +160,7 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """The policy's mode, or a sample clipped to the action box."""
-    action = regression.act(
-        config, state.actor.params, observation, key, deterministic=deterministic
-    )
+    action = regression.act(config, state.actor, observation, key, deterministic=deterministic)
     return action, policy_state
 
 
@@ -188,8 +175,8 @@ def resolve(config: Config, num_updates: int) -> Config:
 
 
 def _check_choices(config: Config) -> None:
-    weight = find_choice(config.weight, WEIGHTS, "weight", "crr")
-    baseline = find_choice(config.baseline, BASELINES, "baseline", "crr")
+    weight = chosen(config, "weight")
+    baseline = chosen(config, "baseline")
     if config.num_actions > 0 and weight is binary and baseline is max_baseline:
         raise InputError(
             "crr: weight=binary with baseline=max gives no discrete action any weight, because "

@@ -20,15 +20,13 @@ with an epsilon of 1.5e-4 in Adam. Here that epsilon is 1e-8, as in their code f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ddm import networks
-from ddm.ops import updates
-from ddm.policy_constraint import discrete
+from ddm import networks, ops
+from ddm.policy_constraint.parts import discrete
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
@@ -55,8 +53,7 @@ class State(struct.PyTreeNode):
     """Everything that training changes."""
 
     behavior: discrete.Clone
-    critic: networks.Trainable
-    critic_target_params: Any
+    critic: networks.Tracked
     step: jax.Array  # () int32, gradient steps done
     key: PRNGKey
 
@@ -75,11 +72,9 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     check_example(batch, batch_spec(config), "discrete_bcq")
     discrete.check(config, batch, "discrete_bcq")
     key, behavior_key, critic_key = jax.random.split(key, 3)
-    critic = discrete.init_critic(config, critic_key, batch)
     return State(
         behavior=discrete.init_behavior(config, behavior_key, batch),
-        critic=critic,
-        critic_target_params=jax.tree.map(jnp.copy, critic.params),
+        critic=discrete.init_critic(config, critic_key, batch),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -94,23 +89,12 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """
     check_batch(batch, batch_spec(config), "discrete_bcq")
     next_actions, allowed = choose(config, state, batch.next_observations)
-    next_values = discrete.values_at(config, state.critic_target_params, batch.next_observations)
-    next_values = jnp.take_along_axis(next_values, next_actions[:, None], axis=1)[:, 0]
+    next_values = ops.of_actions(state.critic.target(batch.next_observations)[0], next_actions)
     critic, critic_metrics = discrete.critic_step(config, state.critic, batch, next_values)
     behavior, behavior_metrics = discrete.behavior_step(config, state.behavior, batch)
     step = state.step + 1
-    state = state.replace(
-        behavior=behavior,
-        critic=critic,
-        critic_target_params=updates.follow(
-            state.critic_target_params,
-            critic.params,
-            step,
-            config.target_rate,
-            config.target_period,
-        ),
-        step=step,
-    )
+    critic = discrete.follow(config, critic, step)
+    state = state.replace(behavior=behavior, critic=critic, step=step)
     share = jnp.mean(allowed.astype(jnp.float32))
     return state, {**critic_metrics, **behavior_metrics, "allowed": share}
 
@@ -141,9 +125,9 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
 
 def choose(config: Config, state: State, observations: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The best allowed actions (B,) int32, and which are allowed (B, K) bool."""
-    log_behavior = discrete.log_behavior_at(config, state.behavior, observations)
+    log_behavior = jax.nn.log_softmax(state.behavior.policy(observations))
     shares = jnp.exp(log_behavior - jnp.max(log_behavior, axis=-1, keepdims=True))
     allowed = shares >= jnp.minimum(config.threshold, 1.0)
-    values = discrete.values_at(config, state.critic.params, observations)
+    values = state.critic(observations)[0]
     actions = jnp.argmax(jnp.where(allowed, values, -jnp.inf), axis=-1)
     return actions.astype(jnp.int32), allowed

@@ -20,21 +20,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from ddm import networks, ops
-from ddm.policy_constraint import regression
+from ddm.policy_constraint.parts import regression
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
     BatchSpec,
     Metrics,
+    NetworkFn,
     PRNGKey,
     PyTree,
     check_batch,
     check_example,
     leaf,
+    network,
 )
 
 
@@ -47,6 +48,7 @@ class Config(regression.Config):
     expectile: float = leaf(0.7, "(0, 1)")
     inverse_temperature: float = leaf(3.0, "[0, inf)")  # beta; 0 is behaviour cloning
     max_weight: float = leaf(100.0, "(0, inf]")  # largest weight of a logged action
+    value_network: NetworkFn | None = network()  # in place of `regression.value_network`
 
 
 class State(struct.PyTreeNode):
@@ -54,8 +56,7 @@ class State(struct.PyTreeNode):
 
     actor: networks.Trainable
     value: networks.Trainable
-    critic: networks.Trainable
-    critic_target_params: Any
+    critic: networks.Tracked
     step: jax.Array  # () int32, gradient steps done
     key: PRNGKey
 
@@ -74,12 +75,10 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     check_example(batch, batch_spec(config), "iql")
     key, actor_key, value_key, critic_key = jax.random.split(key, 4)
     actor = regression.init_actor(config, actor_key, batch, "iql")
-    critic = regression.init_critic(config, critic_key, batch)
     return State(
         actor=actor,
         value=regression.init_value(config, value_key, batch),
-        critic=critic,
-        critic_target_params=jax.tree.map(jnp.copy, critic.params),
+        critic=regression.init_critic(config, critic_key, batch),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -95,18 +94,16 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """
     check_batch(batch, batch_spec(config), "iql")
     key, dropout_key = jax.random.split(state.key)
-    target_values = regression.critic_network(config).apply(
-        state.critic_target_params, batch.observations, batch.actions
-    )
-    target_values = jnp.min(target_values, axis=0)
+    target_values = jnp.min(state.critic.target(batch.observations, batch.actions), axis=0)
 
-    value, value_metrics = networks.minimize(
-        lambda params: _value_loss(config, params, batch, target_values),
-        state.value,
-        optax.adam(config.value_learning_rate),
-    )
+    def value_loss(params: Any) -> tuple[jax.Array, Metrics]:
+        values = state.value.apply(params, batch.observations)
+        loss = jnp.mean(ops.expectile_loss(target_values - values, config.expectile))
+        return loss, {"value_loss": loss, "value": jnp.mean(values)}
+
+    value, value_metrics = networks.minimize(value_loss, state.value, config.value_learning_rate)
     both = jnp.concatenate([batch.observations, batch.next_observations])
-    values, next_values = jnp.split(regression.value_network(config).apply(value.params, both), 2)
+    values, next_values = jnp.split(value(both), 2)
 
     weights = ops.weights.exponential(
         target_values - values, config.inverse_temperature, config.max_weight
@@ -116,16 +113,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     )
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
     critic, critic_metrics = regression.critic_step(config, state.critic, batch, targets)
-    state = state.replace(
-        actor=actor,
-        value=value,
-        critic=critic,
-        critic_target_params=ops.polyak(
-            state.critic_target_params, critic.params, config.target_rate
-        ),
-        step=state.step + 1,
-        key=key,
-    )
+    state = state.replace(actor=actor, value=value, critic=critic, step=state.step + 1, key=key)
     return state, {**value_metrics, **actor_metrics, **critic_metrics}
 
 
@@ -139,9 +127,7 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """The policy's mode, or a sample clipped to the action box."""
-    action = regression.act(
-        config, state.actor.params, observation, key, deterministic=deterministic
-    )
+    action = regression.act(config, state.actor, observation, key, deterministic=deterministic)
     return action, policy_state
 
 
@@ -153,11 +139,3 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
 def resolve(config: Config, num_updates: int) -> Config:
     """A policy's schedule that is not set ends with the run."""
     return regression.resolve(config, num_updates)
-
-
-def _value_loss(
-    config: Config, params: Any, batch: Batch, target_values: jax.Array
-) -> tuple[jax.Array, Metrics]:
-    values = regression.value_network(config).apply(params, batch.observations)
-    loss = jnp.mean(ops.expectile_loss(target_values - values, config.expectile))
-    return loss, {"value_loss": loss, "value": jnp.mean(values)}

@@ -22,7 +22,6 @@ dataset. Do so here as well: it depends on the scale of rewards.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,19 +29,21 @@ from flax import struct
 
 from ddm import networks, ops
 from ddm.ops.weights import WEIGHTS, WeightFn
-from ddm.policy_constraint import regression
+from ddm.policy_constraint.parts import regression
 from ddm.types import (
     TRANSITION_FIELDS,
     Batch,
     BatchSpec,
     Metrics,
+    NetworkFn,
     PRNGKey,
     PyTree,
     check_batch,
     check_example,
-    find_choice,
+    choice,
+    chosen,
     leaf,
-    static,
+    network,
 )
 
 
@@ -53,8 +54,9 @@ class Config(regression.Config):
     inverse_temperature: float = leaf(1.0, "[0, inf)")
     max_weight: float = leaf(100.0, "(0, inf]")  # largest weight of a logged action
     bc_steps: int = leaf(0, "[0, inf)")  # first gradient steps in which the policy only clones
-    # exponential, softmax, binary or uniform in advantages; or a function like those of ops.weights
-    weight: str | WeightFn = static("exponential")
+    # of a logged action, from its advantage; or a function like those of ops.weights
+    weight: str | WeightFn = choice(WEIGHTS, "exponential")
+    value_network: NetworkFn | None = network()  # in place of `regression.value_network`
 
 
 class State(struct.PyTreeNode):
@@ -62,8 +64,7 @@ class State(struct.PyTreeNode):
 
     actor: networks.Trainable
     value: networks.Trainable
-    critic: networks.Trainable
-    critic_target_params: Any
+    critic: networks.Tracked
     step: jax.Array  # () int32, gradient steps done
     key: PRNGKey
 
@@ -77,18 +78,15 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh networks for the shapes in `batch`.
 
     Raises:
-      InputError: actions of another kind than `num_actions` says, or an unknown weight.
+      InputError: actions of another kind than `num_actions` says.
     """
     check_example(batch, batch_spec(config), "one_step")
-    find_choice(config.weight, WEIGHTS, "weight", "one_step")
     key, actor_key, value_key, critic_key = jax.random.split(key, 4)
     actor = regression.init_actor(config, actor_key, batch, "one_step")
-    critic = regression.init_critic(config, critic_key, batch)
     return State(
         actor=actor,
         value=regression.init_value(config, value_key, batch),
-        critic=critic,
-        critic_target_params=jax.tree.map(jnp.copy, critic.params),
+        critic=regression.init_critic(config, critic_key, batch),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -104,28 +102,20 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """
     check_batch(batch, batch_spec(config), "one_step")
     key, dropout_key = jax.random.split(state.key)
-    logged, next_values = _target_values(config, state.critic_target_params, batch)
+    logged, next_values = _target_values(state.critic, batch)
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
     critic, critic_metrics = regression.critic_step(config, state.critic, batch, targets)
     value, value_metrics = regression.value_step(config, state.value, batch.observations, logged)
 
-    values = regression.value_network(config).apply(value.params, batch.observations)
-    weight = find_choice(config.weight, WEIGHTS, "weight", "one_step")
-    weights = weight(logged - values, config.inverse_temperature, config.max_weight)
+    weight = chosen(config, "weight")
+    weights = weight(
+        logged - value(batch.observations), config.inverse_temperature, config.max_weight
+    )
     weights = jnp.where(state.step < config.bc_steps, 1.0, weights)
     actor, actor_metrics = regression.actor_step(
         config, state.actor, batch, weights, state.step, dropout_key
     )
-    state = state.replace(
-        actor=actor,
-        value=value,
-        critic=critic,
-        critic_target_params=ops.polyak(
-            state.critic_target_params, critic.params, config.target_rate
-        ),
-        step=state.step + 1,
-        key=key,
-    )
+    state = state.replace(actor=actor, value=value, critic=critic, step=state.step + 1, key=key)
     return state, {**critic_metrics, **value_metrics, **actor_metrics}
 
 
@@ -139,9 +129,7 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """The policy's mode, or a sample clipped to the action box."""
-    action = regression.act(
-        config, state.actor.params, observation, key, deterministic=deterministic
-    )
+    action = regression.act(config, state.actor, observation, key, deterministic=deterministic)
     return action, policy_state
 
 
@@ -155,10 +143,10 @@ def resolve(config: Config, num_updates: int) -> Config:
     return regression.resolve(config, num_updates)
 
 
-def _target_values(config: Config, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+def _target_values(critic: networks.Tracked, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Target critics' values (B,) of the logged action and of the next one, from one pass."""
     observations = jnp.concatenate([batch.observations, batch.next_observations])
     actions = jnp.concatenate([batch.actions, batch.next_actions])
-    values = regression.critic_network(config).apply(params, observations, actions)
-    logged, following = jnp.split(jnp.min(values, axis=0), 2)
+    values = jnp.min(critic.target(observations, actions), axis=0)
+    logged, following = jnp.split(values, 2)
     return logged, following

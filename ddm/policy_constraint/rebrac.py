@@ -69,7 +69,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: integer actions, or images.
     """
-    check_continuous_example(batch, batch_spec(config), "rebrac")
+    check_continuous_example(config, batch, batch_spec(config), "rebrac")
     return td3.init(config, key, batch)
 
 
@@ -86,10 +86,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     rows = td3.last_minibatch(config, batch)
 
     def actor_loss(params: Any) -> tuple[jax.Array, Metrics]:
-        network = td3.actor_network(config, batch.actions.shape[-1])
-        actions = network.apply(params, rows.observations)
-        values = td3.critic_network(config).apply(state.critic.params, rows.observations, actions)
-        values = jnp.min(values, axis=0)
+        actions = state.actor.apply(params, rows.observations)
+        values = jnp.min(state.critic(rows.observations, actions), axis=0)
         bc_loss = jnp.mean(_squared_distances(actions, rows.actions))
         loss = config.actor_bc_weight * bc_loss - _value_scale(config, values) * jnp.mean(values)
         return loss, {"actor_loss": loss, "bc_loss": bc_loss}
@@ -109,7 +107,7 @@ def critic_targets(
 ) -> tuple[jax.Array, Metrics]:
     """Targets (B,) of TD3 less the penalty, with its mean before the weight."""
     next_actions = td3.smoothed_actions(config, state, batch, key)
-    next_values = td3.target_values(config, state, batch.next_observations, next_actions)
+    next_values = jnp.min(state.critic.target(batch.next_observations, next_actions), axis=0)
     penalties = _squared_distances(next_actions, batch.next_actions)
     next_values = next_values - config.critic_bc_weight * penalties
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)

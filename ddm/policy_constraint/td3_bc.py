@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ddm import networks
 from ddm.off_policy import td3
 from ddm.off_policy.td3 import State, act, batch_spec, diagnose
 from ddm.types import Batch, Metrics, PRNGKey, check_batch, check_continuous_example, leaf
@@ -34,7 +35,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: integer actions, or images.
     """
-    check_continuous_example(batch, batch_spec(config), "td3_bc")
+    check_continuous_example(config, batch, batch_spec(config), "td3_bc")
     return td3.init(config, key, batch)
 
 
@@ -50,9 +51,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     minibatch = td3.last_minibatch(config, batch)
 
     def actor_loss(params: Any) -> tuple[jax.Array, Metrics]:
-        network = td3.actor_network(config, batch.actions.shape[-1])
-        actions = network.apply(params, minibatch.observations)
-        values = td3.first_critic(config, state, minibatch.observations, actions)
+        actions = state.actor.apply(params, minibatch.observations)
+        values = networks.first_member(state.critic, minibatch.observations, actions)
         # The authors divide by the bare mean, which is 0 where all values are.
         scale = jnp.maximum(jnp.mean(jnp.abs(values)), 1e-8)
         weight = config.alpha / jax.lax.stop_gradient(scale)

@@ -178,7 +178,7 @@ def measure(
     rows = jax.random.randint(row_key, (PROBES,), 0, len(dataset.observations))
     logged = dataset.observations[rows]
     actions = jax.vmap(policy, (0, None))(logged, roll_key)
-    estimates = td3.critic_network(config).apply(state.critic.params, logged, actions)
+    estimates = state.critic(logged, actions)
     return {
         "return": jnp.mean(values(starts, 1.0, 50)),
         "estimate": jnp.mean(estimates),

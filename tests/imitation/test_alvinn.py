@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddm import networks
 from ddm.envs import road
 from ddm.errors import InputError
 from ddm.imitation import alvinn
@@ -81,10 +82,10 @@ def test_readouts_undo_targets(target):
 
 def test_images_are_standardised_one_by_one():
     images = jnp.stack([jnp.arange(6.0).reshape(2, 3), 0.1 * jnp.arange(6.0).reshape(2, 3)])
-    found = alvinn.standardize(images)
+    found = networks.standardize_images(images)
     expected = (np.arange(6) - 2.5) / np.sqrt(35 / 12)
     np.testing.assert_allclose(found.reshape(2, 6), [expected, expected], rtol=1e-5)
-    flat = alvinn.standardize(jnp.full((3, 3), 0.7))
+    flat = networks.standardize_images(jnp.full((3, 3), 0.7))
     np.testing.assert_allclose(flat, np.zeros((3, 3)), atol=1e-4)
 
 

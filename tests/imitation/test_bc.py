@@ -7,10 +7,13 @@ import probes
 import pytest
 import scipy.integrate
 import scipy.optimize
+from flax import linen as nn
 
+from ddm import networks
 from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.imitation import bc
+from ddm.networks import heads
 from ddm.types import Batch
 
 CONFIG = bc.Config(hidden_sizes=(32, 32), learning_rate=3e-3)
@@ -75,9 +78,9 @@ def test_label_smoothing_by_hand():
     assert bc.log_prob(config, state, batch.observations, batch.actions)[0] == both[1]
 
 
-@pytest.mark.parametrize("head", list(bc.HEADS))
+@pytest.mark.parametrize("head", list(heads.HEADS))
 def test_log_probabilities_of_each_head_sum_or_integrate_to_one(head):
-    discrete = bc.HEADS[head].discrete
+    discrete = heads.HEADS[head].discrete
     config = bc.Config(
         head=head, hidden_sizes=(8,), label_smoothing=0.3, num_actions=3 if discrete else 0,
         features=_pairs if head == "linear_softmax" else None,
@@ -366,3 +369,29 @@ def test_features_that_do_not_fit_are_refused(head, features, actions, message):
     config = bc.Config(head=head, num_actions=2, features=features)
     with pytest.raises(InputError, match=message):
         bc.init(config, jax.random.key(0), batch)
+
+
+class Brightness(nn.Module):
+    """A Gaussian around a multiple of an image's mean."""
+
+    action_size: int
+
+    @nn.compact
+    def __call__(self, images, log_std_min, log_std_max):
+        mean = nn.Dense(self.action_size, use_bias=False)(images.mean(axis=(-3, -2)))
+        log_std = jnp.clip(jnp.float32(-9.0), log_std_min, log_std_max)
+        return networks.diagonal_gaussian(mean, log_std)
+
+
+def test_a_network_of_ones_own_reads_images_without_an_encoder():
+    config = bc.Config(policy_network=lambda config, action_size: Brightness(action_size))
+    images = jnp.linspace(0.0, 1.0, 4)[:, None, None, None] * jnp.ones((4, 5, 5, 1))
+    data = Batch(observations=images, actions=jnp.linspace(0.0, 0.5, 4)[:, None])
+    state, _ = _fit(config, data, steps=300)
+    [kernel] = jax.tree.leaves(state.policy.params)
+    assert kernel == pytest.approx(0.5, abs=1e-3)
+    action, _ = bc.act(config, state, 0.4 * images[-1], jax.random.key(0), deterministic=True)
+    assert action[0] == pytest.approx(0.2, abs=1e-3)
+    # The floor of its width is the configured one.
+    peak = bc.log_prob(config, state, images, kernel[0] * images.mean(axis=(1, 2)))
+    np.testing.assert_allclose(peak, 5.0 - 0.5 * np.log(2.0 * np.pi), rtol=1e-5)

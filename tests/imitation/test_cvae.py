@@ -128,7 +128,8 @@ def test_the_latent_is_twice_the_action_unless_said_otherwise():
     [
         ({}, jnp.zeros(4, jnp.int32), "cvae: batch.actions are integers"),
         ({"reconstruction": "l3"}, jnp.zeros((4, 1)), "reconstruction=l3 is unknown; choose"),
-        ({"prior": "flow"}, jnp.zeros((4, 1)), "prior=flow is unknown; choose one of standard"),
+        ({"prior": "flow"}, jnp.zeros((4, 1)), "cvae: prior=flow is unknown; choose one of stand"),
+        ({"num_components": 0}, jnp.zeros((4, 1)), "cvae: num_components is 0, expected a value"),
         ({"encoder": "conv"}, jnp.zeros((4, 1)), "cvae: encoder=conv is for images"),
     ],
 )

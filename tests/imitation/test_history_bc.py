@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from ddm import data, envs, evaluation
+from ddm import data, envs, evaluation, networks
 from ddm.envs import memory
 from ddm.errors import InputError
 from ddm.imitation import bc, history_bc
@@ -230,6 +231,19 @@ def test_acting_step_by_step_is_what_was_trained(history):
 
 
 @pytest.mark.parametrize("history", HISTORIES)
+def test_without_a_memory_an_episode_begins(history):
+    config, state, act = _fresh(history)
+    observation = jnp.ones(2)
+    start = initial_policy_state(history_bc, config, state)
+    expected = act(observation=observation, policy_state=start)
+    found = jax.jit(functools.partial(history_bc.act, deterministic=True))(
+        config, state, observation, jax.random.key(1)
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), found, expected)
+    assert jax.tree.leaves(found[1])  # and goes on with one
+
+
+@pytest.mark.parametrize("history", HISTORIES)
 def test_an_episode_that_begins_leaves_the_others_alone(history):
     config, state, act = _fresh(history)
     start = initial_policy_state(history_bc, config, state)
@@ -344,9 +358,8 @@ def test_burn_in_before_an_episode_is_skipped():
     ],
 )
 def test_wrong_configurations_are_refused_by_name(changes, message):
-    config = SMALL.replace(**changes)
     with pytest.raises(InputError, match=message):
-        history_bc.init(config, jax.random.key(0), _window(config))
+        history_bc.init(SMALL.replace(**changes), jax.random.key(0), _window(SMALL))
 
 
 def test_discrete_previous_actions_need_their_number():
@@ -361,11 +374,46 @@ def test_without_a_past_it_is_behaviour_cloning():
     config = SMALL.replace(history="stack", observation_steps=1, max_gradient_norm=1e9)
     batch = _window(config)
     state = _init(config, jax.random.key(0), batch)
-    plain = bc.State(
-        policy=state.policy.replace(params=state.policy.params["head"]), step=state.step,
-        key=state.key,
-    )  # fmt: skip
     options = bc.Config(hidden_sizes=(8,), **FIXED)
+    example = Batch(observations=batch.observations[:, 1], actions=batch.actions[:, 1])
+    plain = bc.init(options, jax.random.key(0), example)
+    head = {"params": state.policy.params["params"]["head"]}
+    plain = plain.replace(policy=plain.policy.replace(params=head))
     expected = -bc.log_prob(options, plain, batch.observations[:, 1], batch.actions[:, 1]).mean()
     _, metrics = _update(config, state, batch)
     assert metrics["loss"] == pytest.approx(float(expected), rel=1e-6)
+
+
+class MeanOfThePast(nn.Module):
+    """The mean of the valid observations of a window, at each of its steps."""
+
+    @nn.compact
+    def __call__(self, observations, previous, mask, alone=None, *, deterministic=True):
+        valid = mask[..., None].astype(jnp.float32)
+        mean = jnp.sum(valid * observations, axis=-2) / jnp.sum(valid, axis=-2)
+        return jnp.broadcast_to(mean[..., None, :], observations.shape)
+
+
+class Same(nn.Module):
+    """A Gaussian around the features."""
+
+    @nn.compact
+    def __call__(self, features, log_std_min, log_std_max):
+        return networks.diagonal_gaussian(features[..., :1], jnp.float32(log_std_max))
+
+
+def test_summary_and_head_may_be_ones_own():
+    config = SMALL.replace(
+        history="transformer", observation_steps=3, trunk_network=lambda *_: MeanOfThePast(),
+        policy_network=lambda *_: Same(),
+    )  # fmt: skip
+    state = _init(config, jax.random.key(0), _window(config))
+    assert not jax.tree.leaves(state.policy.params)
+    observations = jnp.arange(10.0).reshape(5, 2) / 10
+    memory = initial_policy_state(history_bc, config, state)
+    for time, observation in enumerate(observations):
+        action, memory = history_bc.act(
+            config, state, observation, jax.random.key(0), memory, deterministic=True
+        )
+        expected = observations[max(time - 2, 0) : time + 1, 0].mean()
+        assert action[0] == pytest.approx(float(expected), rel=1e-5)

@@ -9,6 +9,7 @@ import pytest
 
 from ddm.errors import InputError
 from ddm.imitation import implicit_bc
+from ddm.imitation.parts import search
 from ddm.types import Batch, initial_policy_state
 
 CONFIG = implicit_bc.Config(
@@ -141,7 +142,7 @@ def test_draws_follow_the_softmax_of_the_scores():
     scores = jnp.log(jnp.array([[0.5, 0.0, 0.3, 0.2], [0.0, 0.0, 0.0, 1.0]]))
     candidates = jnp.broadcast_to(jnp.arange(4.0)[:, None], (2, 4, 1))
     keys = jax.random.split(jax.random.key(0), 5000)
-    drawn = jax.vmap(lambda key: implicit_bc._draw(key, scores, candidates))(keys)[..., 0]
+    drawn = jax.vmap(lambda key: search.draw(key, scores, candidates))(keys)[..., 0]
     shares = [np.mean(drawn[:, 0] == each) for each in range(4)]
     np.testing.assert_allclose(shares, [0.5, 0.0, 0.3, 0.2], atol=0.02)
     np.testing.assert_array_equal(drawn[:, 1], 3.0)
@@ -152,8 +153,10 @@ def test_the_default_search_perturbs_twice_as_the_authors_do():
     state, _ = _fresh(config, rows=1)
     # A single candidate in each of many rows is always drawn: what moves it is the noise alone.
     start = jnp.zeros((20_000, 1, 2))
-    search = jax.jit(implicit_bc._derivative_free)
-    moved = search(config, state, jax.random.key(0), jnp.zeros((20_000, 1, 2)), start)
+    score = lambda actions: state.policy(jnp.zeros((20_000, 1, 2)), actions)  # noqa: E731
+    moved = jax.jit(lambda *args: search.derivative_free(config, score, *args))(
+        jax.random.key(0), start
+    )
     variance = 0.1**2 * (1.0 + 0.5**2)  # a third round would add 0.25^2
     assert np.var(moved) == pytest.approx(variance, rel=0.03)
 

@@ -10,7 +10,6 @@ import descent
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from ddm import networks, ops
@@ -24,6 +23,7 @@ from ddm.imitation import (
     reverse_kl,
 )
 from ddm.imitation.flow_matching import LEVELS_PER_TIME
+from ddm.imitation.parts import search
 
 STEP = 10  # gradient steps done; a quarter of the decay
 COMMON = {"learning_rate": 0.01, "decay_steps": 40, "weight_decay": 0.1, "hidden_sizes": (8, 8)}
@@ -178,10 +178,9 @@ def test_diffusion(prediction):
     signal, spread = jnp.sqrt(alpha_bars), jnp.sqrt(1.0 - alpha_bars)
     noisy = signal * chunks + spread * noise
     targets = {"epsilon": noise, "sample": chunks, "v": signal * noise - spread * chunks}
-    network = networks.denoiser(config, "test")
 
     def loss_fn(params):
-        predictions = network.apply(params, noisy, levels, frames)
+        predictions = state.policy.apply(params, noisy, levels, frames)
         return _masked_mean(predictions, targets[prediction], mask)
 
     after, _ = _check(diffusion, config, loss_fn, state, batch)
@@ -197,10 +196,9 @@ def test_flow_matching():
     noise = jax.random.normal(noise_key, chunks.shape)
     share = times[:, None, None]
     noisy = (1.0 - share) * noise + share * chunks
-    network = networks.denoiser(config, "test")
 
     def loss_fn(params):
-        velocities = network.apply(params, noisy, LEVELS_PER_TIME * times, frames)
+        velocities = state.policy.apply(params, noisy, LEVELS_PER_TIME * times, frames)
         return _masked_mean(velocities, chunks - noise, mask)
 
     after, _ = _check(flow_matching, config, loss_fn, state, batch)
@@ -248,7 +246,7 @@ def test_a_flow_is_followed_from_noise_to_the_action():
     config = flow_matching.Config(**CHUNKS)
     state, batch = _start(flow_matching, config)
     frames, chunks, _ = _split(batch)
-    velocity = jax.jit(networks.denoiser(config, "test").apply)
+    velocity = jax.jit(state.policy.network.apply)
     places = jax.random.normal(jax.random.key(3), chunks.shape)
     for step in range(3):
         levels = jnp.full(8, LEVELS_PER_TIME * step / 3)
@@ -363,14 +361,13 @@ def test_each_round_of_the_search_draws_by_score_and_moves_less():
     state, batch = _start(implicit_bc, config)
     frames = batch.observations
     candidates = jax.random.uniform(jax.random.key(5), (8, 6, 2), minval=-1.0, maxval=1.0)
-    found = jax.jit(implicit_bc._derivative_free)(
-        config, state, jax.random.key(6), frames, candidates
-    )
-    draw = jax.jit(implicit_bc._draw)
+    score = lambda actions: SCORES(config, state, frames, actions)  # noqa: E731
+    find = jax.jit(lambda *args: search.derivative_free(config, score, *args))
+    found = find(jax.random.key(6), candidates)
+    draw = jax.jit(search.draw)
     for spread, key in zip((0.4, 0.1, 0.025), jax.random.split(jax.random.key(6), 3), strict=True):
         draw_key, noise_key = jax.random.split(key)
-        scores = SCORES(config, state, frames, candidates)
-        drawn = draw(draw_key, scores, candidates)
+        drawn = draw(draw_key, score(candidates), candidates)
         noise = jax.random.normal(noise_key, drawn.shape)
         candidates = jnp.clip(drawn + spread * noise, -1.1, 1.1)
     np.testing.assert_allclose(found, candidates, atol=1e-5)
@@ -418,7 +415,7 @@ def test_reverse_kl():
     model = state.discriminator
     minibatch = batch.observations[first], pairs[0, first], pairs[1, first]
     gradients = descent_direction(model.params, *minibatch)
-    model = jax.jit(lambda *args: networks.descend(*args, optax.adam(1e-3)))(gradients, model)
+    model = jax.jit(lambda *args: networks.descend(*args, 1e-3))(gradients, model)
     minibatch = batch.observations[second], pairs[0, second], pairs[1, second]
     gradients = descent_direction(model.params, *minibatch)
     expected = descent.adamw(model, gradients, 1e-3)
@@ -469,7 +466,7 @@ def test_history_bc():
 
     def loss_fn(params):
         mean, log_std = jnp.split(
-            descent.mlp(params["head"]["params"]["mlp"], features), 2, axis=-1
+            descent.mlp(params["params"]["head"]["mlp"], features), 2, axis=-1
         )
         scores = _gaussian(actions, jnp.tanh(mean), jnp.clip(log_std, -5.0, 2.0))
         return -jnp.sum(weights * scores) / jnp.sum(weights)

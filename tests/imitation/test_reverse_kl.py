@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+from flax import linen as nn
 
+from ddm import networks
 from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.imitation import bc, reverse_kl
@@ -254,6 +256,42 @@ def test_sticking_the_landing_has_no_variance_at_a_perfect_fit():
     assert spread["sampled"] > 0.05
 
 
+def _expert_of_three(observations, actions):
+    """Log-probabilities of three actions, .5, .3 and .2 at every observation."""
+    del observations
+    return jnp.log(jnp.array([0.5, 0.3, 0.2]))[actions]
+
+
+def test_heads_without_hidden_layers_rest_at_their_expert():
+    def normal(observations, actions):
+        return -0.5 * jnp.square((actions[..., 0] - 0.3) / 0.2) - jnp.log(0.2)
+
+    def same(observations):
+        return jnp.broadcast_to(jnp.eye(3), (*observations.shape[:-1], 3, 3))
+
+    gaussian = {
+        "output": {"kernel": jnp.zeros((1, 1)), "bias": jnp.full(1, 0.3)},
+        "log_std": jnp.full(1, jnp.log(0.2)),
+    }
+    cases = {
+        "linear_gaussian": (normal, gaussian, {}, jnp.zeros((4, 1))),
+        "linear_softmax": (
+            _expert_of_three, {"weights": jnp.log(jnp.array([0.5, 0.3, 0.2]))},
+            {"features": same, "num_actions": 3}, jnp.zeros(4, jnp.int32),
+        ),
+    }  # fmt: skip
+    for head, (expert, optimum, options, actions) in cases.items():
+        config = LINEAR.replace(head=head, expert_log_prob=expert, **options)
+        batch = Batch(observations=jnp.zeros((4, 1)), actions=actions)
+        state = reverse_kl.init(config, jax.random.key(0), batch)
+        slope = jax.jit(jax.grad(reverse_kl.policy_loss, argnums=2, has_aux=True))
+        for shift in (0.0, 0.1):
+            params = jax.tree.map(lambda x, d=shift: x.at[..., :1].add(d), {"params": optimum})
+            found, _ = slope(config, state, params, batch.observations, jax.random.key(1))
+            largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(found))
+            assert largest > 1e-2 if shift else largest < 1e-5
+
+
 def test_a_mixture_finds_both_modes_with_exact_weights():
     config = LINEAR.replace(
         expert_log_prob=functools.partial(two_modes, weight=0.7),
@@ -418,6 +456,37 @@ def test_starts_are_narrow_and_random_and_those_of_cloning_fit():
     peak = reverse_kl.log_prob(config, first, jnp.zeros((1, 1)), means[:1])
     # Two dimensions of about the initial width: the network's own output adds at most a few tenths.
     assert peak[0] == pytest.approx(-2 * np.log(0.1 * np.sqrt(2 * np.pi)), abs=1.5)
+
+
+class Clock(nn.Module):
+    """A logit that is the observation, whatever the action; and a policy with one weight."""
+
+    @nn.compact
+    def __call__(self, observations, actions, bound):
+        return jnp.broadcast_to(observations[:, 0], actions.shape[:-1]) / bound
+
+
+class Weight(nn.Module):
+    """A Gaussian around a learned number."""
+
+    @nn.compact
+    def __call__(self, observations, log_std_min, log_std_max):
+        mean = self.param("mean", nn.initializers.constant(0.25), (1,))
+        mean = jnp.broadcast_to(mean, (*observations.shape[:-1], 1))
+        return networks.diagonal_gaussian(mean, jnp.float32(log_std_min))
+
+
+def test_policy_and_discriminator_may_be_ones_own():
+    config = reverse_kl.Config(
+        policy_network=lambda *_: Weight(), discriminator_network=lambda *_: Clock(),
+        instance_noise=0.0, discriminator_steps=1,
+    )  # fmt: skip
+    batch = Batch(observations=jnp.arange(4.0)[:, None], actions=jnp.zeros((4, 1)))
+    state = reverse_kl.init(config, jax.random.key(0), batch)
+    action, _ = reverse_kl.act(config, state, jnp.zeros(1), jax.random.key(0), deterministic=True)
+    assert action == pytest.approx(0.25)  # nothing is added to where it starts
+    ratios = reverse_kl.log_ratio(config, state, batch.observations, batch.actions)
+    np.testing.assert_allclose(ratios, np.arange(4.0) / 10.0, rtol=1e-6)
 
 
 CONTINUOUS, DISCRETE = jnp.zeros((5, 1)), jnp.zeros(5, jnp.int32)

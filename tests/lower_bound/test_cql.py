@@ -38,7 +38,7 @@ def _train(alpha, data):
 def _values(state, actions):
     observations = jnp.ones((len(actions), 1))
     return (
-        sac.critic_network(CONFIG)
+        sac.critic_network(CONFIG, 1)
         .apply(state.critic.params, observations, jnp.array(actions)[:, None])
         .mean(axis=0)
     )
@@ -68,7 +68,7 @@ def test_without_penalty_the_critic_gradient_is_that_of_sac(left_half):
     _, metrics = jax.jit(cql.update)(config, state, batch)
     _, target_key, _, _ = jax.random.split(state.key, 4)
     targets = sac.critic_targets(config, state, batch, target_key)
-    values = sac.critic_network(config).apply(
+    values = sac.critic_network(config, 1).apply(
         state.critic.params, batch.observations, batch.actions
     )
     expected = np.square(values - targets).mean(axis=1).sum()
@@ -121,6 +121,6 @@ def test_sampled_actions_carry_their_own_densities(left_half):
     actions, log_densities = cql._penalised_actions(CONFIG, state, batch, jax.random.key(1))
     assert actions.shape == (8, 12, 1)
     np.testing.assert_allclose(log_densities[:, :4], -np.log(2.0), rtol=1e-6)
-    policy = sac.policy_at(CONFIG, state.actor.params, batch.observations, 1)
+    policy = sac.policy_at(CONFIG, state.actor, batch.observations)
     current = jnp.moveaxis(actions[:, 4:8], 1, 0)
     np.testing.assert_allclose(policy.log_prob(current).T, log_densities[:, 4:8], atol=1e-3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from ddm.networks import autoregressive
+from ddm.networks import autoregressive, decoding
 
 TOKENS, BINS = 4, 5
 
@@ -47,7 +47,8 @@ def _frames(rows, seed=0):
 
 def _draw(policy, params, frames, key):
     choose = lambda logits, key: jax.random.categorical(key, logits)  # noqa: E731
-    return autoregressive.draw_tokens(policy, params, frames, key, choose)
+    apply = functools.partial(policy.apply, params)
+    return decoding.draw_tokens(apply, frames, policy.decoder.num_tokens, key, choose)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -122,8 +123,9 @@ def test_a_wide_beam_finds_the_likeliest_sequences(name):
     log_probs = jax.nn.log_softmax(apply(params, jnp.repeat(frames, BINS**2, axis=0), pairs))
     joint = np.take_along_axis(np.asarray(log_probs), np.asarray(pairs)[..., None], -1).sum((1, 2))
     best = np.argsort(-joint)[:BINS]
-    search = jax.jit(functools.partial(autoregressive.beam_search, policy, width=BINS))
-    tokens, scores = search(params, frames[0])
+    apply = functools.partial(policy.apply, params)
+    search = jax.jit(lambda frames: decoding.beam_search(apply, frames, 2, BINS))
+    tokens, scores = search(frames[0])
     np.testing.assert_array_equal(tokens, np.asarray(pairs)[best])
     np.testing.assert_allclose(scores, joint[best], atol=1e-4)
 
@@ -144,7 +146,8 @@ def test_the_most_likely_token_first_may_miss_the_most_likely_sequence():
 
     policy = autoregressive.AutoregressivePolicy("none", Table(2, BINS))
     for width, sequence, probability in ((1, [0, 0], 0.4 / 5), (2, [1, 3], 0.35)):
-        tokens, scores = autoregressive.beam_search(policy, {}, jnp.zeros((1, 1)), width)
+        apply = functools.partial(policy.apply, {})
+        tokens, scores = decoding.beam_search(apply, jnp.zeros((1, 1)), 2, width)
         np.testing.assert_array_equal(tokens[0], sequence)
         assert np.exp(scores[0]) == pytest.approx(probability, rel=1e-5)
 
@@ -155,7 +158,7 @@ def test_the_most_likely_token_first_may_miss_the_most_likely_sequence():
 )
 def test_the_nucleus_is_the_smallest_set_with_the_mass(top_p, kept):
     probabilities = np.array([0.2, 0.4, 0.3, 0.1])
-    logits = np.asarray(autoregressive.nucleus(jnp.log(probabilities), top_p))
+    logits = np.asarray(decoding.nucleus(jnp.log(probabilities), top_p))
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(logits)), kept)
     left = scipy.special.softmax(logits)
     np.testing.assert_allclose(left[kept], probabilities[kept] / probabilities[kept].sum(), 1e-5)
@@ -163,4 +166,4 @@ def test_the_nucleus_is_the_smallest_set_with_the_mass(top_p, kept):
 
 def test_a_nucleus_of_one_is_everything():
     logits = jnp.array([0.0, -60.0, 30.0])
-    np.testing.assert_array_equal(autoregressive.nucleus(logits, 1.0), logits)
+    np.testing.assert_array_equal(decoding.nucleus(logits, 1.0), logits)

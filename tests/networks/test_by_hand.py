@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from ddm import networks
-from ddm.networks import autoregressive, latent, scores, transformer
+from ddm.networks import autoregressive, decoding, latent, scores, transformer
 from ddm.networks.denoisers import MLPDenoiser, TransformerDenoiser
 
 RANDOM = np.random.default_rng(0)
@@ -155,7 +155,7 @@ def test_a_stack_repeats_its_first_valid_step_and_says_so():
 
 
 TRUNKS = {
-    "recurrent": networks.Recurrent(lambda: nn.GRUCell(4)),
+    "recurrent": networks.Recurrent(nn.GRUCell, 4),
     "transformer": networks.CausalTransformer(1, 4, 2),
 }
 
@@ -179,7 +179,7 @@ def test_a_summary_sees_the_valid_past_and_nothing_else(trunk):
 
 
 def test_a_recurrent_step_goes_on_from_the_steps_before():
-    network = networks.Recurrent(lambda: nn.GRUCell(4), num_layers=2)
+    network = networks.Recurrent(nn.GRUCell, 4, num_layers=2)
     inputs = jnp.asarray(RANDOM.normal(size=(3, 3)), jnp.float32)
     mask = jnp.ones(3, bool)
     params = _perturbed(network, inputs, mask)
@@ -308,11 +308,11 @@ def test_a_decoder_sees_the_tokens_before_and_steps_as_it_learns(name):
 
 def test_the_nucleus_is_the_smallest_set_with_its_probability():
     logits = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3], [0.05, 0.05, 0.85, 0.05]]))
-    kept = np.isfinite(autoregressive.nucleus(logits, 0.65))
+    kept = np.isfinite(decoding.nucleus(logits, 0.65))
     np.testing.assert_array_equal(kept, [[0, 1, 0, 1], [0, 0, 1, 0]])
-    kept = np.isfinite(autoregressive.nucleus(logits, 0.75))
+    kept = np.isfinite(decoding.nucleus(logits, 0.75))
     np.testing.assert_array_equal(kept, [[0, 1, 1, 1], [0, 0, 1, 0]])
-    np.testing.assert_array_equal(autoregressive.nucleus(logits, 1.0), logits)
+    np.testing.assert_array_equal(decoding.nucleus(logits, 1.0), logits)
 
 
 def test_scores_of_tokens_are_a_perceptron_on_their_embeddings():

@@ -1,6 +1,5 @@
 """Networks that tell noise from actions: what they may see, and how they are put together."""
 
-import dataclasses
 import functools
 
 import jax
@@ -11,15 +10,13 @@ import pytest
 from ddm import networks
 from ddm.errors import InputError
 from ddm.imitation import diffusion
+from ddm.imitation.parts.denoising import DENOISERS
 from ddm.networks import denoisers
-from ddm.types import Batch
 
 CONFIG = diffusion.Config(
     hidden_sizes=(16, 16), unet_widths=(8, 16), num_layers=1, width=16, num_heads=2
 )
-MODULES = {
-    name: networks.denoiser(CONFIG.replace(denoiser=name), "test") for name in networks.DENOISERS
-}
+MODULES = {name: diffusion.denoiser_network(CONFIG.replace(denoiser=name), 2) for name in DENOISERS}
 LEVELS = jnp.array([0, 7, 3], jnp.int32)
 
 
@@ -29,7 +26,7 @@ def inputs():
     return jax.random.normal(chunk_key, (3, 4, 2)), jax.random.normal(frame_key, (3, 2, 5))
 
 
-@pytest.fixture(scope="module", params=networks.DENOISERS)
+@pytest.fixture(scope="module", params=DENOISERS)
 def applied(request, inputs):
     """A denoiser with random parameters: its compiled function and its parameters."""
     module = MODULES[request.param]
@@ -76,7 +73,7 @@ def test_a_causal_transformer_does_not_look_ahead(inputs):
     chunks, frames = inputs
     for causal in (True, False):
         config = CONFIG.replace(denoiser="transformer", causal=causal)
-        module = networks.denoiser(config, "test")
+        module = diffusion.denoiser_network(config, 2)
         params = jax.jit(module.init)(jax.random.key(1), chunks, LEVELS, frames)
         apply = jax.jit(module.apply)
         out = apply(params, chunks, LEVELS, frames)
@@ -143,7 +140,7 @@ def test_group_norms_are_over_each_rows_own_steps():
 
 def test_images_are_encoded_frame_by_frame():
     config = CONFIG.replace(encoder="conv")
-    module = networks.denoiser(config, "test")
+    module = diffusion.denoiser_network(config, 2)
     images = jax.random.randint(jax.random.key(0), (3, 2, 8, 8, 1), 0, 256).astype(jnp.uint8)
     params = jax.jit(module.init)(jax.random.key(1), jnp.zeros((3, 4, 2)), LEVELS, images)
     encode = jax.jit(lambda images: module.apply(params, images, method="encode"))
@@ -155,7 +152,7 @@ def test_images_are_encoded_frame_by_frame():
 
 def test_residual_layers_add_to_their_input(inputs):
     chunks, frames = inputs
-    module = networks.denoiser(CONFIG.replace(residual=True, layer_norm=True), "test")
+    module = diffusion.denoiser_network(CONFIG.replace(residual=True, layer_norm=True), 2)
     params = jax.jit(module.init)(jax.random.key(1), chunks, LEVELS, frames)
     network = params["params"]["network"]
     assert sum(name.startswith("LayerNorm") for name in network) == 2
@@ -185,35 +182,5 @@ def test_residual_layers_add_to_their_input(inputs):
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_by_name(changes, message):
-    with pytest.raises(InputError, match=f"test: .*{message}"):
-        networks.denoiser(CONFIG.replace(**changes), "test")
-
-
-def _window(steps, **changes):
-    batch = Batch(
-        observations=jnp.arange(2 * steps * 3.0).reshape(2, steps, 3),
-        actions=jnp.arange(2 * steps * 1.0).reshape(2, steps, 1),
-        mask=jnp.arange(steps) < jnp.array([[steps], [2]]),
-    )
-    return dataclasses.replace(batch, **changes)
-
-
-def test_a_window_is_frames_and_the_chunk_from_the_last_of_them_on():
-    batch = _window(4)
-    frames, chunk, mask = networks.split_window(batch, 2, 3, "test")
-    np.testing.assert_array_equal(frames, batch.observations[:, :2])
-    np.testing.assert_array_equal(chunk[0, :, 0], [1.0, 2.0, 3.0])
-    np.testing.assert_array_equal(mask, [[True, True, True], [True, False, False]])
-
-
-@pytest.mark.parametrize(
-    ("batch", "message"),
-    [
-        (_window(5), r"batch.observations has shape \(2, 5, 3\), expected windows of 4 steps"),
-        (_window(4, mask=jnp.ones((2, 3), bool)), r"batch.mask has shape \(2, 3\), expected wind"),
-        (_window(4, actions=jnp.ones((2, 4))), r"batch.actions has shape \(2, 4\), expected \(B"),
-    ],
-)
-def test_windows_of_another_shape_are_refused(batch, message):
-    with pytest.raises(InputError, match=message):
-        networks.split_window(batch, 2, 3, "test")
+    with pytest.raises(InputError, match=f"diffusion: .*{message}"):
+        diffusion.denoiser_network(CONFIG.replace(**changes), 2)

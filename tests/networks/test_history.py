@@ -41,7 +41,7 @@ class ShiftRegister(nn.Module):
 
 TRUNKS = {
     "stack": networks.FrameStack(3),
-    "recurrent": networks.Recurrent(functools.partial(nn.GRUCell, 4), 2),
+    "recurrent": networks.Recurrent(nn.GRUCell, 4, 2),
     "transformer": networks.CausalTransformer(1, 8, 2),
 }
 every_trunk = pytest.mark.parametrize("trunk", TRUNKS.values(), ids=TRUNKS)
@@ -57,7 +57,7 @@ def test_a_frame_stack_by_hand():
 
 
 def test_a_recurrent_shift_register_is_a_frame_stack():
-    shift = networks.Recurrent(functools.partial(ShiftRegister, 3))
+    shift = networks.Recurrent(ShiftRegister, 3)
     for alone in (None, jnp.array([True, False])):
         got = shift.apply({}, INPUTS, MASK, alone)
         want = TRUNKS["stack"].apply({}, INPUTS, MASK, alone)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ddm import networks
-from ddm.errors import InputError
 
 OBSERVATIONS = jax.random.normal(jax.random.key(1), (5, 3))
 ACTIONS = jnp.tanh(jax.random.normal(jax.random.key(2), (5, 2)))
@@ -95,10 +94,3 @@ def test_images_are_encoded_once_for_all_parts():
         network.apply(params, images, KEY, *BOUNDS, deterministic=True, method="generate"),
         rtol=1e-6,
     )
-
-
-def test_what_there_is_not_is_refused():
-    with pytest.raises(InputError, match="cvae: prior=flow is unknown; choose one of standard_n"):
-        networks.check_prior("flow", 1, "cvae")
-    with pytest.raises(InputError, match="cvae: num_components is 0, expected at least 1"):
-        networks.check_prior("mixture", 0, "cvae")

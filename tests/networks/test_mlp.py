@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from ddm import networks
 
@@ -34,12 +33,12 @@ def test_layer_norm_makes_hidden_features_blind_to_scale():
 
 
 def test_orthogonal_init_keeps_lengths_times_its_scale():
-    kernel = networks.orthogonal(2.0**0.5)(jax.random.key(0), (16, 16))
+    kernel = networks.orthogonal(jax.random.key(0), (16, 16))
     np.testing.assert_allclose(kernel @ kernel.T, 2.0 * np.eye(16), atol=1e-5)
 
 
 def test_fan_in_uniform_stays_within_its_bound():
-    kernel = networks.fan_in_uniform()(jax.random.key(0), (100, 50))
+    kernel = networks.fan_in_uniform(jax.random.key(0), (100, 50))
     assert np.abs(kernel).max() <= 0.1
     assert np.abs(kernel).max() > 0.099
 
@@ -68,22 +67,6 @@ def test_many_actions_a_state_equal_one_at_a_time():
         np.testing.assert_allclose(
             together[..., index], network.apply(params, observations, actions[:, index]), atol=1e-5
         )
-
-
-@pytest.mark.parametrize("size", [1, 7])
-def test_output_size_is_read_from_the_parameters(size):
-    network = networks.MLP((4,), size)
-    assert networks.output_size(network.init(jax.random.key(0), jnp.ones((1, 2)))) == size
-
-
-def test_only_the_layer_named_output_is_the_output():
-    params = {
-        "params": {
-            "output_features": {"kernel": jnp.ones((2, 5)), "bias": jnp.ones(5)},
-            "output": {"kernel": jnp.ones((5, 3)), "bias": jnp.ones(3)},
-        }
-    }
-    assert networks.output_size(params) == 3
 
 
 def test_state_value_has_one_number_a_row():

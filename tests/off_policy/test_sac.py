@@ -22,7 +22,7 @@ def data():
 def test_values_and_policy_of_the_two_step_probe(data):
     config = CONFIG.replace(backup_entropy=0.0)
     state, _ = probes.train(sac, config, data, steps=1500)
-    values = sac.critic_network(config).apply(
+    values = sac.critic_network(config, 1).apply(
         state.critic.params, jnp.array([[1.0], [1.0], [-1.0]]), jnp.array([[0.5], [-0.5], [0.0]])
     )
     np.testing.assert_allclose(values.mean(axis=0), [1.0, 0.0, 0.9], atol=0.1)
@@ -40,7 +40,7 @@ def test_the_policy_is_the_boltzmann_distribution_of_its_values(data):
     # At the end Q = 1 - (a - 0.5)^2; exp(Q / 0.1) is a normal of variance 0.05, cut at the box.
     config = CONFIG.replace(initial_temperature=0.1)
     state, _ = probes.train(sac, config, data, steps=1500)
-    policy = sac.policy_at(config, state.actor.params, jnp.array([1.0]), 1)
+    policy = sac.policy_at(config, state.actor, jnp.array([1.0]))
     samples = policy.sample(seed=jax.random.key(0), sample_shape=(4000,))
     grid = np.linspace(-1.0, 1.0, 2001)
     density = np.exp(-((grid - 0.5) ** 2) / 0.1)
@@ -57,7 +57,7 @@ def test_entropy_is_backed_up_with_its_weight(data):
     key = jax.random.key(1)
     plain = sac.critic_targets(CONFIG.replace(backup_entropy=0.0), state, batch, key)
     soft = sac.critic_targets(CONFIG, state, batch, key)
-    policy = sac.policy_at(CONFIG, state.actor.params, batch.next_observations, 1)
+    policy = sac.policy_at(CONFIG, state.actor, batch.next_observations)
     _, log_probs = policy.sample_and_log_prob(seed=key)
     expected = -0.9 * 0.01 * (1.0 - batch.terminations) * log_probs
     np.testing.assert_allclose(soft - plain, expected, atol=1e-6)

@@ -23,7 +23,7 @@ def trained():
 def test_values_and_policy_of_the_two_step_probe(trained):
     observations = jnp.array([[1.0], [1.0], [-1.0]])
     actions = jnp.array([[0.5], [-0.5], [0.0]])
-    values = td3.critic_network(CONFIG).apply(trained.critic.params, observations, actions)
+    values = td3.critic_network(CONFIG, 1).apply(trained.critic.params, observations, actions)
     np.testing.assert_allclose(values.mean(axis=0), [1.0, 0.0, 0.9], atol=0.1)
     assert probes.mode(td3, CONFIG, trained, 1.0) == pytest.approx(probes.BEST_ACTION, abs=0.1)
 
@@ -34,11 +34,11 @@ def test_targets_take_the_smaller_critic_of_the_smoothed_action(trained):
     key = jax.random.key(5)
     targets = td3.critic_targets(config, trained, batch, key)
     actions = td3.actor_network(config, 1).apply(
-        trained.actor_target_params, batch.next_observations
+        trained.actor.target_params, batch.next_observations
     )
     noise = np.clip(10.0 * jax.random.normal(key, actions.shape), -0.25, 0.25)
-    values = td3.critic_network(config).apply(
-        trained.critic_target_params, batch.next_observations, np.clip(actions + noise, -1.0, 1.0)
+    values = td3.critic_network(config, 1).apply(
+        trained.critic.target_params, batch.next_observations, np.clip(actions + noise, -1.0, 1.0)
     )
     expected = batch.rewards + 0.9 * (1.0 - batch.terminations) * values.min(axis=0)
     np.testing.assert_allclose(targets, expected, rtol=1e-5)
@@ -59,9 +59,9 @@ def test_targets_move_once_a_period_by_the_target_rate():
     state = td3.init(CONFIG, jax.random.key(0), batch)
     after, _ = jax.jit(td3.update)(CONFIG, state, batch)
     for old, new, target in zip(
-        jax.tree.leaves(state.critic_target_params),
+        jax.tree.leaves(state.critic.target_params),
         jax.tree.leaves(after.critic.params),
-        jax.tree.leaves(after.critic_target_params),
+        jax.tree.leaves(after.critic.target_params),
         strict=True,
     ):
         np.testing.assert_allclose(target, 0.98 * old + 0.02 * new, atol=1e-6)

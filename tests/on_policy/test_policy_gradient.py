@@ -62,9 +62,9 @@ def _collect(environment, config, state, key, params=None, **size):
 
 
 def _loss_gradient(config, state, batch):
-    gradients = jax.grad(lambda params: policy_gradient._loss(config, state, params, batch)[0])(
-        state.policy.params
-    )
+    gradients = jax.grad(
+        lambda params: policy_gradient.policy_loss(config, state, params, batch)[0]
+    )(state.policy.params)
     return np.asarray(gradients["params"]["output"]["kernel"], np.float64)
 
 

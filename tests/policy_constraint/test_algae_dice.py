@@ -34,7 +34,11 @@ def data():
 def start(data):
     example = jax.tree.map(lambda leaf: leaf[:6], data)
     state = jax.jit(algae_dice.init)(SMALL, jax.random.key(3), example)
-    return state.replace(critic_target_params=jax.tree.map(lambda x: 1.3 * x, state.critic.params))
+    return state.replace(
+        critic=state.critic.replace(
+            target_params=jax.tree.map(lambda x: 1.3 * x, state.critic.params)
+        )
+    )
 
 
 # Losses.
@@ -43,11 +47,11 @@ def start(data):
 def by_hand(config, state, batch, key):
     """Residuals (E, B), initial values (E, B) and log-densities, by the equations."""
     next_key, initial_key = jax.random.split(key)
-    network = sac.critic_network(config)
-    policy = lambda observations: sac.policy_at(config, state.actor.params, observations, 1)  # noqa: E731
+    network = sac.critic_network(config, 1)
+    policy = lambda observations: sac.policy_at(config, state.actor, observations)  # noqa: E731
     actions, log_probs = policy(batch.next_observations).sample_and_log_prob(seed=next_key)
     online = np.asarray(network.apply(state.critic.params, batch.next_observations, actions))
-    target = np.asarray(network.apply(state.critic_target_params, batch.next_observations, actions))
+    target = np.asarray(network.apply(state.critic.target_params, batch.next_observations, actions))
     bootstrap = config.online_share * online + (1 - config.online_share) * target.min(axis=0)
     bootstrap = bootstrap - np.exp(float(state.temperature.params)) * np.asarray(log_probs)
     values = network.apply(state.critic.params, batch.observations, batch.actions)

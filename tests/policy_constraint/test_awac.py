@@ -9,7 +9,8 @@ import pytest
 
 from ddm.envs import tabular
 from ddm.errors import InputError
-from ddm.policy_constraint import awac, regression
+from ddm.policy_constraint import awac
+from ddm.policy_constraint.parts import regression
 
 CONFIG = awac.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3, value_learning_rate=3e-3,
@@ -51,21 +52,25 @@ def test_losses_against_numpy(data, weight):
     batch = jax.tree.map(lambda leaf: leaf[:8], data)
     init, update = jax.jit(awac.init), jax.jit(awac.update)
     state = init(config, jax.random.key(0), batch)
-    state = state.replace(critic_target_params=init(config, jax.random.key(1), batch).critic.params)
+    state = state.replace(
+        critic=state.critic.replace(
+            target_params=init(config, jax.random.key(1), batch).critic.params
+        )
+    )
     after, metrics = update(config, state, batch)
 
     def smallest(params, observations, actions):
-        return np.min(regression.critic_network(config).apply(params, observations, actions), 0)
+        return np.min(regression.critic_network(config, 2).apply(params, observations, actions), 0)
 
-    policy = regression.policy_at(config, state.actor.params, batch.next_observations)
-    following = smallest(state.critic_target_params, batch.next_observations, policy.mode())
+    policy = regression.policy_at(config, state.actor, batch.next_observations)
+    following = smallest(state.critic.target_params, batch.next_observations, policy.mode())
     targets = batch.rewards + 0.9 * np.where(batch.terminations, 0.0, following)
-    network = regression.critic_network(config)
+    network = regression.critic_network(config, 2)
     values = network.apply(state.critic.params, batch.observations, batch.actions)
     expected = np.square(np.asarray(values) - np.asarray(targets)).mean(axis=1).sum()
     assert metrics["critic_loss"] == pytest.approx(float(expected), rel=1e-4)
 
-    policy = regression.policy_at(config, state.actor.params, batch.observations)
+    policy = regression.policy_at(config, state.actor, batch.observations)
     advantages = smallest(after.critic.params, batch.observations, batch.actions) - smallest(
         after.critic.params, batch.observations, policy.mode()
     )
@@ -122,8 +127,8 @@ def test_discrete_actions_reach_the_fixed_point_of_their_own_advantages():
     reached = []
     for lane, inverse_temperature in enumerate(temperatures):
         state = jax.tree.map(lambda leaf, lane=lane: leaf[lane], states)
-        policy = regression.policy_at(TABLE, state.actor.params, observations)
-        values = regression.critic_network(TABLE).apply(state.critic.params, observations)
+        policy = regression.policy_at(TABLE, state.actor, observations)
+        values = regression.critic_network(TABLE, 2).apply(state.critic.params, observations)
         expected, action_values = _fixed_point(
             line, np.asarray(tabular.line_behavior(LENGTH)), inverse_temperature
         )

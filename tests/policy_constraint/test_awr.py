@@ -8,7 +8,8 @@ import pytest
 
 from ddm import networks
 from ddm.errors import InputError
-from ddm.policy_constraint import awr, regression
+from ddm.policy_constraint import awr
+from ddm.policy_constraint.parts import regression
 from ddm.types import Batch
 
 CONFIG = awr.Config(
@@ -88,7 +89,7 @@ def test_losses_against_numpy(data):
     weights = np.minimum(np.exp(2.0 * standard), 3.0)
     assert (weights < 3.0).any()
     assert (weights > 2.99).any()
-    policy = regression.policy_at(config, state.actor.params, batch.observations[:, 0])
+    policy = regression.policy_at(config, state.actor, batch.observations[:, 0])
     expected = -np.mean(weights * np.asarray(policy.log_prob(batch.actions[:, 0])))
     assert metrics["actor_loss"] == pytest.approx(float(expected), rel=1e-3)
     assert metrics["advantage_std"] == pytest.approx(float(advantages.std()), rel=1e-3)
@@ -157,7 +158,7 @@ def test_discrete_actions_have_the_shares_that_their_advantages_give():
         state = awr.init(changed, jax.random.key(0), batch)
         step = lambda state, _: awr.update(changed, state, batch)  # noqa: E731
         state, _ = jax.lax.scan(step, state, length=1500)
-        return regression.policy_at(config, state.actor.params, jnp.ones((1, 1))).probs[0, 1]
+        return regression.policy_at(config, state.actor, jnp.ones((1, 1))).probs[0, 1]
 
     rates = jnp.array([0.0, 0.5, 1.0])
     # V = 1/4, advantages of -1/4 and 3/4, whose standard deviation is sqrt(3) / 4.

@@ -6,9 +6,9 @@ import numpy as np
 import probes
 import pytest
 
-from ddm import networks
 from ddm.errors import InputError
-from ddm.policy_constraint import bcq, generative
+from ddm.policy_constraint import bcq
+from ddm.policy_constraint.parts import generative
 
 CONFIG = bcq.Config(
     hidden_sizes=(32, 32), vae_hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3,
@@ -46,7 +46,8 @@ def fresh(batch):
     init = jax.jit(bcq.init)
     state, other = (init(config, jax.random.key(seed), batch) for seed in (0, 1))
     state = state.replace(
-        actor_target_params=other.actor.params, critic_target_params=other.critic.params
+        actor=state.actor.replace(target_params=other.actor.params),
+        critic=state.critic.replace(target_params=other.critic.params),
     )
     return config, state, *_update(config, state, batch)
 
@@ -105,8 +106,8 @@ def test_targets_critic_and_actor_losses_are_those_of_algorithm_one(fresh, batch
     for row in range(rows):
         s = np.repeat(batch.next_observations[row : row + 1], count, axis=0)
         proposals = np.tanh(_mlp(decoder, _pairs(s, latents[row, 1:])))
-        actions = _perturbed(state.actor_target_params, s, proposals)
-        one, two = _members(state.critic_target_params, _pairs(s, actions))
+        actions = _perturbed(state.actor.target_params, s, proposals)
+        one, two = _members(state.critic.target_params, _pairs(s, actions))
         mixed = 0.75 * np.minimum(one, two) + 0.25 * np.maximum(one, two)
         alive = 0.0 if batch.terminations[row] else 1.0
         targets.append(batch.rewards[row] + 0.9 * alive * mixed.max())
@@ -126,7 +127,7 @@ def test_without_perturbation_and_choice_it_samples_the_clone(trained):
     keys = jax.random.split(jax.random.key(3), 2000)
     actions, _ = jax.jit(jax.vmap(lambda key: bcq.act(config, state, jnp.array([1.0]), key)))(keys)
     clone = jax.vmap(
-        lambda key: generative.propose(config, state.vae.params, jnp.ones((1, 1)), key)
+        lambda key: jnp.tanh(generative.propose(config, state.vae, jnp.ones((1, 1)), key))
     )
     np.testing.assert_allclose(actions, clone(keys)[:, 0], atol=1e-6)
     # The log's actions are uniform, of mean 0 and variance 1/3.
@@ -145,9 +146,8 @@ def test_without_perturbation_its_network_stands_still(fresh, batch):
 def test_values_of_the_two_steps(trained):
     for name in ("default", "model", "moved"):
         state, metrics = trained[name]
-        network = generative.critic_network(LANES[name])
         observations, actions = jnp.array([[1.0], [1.0], [-1.0]]), jnp.array([[0.5], [-0.5], [0.0]])
-        values = network.apply(state.critic.params, observations, actions).mean(axis=0)
+        values = state.critic(observations, actions).mean(axis=0)
         best = 1.0 - (_mode(trained, name) - probes.BEST_ACTION) ** 2
         np.testing.assert_allclose(values, [1.0, 0.0, 0.9 * best], atol=0.06)
         assert metrics["critic_loss"] < 0.01
@@ -186,4 +186,4 @@ def test_discrete_actions_are_refused(batch):
 def test_the_latent_has_twice_the_dimensions_of_an_action(batch):
     batch = batch.replace(actions=jnp.zeros((8, 3)))
     state = jax.eval_shape(bcq.init, CONFIG, jax.random.key(0), batch)
-    assert networks.output_size(state.vae.params["params"]["posterior"]) == 2 * 6
+    assert state.vae.params["params"]["posterior"]["output"]["bias"].shape == (2 * 6,)

@@ -8,7 +8,8 @@ import pytest
 
 from ddm.errors import InputError
 from ddm.ops import improvement, kernels
-from ddm.policy_constraint import bear, generative
+from ddm.policy_constraint import bear
+from ddm.policy_constraint.parts import generative
 from ddm.types import Batch
 
 CONFIG = bear.Config(
@@ -71,20 +72,24 @@ def fresh(batch):
     """A state whose targets differ from the critics, after its warm-up."""
     init = jax.jit(bear.init)
     state, other = (init(CONFIG, jax.random.key(seed), batch) for seed in (0, 1))
-    return state.replace(critic_target_params=other.critic.params, step=jnp.array(200, jnp.int32))
+    critic = state.critic.replace(target_params=other.critic.params)
+    return state.replace(critic=critic, step=jnp.array(200, jnp.int32))
 
 
 _update = jax.jit(bear.update)
 
 
+def _policy(state, observations):
+    return state.actor(observations, CONFIG.log_std_min, CONFIG.log_std_max)
+
+
 def _samples(state, observation, count=4000):
-    policy = bear.policy_at(CONFIG, state.actor.params, jnp.array([observation]))
+    policy = _policy(state, jnp.array([observation]))
     return np.asarray(policy.sample(seed=jax.random.key(1), sample_shape=(count,)))[:, 0]
 
 
-def _values(params, observations, actions):
-    network = generative.critic_network(CONFIG)
-    return np.asarray(network.apply(params, jnp.asarray(observations), jnp.asarray(actions)))
+def _values(critic, observations, actions):
+    return np.asarray(critic(jnp.asarray(observations), jnp.asarray(actions)))
 
 
 def _mmd(one, other):
@@ -100,27 +105,27 @@ def test_losses_are_those_of_the_authors_code(fresh, batch):
     state = fresh.replace(alpha=fresh.alpha.replace(params=jnp.float32(0.7)))
     after, metrics = _update(CONFIG, state, batch)
     _, _, target_key, actor_key = jax.random.split(state.key, 4)
-    policy = bear.policy_at(CONFIG, state.actor.params, batch.next_observations)
+    policy = _policy(state, batch.next_observations)
     next_actions = policy.sample(seed=target_key, sample_shape=(5,))
     targets = []
     for row in range(8):
         s = np.repeat(batch.next_observations[row : row + 1], 5, axis=0)
-        one, two = _values(state.critic_target_params, s, next_actions[:, row])
+        one, two = _values(state.critic.target, s, next_actions[:, row])
         mixed = 0.75 * np.minimum(one, two) + 0.25 * np.maximum(one, two)
         targets.append(batch.rewards[row] + 0.9 * (1 - batch.terminations[row]) * mixed.max())
-    values = _values(state.critic.params, batch.observations, batch.actions)
+    values = _values(state.critic, batch.observations, batch.actions)
     expected = float(np.mean((values - np.array(targets)) ** 2, axis=1).sum())
     assert metrics["critic_loss"] == pytest.approx(expected, rel=1e-4)
 
     policy_key, proposal_key = jax.random.split(actor_key)
-    policy = bear.policy_at(CONFIG, state.actor.params, batch.observations)
+    policy = _policy(state, batch.observations)
     raw = np.asarray(policy.sample_raw(seed=policy_key, sample_shape=(4,)))
     s = jnp.broadcast_to(batch.observations[:, None], (8, 4, 1))
     # The new behaviour model's actions, before the tanh.
-    logged = np.arctanh(generative.propose(CONFIG, after.vae.params, s, proposal_key))
+    logged = np.asarray(generative.propose(CONFIG, after.vae, s, proposal_key))
     mmd = np.mean([_mmd(raw[:, row], logged[row]) for row in range(8)])
     assert metrics["mmd"] == pytest.approx(float(mmd), rel=1e-3)
-    lowest = _values(state.critic.params, batch.observations, np.tanh(raw[0])).min(axis=0)
+    lowest = _values(state.critic, batch.observations, np.tanh(raw[0])).min(axis=0)
     expected = float(-lowest.mean() + np.exp(0.7) * (mmd - CONFIG.epsilon))
     assert metrics["actor_loss"] == pytest.approx(expected, rel=1e-3)
 
@@ -150,14 +155,14 @@ def test_the_mmd_grows_away_from_the_data_on_both_sides(kernel):
 
 @pytest.mark.parametrize(("mmd", "sign"), [(0.2, 1.0), (0.12, 0.0), (0.05, -1.0)])
 def test_alpha_rises_while_the_mmd_is_above_epsilon(fresh, mmd, sign):
-    alpha = bear._alpha_step(CONFIG, fresh.alpha, jnp.float32(mmd))
+    alpha = bear.alpha_step(CONFIG, fresh.alpha, jnp.float32(mmd))
     assert alpha.params == pytest.approx(sign * CONFIG.alpha_learning_rate, abs=1e-5)
 
 
 @pytest.mark.parametrize(("start", "mmd"), [(9.999, 0.2), (-4.999, 0.05)])
 def test_alpha_stays_inside_its_bounds(fresh, start, mmd):
     alpha = fresh.alpha.replace(params=jnp.float32(start))
-    after = bear._alpha_step(CONFIG, alpha, jnp.float32(mmd))
+    after = bear.alpha_step(CONFIG, alpha, jnp.float32(mmd))
     assert float(after.params) in (CONFIG.log_alpha_min, CONFIG.log_alpha_max)
 
 
@@ -169,9 +174,7 @@ def test_the_mmds_gradient_pulls_the_policy_to_the_data(trained):
 
 def test_values_of_the_two_steps(trained):
     state, _ = trained["two steps"]
-    values = _values(state.critic.params, [[1.0], [1.0], [-1.0]], [[0.5], [-0.5], [0.0]]).mean(
-        axis=0
-    )
+    values = _values(state.critic, [[1.0], [1.0], [-1.0]], [[0.5], [-0.5], [0.0]]).mean(axis=0)
     np.testing.assert_allclose(values, [1.0, 0.0, 0.9], atol=0.05)
     best = probes.mode(bear, CONFIG, state, 1.0)
     assert best == pytest.approx(probes.BEST_ACTION, abs=0.1)
@@ -227,7 +230,7 @@ def test_what_is_amiss_is_said(trained):
 
 def test_kernels_and_values_may_be_functions(fresh, batch):
     outcomes = [
-        jax.jit(bear._actor_loss)(config, fresh, fresh.actor.params, batch, jax.random.key(0))[0]
+        jax.jit(bear.actor_loss)(config, fresh, fresh.actor.params, batch, jax.random.key(0))[0]
         for config in (
             CONFIG.replace(kernel="gaussian", values="mean"),
             CONFIG.replace(kernel=kernels.gaussian, values=bear.VALUES["mean"]),

@@ -15,6 +15,7 @@ from ddm import networks
 from ddm.errors import InputError
 from ddm.ops import divergences
 from ddm.policy_constraint import brac
+from ddm.policy_constraint.parts import behavior_divergence
 from ddm.types import Batch
 
 CONFIG = brac.Config(
@@ -42,6 +43,11 @@ def start():
     return jax.jit(brac.init)(SMALL, jax.random.key(3), example())
 
 
+def distribution(model, observations, config=SMALL):
+    """Of a policy at observations (..., O)."""
+    return model(observations, config.log_std_min, config.log_std_max)
+
+
 def log_density(policy, actions):
     """Of tanh of a Gaussian, by the change of variables, in float64."""
     mean = np.arctanh(np.asarray(policy.mode(), np.float64))
@@ -61,12 +67,10 @@ def test_the_critics_targets_by_hand(start, value_penalty):
     )
     batch, key = example(), jax.random.key(5)
     action_key, divergence_key = jax.random.split(key)
-    policy = brac.policy_at(config, start.actor.params, batch.next_observations)
-    behavior = brac.policy_at(config, start.behavior.policy.params, batch.next_observations)
+    policy = distribution(start.actor, batch.next_observations)
+    behavior = distribution(start.behavior.policy, batch.next_observations)
     actions = policy.sample(seed=action_key)
-    values = brac.critic_network(config).apply(
-        start.critic_target_params, batch.next_observations, actions
-    )
+    values = start.critic.target(batch.next_observations, actions)
     mixed = 0.75 * np.min(values, axis=0) + 0.25 * np.max(values, axis=0)
     expected = mixed - 0.2 * log_density(policy, actions)
     if value_penalty:
@@ -82,12 +86,12 @@ def test_the_critics_targets_by_hand(start, value_penalty):
 def test_the_policys_loss_by_hand_and_without_a_penalty(start):
     batch, key = example(), jax.random.key(6)
     action_key, divergence_key = jax.random.split(key)
-    policy = brac.policy_at(SMALL, start.actor.params, batch.observations)
-    behavior = brac.policy_at(SMALL, start.behavior.policy.params, batch.observations)
+    policy = distribution(start.actor, batch.observations)
+    behavior = distribution(start.behavior.policy, batch.observations)
     actions = policy.sample(seed=action_key)
-    values = brac.critic_network(SMALL).apply(start.critic.params, batch.observations, actions)
+    values = start.critic(batch.observations, actions)
     value = float(np.min(values, axis=0).mean())
-    divergence = float(jnp.mean(brac.kl(SMALL, policy, behavior, divergence_key)))
+    divergence = float(jnp.mean(behavior_divergence.kl(SMALL, policy, behavior, divergence_key)))
     log_probs = log_density(policy, actions).mean()
 
     config = SMALL.replace(alpha=0.7, entropy_weight=0.2)
@@ -126,7 +130,7 @@ def test_in_the_warm_up_the_policy_ignores_its_values_and_these_the_penalty(star
 def test_the_behaviour_policy_learns_by_likelihood_and_stops_when_told(start):
     batch, update = example(), jax.jit(brac.update)
     config = SMALL.replace(behavior_steps=2)
-    policy = brac.policy_at(SMALL, start.behavior.policy.params, batch.observations)
+    policy = distribution(start.behavior.policy, batch.observations)
     expected = -log_density(policy, np.clip(batch.actions, -0.999, 0.999)).mean()
     states, losses = [start], []
     for _ in range(4):
@@ -159,7 +163,9 @@ def test_kl_is_that_of_the_gaussians_before_the_tanh():
     std = np.exp(-1.0)
     policy = networks.TanhGaussian(jnp.full((1, 2), 0.5), jnp.full((1, 2), -1.2))
     _, behavior = pair(rows=1)
-    estimate = brac.kl(CONFIG.replace(num_samples=20_000), policy, behavior, jax.random.key(0))
+    estimate = behavior_divergence.kl(
+        CONFIG.replace(num_samples=20_000), policy, behavior, jax.random.key(0)
+    )
     expected = 2 * (np.log(std / np.exp(-1.2)) + (np.exp(-2.4) + 0.3**2) / (2 * std**2) - 0.5)
     assert float(estimate[0]) == pytest.approx(expected, abs=0.02)
 
@@ -173,11 +179,11 @@ def test_mmd_has_the_authors_kernel():
     )
     kernel = lambda x, y: np.exp(-np.abs(x[:, None] - y[None]).sum(axis=-1) / 20.0)  # noqa: E731
     expected = kernel(one, one).mean() + kernel(two, two).mean() - 2 * kernel(one, two).mean()
-    estimate = brac.mmd(config, policy, behavior, jax.random.key(0))
+    estimate = behavior_divergence.mmd(config, policy, behavior, jax.random.key(0))
     assert float(estimate[0]) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("divergence", [brac.kl, brac.mmd])
+@pytest.mark.parametrize("divergence", [behavior_divergence.kl, behavior_divergence.mmd])
 def test_moving_away_from_the_behaviour_policy_increases_primal_divergences(divergence):
     config = CONFIG.replace(num_samples=300)
 
@@ -214,10 +220,14 @@ def dual_estimates():
         def run(state):
             def step(state, key):
                 actions = logged[jax.random.randint(key, (rows,), 0, len(logged))]
-                state, _ = brac._divergence_steps(
-                    config, state, batch.replace(actions=actions), key
+                critic, _ = behavior_divergence.critic_steps(
+                    config,
+                    state.divergence_critic,
+                    distribution(state.actor, batch.observations),
+                    batch.replace(actions=actions),
+                    key,
                 )
-                return state, None
+                return state.replace(divergence_critic=critic), None
 
             return jax.lax.scan(step, state, jax.random.split(jax.random.key(2), 1000))[0]
 
@@ -227,15 +237,15 @@ def dual_estimates():
     return estimate
 
 
-def _policy(config, state, rows):
-    return brac.policy_at(config, state.actor.params, jnp.zeros((rows, 3)))
+def _policy(state, rows):
+    return distribution(state.actor, jnp.zeros((rows, 3)))
 
 
 def _mean_estimate(config, state, logged, shift=0.0):
     """Over all logged actions and as many of a policy whose mean is moved by `shift`."""
-    policy = _policy(config, state, len(logged))
+    policy = _policy(state, len(logged))
     moved = networks.TanhGaussian(policy._mean + shift, jnp.log(policy._base.distribution.scale))
-    values = brac.divergence_at(
+    values = behavior_divergence.divergence_at(
         config, state, moved, jnp.zeros((len(logged), 3)), logged, jax.random.key(9)
     )
     return jnp.mean(values)
@@ -243,7 +253,7 @@ def _mean_estimate(config, state, logged, shift=0.0):
 
 def test_dual_kl_estimates_the_divergence_of_two_gaussians(dual_estimates):
     config, state, _, logged = dual_estimates("kl_dual", 0.0)
-    policy = _policy(config, state, 1)
+    policy = _policy(state, 1)
     mean, std = policy._mean, policy._base.distribution.scale
     expected = divergences.gaussian_kl(mean, std, jnp.full((1, 1), MEAN), jnp.full((1, 1), STD))
     assert float(expected[0]) > 0.5
@@ -253,7 +263,7 @@ def test_dual_kl_estimates_the_divergence_of_two_gaussians(dual_estimates):
 
 def test_dual_wasserstein_estimates_the_distance_times_the_slope_that_is_paid_for(dual_estimates):
     config, state, _, logged = dual_estimates("wasserstein", 5.0)
-    actions = _policy(config, state, len(logged)).sample(seed=jax.random.key(9))
+    actions = _policy(state, len(logged)).sample(seed=jax.random.key(9))
     distance = stats.wasserstein_distance(np.ravel(actions), np.ravel(logged))
     estimate = _mean_estimate(config, state, logged)
     assert distance > 0.3
@@ -265,7 +275,7 @@ def test_moving_away_from_the_logged_actions_increases_dual_divergences(
     dual_estimates, divergence, weight
 ):
     config, state, _, logged = dual_estimates(divergence, weight)
-    assert float(_policy(config, state, 1)._mean[0, 0]) < MEAN
+    assert float(_policy(state, 1)._mean[0, 0]) < MEAN
     slope = jax.grad(lambda shift: _mean_estimate(config, state, logged, shift))(0.0)
     assert float(slope) < 0.0  # the policy's mean lies below: up is nearer
 
@@ -362,9 +372,7 @@ def test_the_value_penalty_is_in_the_value_of_the_start(lanes):
     for alpha, state in list(zip(ALPHAS, states, strict=True))[1:3]:
         mean, std = best_policy(alpha)
         expected = 0.9 * (expected_reward(mean, std) - alpha * gaussian_kl(mean, std))
-        values = brac.critic_network(CONFIG).apply(
-            state.critic.params, -jnp.ones((1, 1)), jnp.zeros((1, 1))
-        )
+        values = state.critic(-jnp.ones((1, 1)), jnp.zeros((1, 1)))
         assert float(values.mean()) == pytest.approx(expected, abs=0.05)
 
 
@@ -372,13 +380,13 @@ def test_a_large_weight_leaves_the_behaviour_policy(lanes):
     states, metrics = lanes
     for observation in (-1.0, 1.0):
         policy, behavior = (
-            brac.policy_at(CONFIG, params, jnp.array([observation]))
-            for params in (states[-1].actor.params, states[-1].behavior.policy.params)
+            distribution(model, jnp.array([observation]))
+            for model in (states[-1].actor, states[-1].behavior.policy)
         )
         moments = lambda each: (each._mean, each._base.distribution.scale)  # noqa: E731
         assert float(divergences.gaussian_kl(*moments(policy), *moments(behavior))) < 0.02
         assert float(behavior._base.distribution.scale[0]) == pytest.approx(RAW_STD, abs=0.1)
-    assert float(metrics["behavior_progress"][-1, -1]) < brac.SETTLED
+    assert float(metrics["behavior_progress"][-1, -1]) < behavior_divergence.SETTLED
 
 
 # Edges.
@@ -388,18 +396,18 @@ def test_the_best_of_several_actions_is_taken(start):
     config = SMALL.replace(num_eval_samples=16)
     observation = jnp.array([0.3, -0.2, 0.5])
     action, _ = brac.act(config, start, observation, jax.random.key(4))
-    candidates = brac.policy_at(config, start.actor.params, observation).sample(
+    candidates = distribution(start.actor, observation).sample(
         seed=jax.random.key(4), sample_shape=(16,)
     )
     repeated = jnp.tile(observation, (16, 1))
-    values = brac.critic_network(config).apply(start.critic.params, repeated, candidates)[0]
+    values = start.critic(repeated, candidates)[0]
     np.testing.assert_array_equal(action, candidates[np.argmax(values)])
 
 
 def test_only_a_dual_divergence_in_the_target_needs_the_next_action():
     needs = lambda **options: "next_actions" in brac.batch_spec(brac.Config(**options)).fields  # noqa: E731
     assert needs(divergence="kl_dual")
-    assert needs(divergence=brac.Dual(divergences.wasserstein_lower_bound))
+    assert needs(divergence=behavior_divergence.Dual(divergences.wasserstein_lower_bound))
     assert not needs(divergence="kl_dual", value_penalty=False)
     assert not needs(divergence="kl")
 
@@ -408,7 +416,7 @@ def test_a_function_is_a_divergence_too(start):
     batch, key = example(), jax.random.key(0)
     config = SMALL.replace(divergence=lambda config, policy, behavior, key: policy.mode()[:, 0])
     _, metrics = brac.actor_loss(config, start, start.actor.params, batch, key)
-    mode = brac.policy_at(config, start.actor.params, batch.observations).mode()
+    mode = distribution(start.actor, batch.observations).mode()
     assert float(metrics["divergence"]) == pytest.approx(float(mode[:, 0].mean()), rel=1e-5)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from ddm.envs import tabular
 from ddm.errors import InputError
-from ddm.policy_constraint import crr, regression
+from ddm.policy_constraint import crr
+from ddm.policy_constraint.parts import regression
 
 CONFIG = crr.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3, value_learning_rate=3e-3,
@@ -44,19 +45,20 @@ def test_losses_against_numpy(batch):
     )
     state, other = (_init(config, jax.random.key(seed), batch) for seed in (0, 1))
     state = state.replace(
-        critic_target_params=other.critic.params, actor_target_params=other.actor.params
+        critic=state.critic.replace(target_params=other.critic.params),
+        actor=state.actor.replace(target_params=other.actor.params),
     )
     after, metrics = _update(config, state, batch)
 
-    network = regression.critic_network(config)
-    target_policy = regression.policy_at(config, other.actor.params, batch.next_observations)
+    network = regression.critic_network(config, 1)
+    target_policy = regression.policy_at(config, other.actor, batch.next_observations)
     following = network.apply(other.critic.params, batch.next_observations, target_policy.mode())
     targets = batch.rewards + 0.9 * np.where(batch.terminations, 0.0, following[0])
     values = network.apply(state.critic.params, batch.observations, batch.actions)[0]
     expected = np.square(np.asarray(values - targets)).mean()
     assert metrics["critic_loss"] == pytest.approx(float(expected), rel=1e-4)
 
-    policy = regression.policy_at(config, state.actor.params, batch.observations)
+    policy = regression.policy_at(config, state.actor, batch.observations)
     advantages = network.apply(after.critic.params, batch.observations, batch.actions)[0]
     advantages -= network.apply(after.critic.params, batch.observations, policy.mode())[0]
     weights = np.minimum(np.exp(advantages), 1.05)
@@ -86,7 +88,7 @@ def test_only_better_actions_are_cloned_until_the_best_is_left(data):
     state, metrics = probes.train(crr, CONFIG, data, steps=1000)
     assert probes.mode(crr, CONFIG, state, 1.0) == pytest.approx(probes.BEST_ACTION, abs=0.1)
     assert 0.1 < metrics["weight"] < 0.6
-    network = regression.critic_network(CONFIG)
+    network = regression.critic_network(CONFIG, 1)
     start = network.apply(state.critic.params, -jnp.ones((1, 1)), jnp.zeros((1, 1)))
     # 0.9 of what the policy earns, whose width costs a little; 0.375 for the behaviour policy.
     assert float(start[0, 0]) == pytest.approx(0.85, abs=0.15)
@@ -114,9 +116,9 @@ def test_discrete_actions_find_the_best_supported_way_along_the_line():
 
     state = train()
     observations = jnp.eye(line.num_states)[START:-1]
-    policy = regression.policy_at(config, state.actor.params, observations)
+    policy = regression.policy_at(config, state.actor, observations)
     np.testing.assert_array_less(0.9, policy.probs[:, 1])
-    values = regression.critic_network(config).apply(state.critic.params, observations)
+    values = regression.critic_network(config, 1).apply(state.critic.params, observations)
     best = 0.95 ** np.arange(LENGTH - 1, -1, -1)
     np.testing.assert_allclose(values[0, :, 1], best, atol=0.03)
 

@@ -8,7 +8,7 @@ import pytest
 
 from ddm.envs import tabular
 from ddm.errors import InputError
-from ddm.policy_constraint import discrete, discrete_bcq
+from ddm.policy_constraint import discrete_bcq
 from ddm.types import Batch
 
 CONFIG = discrete_bcq.Config(num_actions=4, hidden_sizes=(16,), discount=0.9)
@@ -40,7 +40,7 @@ def fresh(batch):
     """A state whose target differs from the critic."""
     init = jax.jit(discrete_bcq.init)
     state, other = (init(CONFIG, jax.random.key(seed), batch) for seed in (0, 1))
-    return state.replace(critic_target_params=other.critic.params)
+    return state.replace(critic=state.critic.replace(target_params=other.critic.params))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def _huber(errors):
 def _critic_loss(state, batch, next_actions):
     rows = np.arange(len(next_actions))
     values = _tables(state.critic.params, batch.observations)[rows, batch.actions]
-    next_values = _tables(state.critic_target_params, batch.next_observations)[rows, next_actions]
+    next_values = _tables(state.critic.target_params, batch.next_observations)[rows, next_actions]
     targets = batch.rewards + 0.9 * np.where(batch.terminations, 0.0, next_values)
     return float(_huber(values - targets))
 
@@ -118,12 +118,12 @@ def test_hard_copies_wait_for_their_period(fresh, batch):
     config = CONFIG.replace(target_period=2)
     first, _ = _update(config, fresh, batch)
     jax.tree.map(
-        np.testing.assert_array_equal, first.critic_target_params, fresh.critic_target_params
+        np.testing.assert_array_equal, first.critic.target_params, fresh.critic.target_params
     )
     second, _ = _update(config, first, batch)
     jax.tree.map(
         lambda *pair: np.testing.assert_allclose(*pair, atol=1e-6),
-        second.critic_target_params,
+        second.critic.target_params,
         second.critic.params,
     )
 
@@ -137,11 +137,11 @@ def test_the_threshold_is_one_on_density_the_rare_way_to_the_goal_is_lost(lines)
         policy = jax.nn.one_hot(actions, 2)
         reached = tabular.reach_within(mdp, policy, mdp.terminal, 200)[START]
         assert float(reached) == pytest.approx(reaches, abs=1e-6), threshold
-    values = discrete.values_at(TABLE, lines[0.1].critic.params, jnp.eye(mdp.num_states))
+    values = lines[0.1].critic(jnp.eye(mdp.num_states))[0]
     for place in range(LENGTH):  # gamma to the number of further steps
         assert values[START + place, 1] == pytest.approx(0.95 ** (LENGTH - 1 - place), abs=0.01)
     # No return is ever reached through masked actions.
-    masked = discrete.values_at(TABLE, lines[0.3].critic.params, jnp.eye(mdp.num_states))
+    masked = lines[0.3].critic(jnp.eye(mdp.num_states))[0]
     assert masked[START, 1] == pytest.approx(0.0, abs=0.02)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from ddm import networks
 from ddm.envs import tabular
-from ddm.policy_constraint import iql, regression
+from ddm.policy_constraint import iql
+from ddm.policy_constraint.parts import regression
 
 CONFIG = iql.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3, value_learning_rate=3e-3,
@@ -91,7 +92,9 @@ def test_discrete_values_of_the_line_tend_to_the_best_action_in_the_data():
         return logs.anneal(iql, config, log, 2000, (0.1, 1e-3), names).value.params
 
     params = jax.jit(jax.vmap(train))(jnp.array([0.5, 0.9, 0.99]))
-    values = jax.vmap(lambda each: regression.value_network(table).apply(each, jnp.eye(11)))(params)
+    values = jax.vmap(lambda each: regression.value_network(table, 2).apply(each, jnp.eye(11)))(
+        params
+    )
     # At the start, from an exact solver; the best supported policy earns 0.95^4 = 0.8145.
     np.testing.assert_allclose(values[:, 5], [1.2e-5, 0.102, 0.714], atol=5e-3)
     np.testing.assert_allclose(values[:, :5], 0.0, atol=0.04)  # no way back is in the data

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import by_hand
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
+from ddm import networks
 from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.imitation import bc
@@ -21,14 +23,22 @@ class Table(nn.Module):
     """A linear layer on one-hot observations."""
 
     num_actions: int
+    start: Any
 
     @nn.compact
-    def __call__(self, observations: jax.Array, *, deterministic: bool = True) -> jax.Array:
-        return nn.Dense(self.num_actions, use_bias=False, name="output")(observations)
+    def __call__(self, observations: jax.Array) -> jax.Array:
+        return nn.Dense(self.num_actions, use_bias=False, kernel_init=self.start)(observations)
 
 
-def table(config: Any) -> nn.Module:
-    return Table(config.num_actions)
+def zero_table(config: Any, num_actions: int) -> nn.Module:
+    return Table(num_actions, nn.initializers.zeros)
+
+
+def some_table(config: Any, num_actions: int) -> nn.Module:
+    return Table(num_actions, networks.fan_in_uniform)
+
+
+TABLES = {"critic_network": zero_table, "prior_network": some_table}
 
 
 class Chain:
@@ -69,18 +79,18 @@ def chain_prior(observations: jax.Array) -> jax.Array:
 def chain_config(**overrides: Any) -> kl_control.Config:
     return kl_control.Config(
         learning_rate=0.03, target_rate=1.0, discount=Chain.discount, num_actions=Chain.actions,
-        prior=chain_prior, network=table,
+        prior=chain_prior, **TABLES,
     ).replace(**overrides)  # fmt: skip
 
 
 def fit(config: kl_control.Config, batch: Batch, steps: int, initial: Any = 0.0) -> Any:
     """The state after full-batch updates from a table of `initial`."""
     state = kl_control.init(config, jax.random.key(0), batch)
-    params, target = (
+    params, target_params = (
         jax.tree.map(lambda leaf: leaf + initial, each)
-        for each in (state.critic.params, state.critic_target_params)
+        for each in (state.critic.params, state.critic.target_params)
     )
-    state = state.replace(critic=state.critic.replace(params=params), critic_target_params=target)
+    state = state.replace(critic=state.critic.replace(params=params, target_params=target_params))
     return jax.lax.scan(
         lambda state, _: kl_control.update(config, state, batch), state, None, length=steps
     )
@@ -93,8 +103,8 @@ def fit_weights(config: kl_control.Config, weights: list[float], steps: int = 80
         own = config.replace(kl_weight=weight)
         state, _ = fit(own, Chain.batch(), steps)
         observations = jnp.eye(Chain.steps)
-        gains = kl_control.score_network(own).apply(state.critic.params, observations)
-        return jnp.exp(kl_control.log_policy(own, state, observations)), gains
+        policy = jnp.exp(kl_control.log_policy(own, state, observations))
+        return policy, state.critic(observations)
 
     return jax.jit(jax.vmap(one))(jnp.asarray(weights))
 
@@ -147,9 +157,7 @@ def _state_of(config, gains, target_gains):
     tree = jax.tree.structure(state.critic.params)
     params = [jax.tree.unflatten(tree, [jnp.asarray(each, jnp.float32)]) for each in (
         gains, target_gains)]  # fmt: skip
-    return state.replace(
-        critic=state.critic.replace(params=params[0]), critic_target_params=params[1]
-    )
+    return state.replace(critic=state.critic.replace(params=params[0], target_params=params[1]))
 
 
 def _numpy_targets(gains, target_gains, c, form, backup="max", kl_calc="sample"):
@@ -218,14 +226,13 @@ def test_the_lower_bound_is_the_smallest_over_dropout_masks():
     batch, key = Chain.batch(), jax.random.key(1)
     state = kl_control.init(config, jax.random.key(0), batch)
     random = jax.tree.map(
-        lambda leaf: jax.random.normal(jax.random.key(2), leaf.shape), state.critic_target_params
+        lambda leaf: jax.random.normal(jax.random.key(2), leaf.shape), state.critic.target_params
     )
-    state = state.replace(critic_target_params=random)
+    state = state.replace(critic=state.critic.replace(target_params=random))
     lower = jax.jit(kl_control.critic_targets)(config, state, batch, key)
-    network = kl_control.score_network(config)
     values = []
     for mask_key in jax.random.split(key, 3):
-        gains = network.apply(
+        gains = state.critic.apply(
             random, batch.next_observations, deterministic=False, rngs={"dropout": mask_key}
         )
         log_p = jax.nn.log_softmax(chain_prior(batch.next_observations))
@@ -276,7 +283,7 @@ def learn_to_speak(weights: list[float], initial: list[float], steps: int = 400)
     def one(weight: jax.Array, start: jax.Array) -> Any:
         config = kl_control.Config(
             learning_rate=0.05, target_rate=0.5, discount=1.0, num_actions=16, kl_weight=weight,
-            prior=utterance_prior, network=table,
+            prior=utterance_prior, **TABLES,
         )  # fmt: skip
         state, _ = fit(config, batch, steps, start)
         begin = jnp.eye(mdp.num_states)[tabular.dialogue_state(0, None)]
@@ -315,7 +322,7 @@ def test_the_policy_starts_from_a_prior_of_bc_with_its_hidden_layers():
     config = kl_control.Config(num_actions=Chain.actions, hidden_sizes=(8, 8), prior_steps=0)
     state = kl_control.init(config, jax.random.key(0), batch)
     state = kl_control.with_prior(config, state, cloned)
-    expected = bc.head_outputs(bc_config, cloned, batch.observations).logits
+    expected = by_hand.mlp(cloned, batch.observations)
     np.testing.assert_allclose(
         kl_control.log_policy(config, state, batch.observations),
         jax.nn.log_softmax(expected), atol=1e-6,
@@ -340,8 +347,7 @@ def test_a_learned_prior_is_fitted_first_and_stays():
     rows = states * 4 + actions
     batch = jax.tree.map(lambda leaf: leaf[rows], batch)
     config = kl_control.Config(
-        prior_learning_rate=0.05, prior_steps=300, num_actions=4, network=table,
-        learning_rate=0.01,
+        prior_learning_rate=0.05, prior_steps=300, num_actions=4, learning_rate=0.01, **TABLES,
     )  # fmt: skip
 
     @jax.jit
@@ -364,6 +370,38 @@ def test_a_learned_prior_is_fitted_first_and_stays():
     )
 
 
+class Ladder(nn.Module):
+    """An own network whose layers have names that once meant something, or none."""
+
+    num_actions: int
+    start: Any
+
+    @nn.compact
+    def __call__(self, observations: jax.Array) -> jax.Array:
+        hidden = nn.relu(nn.Dense(8, name="output_features")(observations))
+        hidden = nn.relu(nn.Dense(8, name="output")(hidden))
+        return nn.Dense(self.num_actions, kernel_init=self.start, name="last")(hidden)
+
+
+def test_an_own_network_learns_whatever_its_layers_are_called():
+    def own(start: Any) -> Any:
+        return lambda config, num_actions: Ladder(num_actions, start)
+
+    config = chain_config(learning_rate=0.01, critic_network=own(nn.initializers.zeros))
+    policies, _ = fit_weights(config, [1.0], steps=500)
+    np.testing.assert_allclose(policies[0], Chain.optimum(1.0), atol=0.02)
+
+    # It starts as it is made, and stays so while the prior is fitted.
+    made = own(networks.fan_in_uniform)
+    config = chain_config(prior="learned", critic_network=made, prior_network=made)
+    state = jax.jit(kl_control.init)(config, jax.random.key(0), Chain.batch())
+    after, _ = jax.jit(kl_control.update)(config, state, Chain.batch())
+    assert all(leaf.any() for leaf in jax.tree.leaves(state.critic.params) if leaf.ndim == 2)
+    jax.tree.map(np.testing.assert_array_equal, after.critic, state.critic)
+    moved = jax.tree.map(lambda *pair: np.any(pair[0] != pair[1]), after.prior, state.prior)
+    assert all(jax.tree.leaves(moved.params))
+
+
 def test_a_gru_reads_tokens_and_not_what_lies_before_the_text():
     config = kl_control.Config(
         network="gru", num_tokens=6, hidden_sizes=(8, 8), embedding_size=4, num_actions=3
@@ -372,7 +410,8 @@ def test_a_gru_reads_tokens_and_not_what_lies_before_the_text():
         observations=jnp.ones((12, 5)), next_observations=jnp.ones((12, 5))
     )
     state = jax.jit(kl_control.init)(config, jax.random.key(0), batch)
-    read = lambda *tokens: kl_control.log_prior(config, state, jnp.array(tokens, float))  # noqa: E731
+    log_prior = jax.jit(lambda tokens: kl_control.log_prior(config, state, tokens))
+    read = lambda *tokens: log_prior(jnp.array(tokens, float))  # noqa: E731
     np.testing.assert_allclose(read(0, 0, 3, 5, 1), read(3, 5, 1), rtol=1e-5)
     assert np.abs(read(0, 0, 3, 5, 1) - read(0, 0, 5, 3, 1)).max() > 1e-3
 
@@ -392,9 +431,9 @@ def test_a_gru_reads_tokens_and_not_what_lies_before_the_text():
     ids=str,
 )
 def test_choices_that_do_not_exist_or_fit_are_named(choices, message):
-    config = kl_control.Config(num_actions=4, hidden_sizes=(8,)).replace(**choices)
+    small = kl_control.Config(num_actions=4, hidden_sizes=(8,))
     with pytest.raises(InputError, match=message):
-        kl_control.init(config, jax.random.key(0), Chain.batch())
+        kl_control.init(small.replace(**choices), jax.random.key(0), Chain.batch())
 
 
 @pytest.mark.parametrize("num_actions", [0, 4])

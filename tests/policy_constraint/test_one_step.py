@@ -9,7 +9,8 @@ import pytest
 
 from ddm import networks
 from ddm.envs import tabular
-from ddm.policy_constraint import one_step, regression
+from ddm.policy_constraint import one_step
+from ddm.policy_constraint.parts import regression
 
 CONFIG = one_step.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3, value_learning_rate=3e-3,
@@ -58,14 +59,13 @@ def test_values_are_exactly_the_behaviour_policys(lines):
     behavior = tabular.line_behavior(LENGTH)
     values, action_values = tabular.evaluate_policy(line, behavior)
     observations = jnp.eye(line.num_states)[:-1]
-    found = jax.vmap(lambda params: regression.critic_network(TABLE).apply(params, observations))(
-        states.critic.params
-    )
+    network = regression.critic_network(TABLE, 2)
+    found = jax.vmap(lambda params: network.apply(params, observations))(states.critic.params)
     for lane in range(len(TEMPERATURES)):  # the policy does not matter
         supported = np.asarray(behavior[:-1]) > 0
         errors = (found[lane] - action_values[None, :-1])[:, supported]
         np.testing.assert_allclose(errors, 0.0, atol=2e-3)
-    found = regression.value_network(TABLE).apply(
+    found = regression.value_network(TABLE, 2).apply(
         jax.tree.map(lambda leaf: leaf[0], states.value.params), observations
     )
     np.testing.assert_allclose(found, values[:-1], atol=2e-3)
@@ -77,8 +77,8 @@ def test_the_policy_is_one_step_from_behaviour(lines):
     values, action_values = tabular.evaluate_policy(line, behavior)
     reached = []
     for lane, inverse_temperature in enumerate(TEMPERATURES):
-        params = jax.tree.map(lambda leaf, lane=lane: leaf[lane], states.actor.params)
-        policy = regression.policy_at(TABLE, params, jnp.eye(line.num_states)).probs
+        actor = jax.tree.map(lambda leaf, lane=lane: leaf[lane], states.actor)
+        policy = regression.policy_at(TABLE, actor, jnp.eye(line.num_states)).probs
         weights = np.exp(inverse_temperature * np.asarray(action_values - values[:, None]))
         expected = behavior * np.minimum(weights, TABLE.max_weight)
         expected /= expected.sum(axis=1, keepdims=True)
@@ -111,14 +111,18 @@ def test_losses_against_numpy_and_no_action_outside_the_data(data, monkeypatch):
     batch = jax.tree.map(lambda leaf: leaf[:8], data)
     init = jax.jit(one_step.init)
     state = init(config, jax.random.key(0), batch)
-    state = state.replace(critic_target_params=init(config, jax.random.key(1), batch).critic.params)
-    network = regression.critic_network(config)
-    both = network.apply(state.critic.params, batch.observations, batch.actions)
-    logged = network.apply(state.critic_target_params, batch.observations, batch.actions)
-    following = network.apply(
-        state.critic_target_params, batch.next_observations, batch.next_actions
+    state = state.replace(
+        critic=state.critic.replace(
+            target_params=init(config, jax.random.key(1), batch).critic.params
+        )
     )
-    policy = regression.policy_at(config, state.actor.params, batch.observations)
+    network = regression.critic_network(config, 2)
+    both = network.apply(state.critic.params, batch.observations, batch.actions)
+    logged = network.apply(state.critic.target_params, batch.observations, batch.actions)
+    following = network.apply(
+        state.critic.target_params, batch.next_observations, batch.next_actions
+    )
+    policy = regression.policy_at(config, state.actor, batch.observations)
     log_probs = np.asarray(policy.log_prob(batch.actions))
 
     asked = []
@@ -136,11 +140,11 @@ def test_losses_against_numpy_and_no_action_outside_the_data(data, monkeypatch):
     expected = np.square(np.asarray(both - targets)).mean(axis=1).sum()
     assert metrics["critic_loss"] == pytest.approx(float(expected), rel=1e-4)
     logged = np.min(logged, axis=0)
-    values = regression.value_network(config).apply(state.value.params, batch.observations)
+    values = regression.value_network(config, 2).apply(state.value.params, batch.observations)
     assert metrics["value_loss"] == pytest.approx(
         float(np.square(values - logged).mean()), rel=1e-4
     )
-    values = regression.value_network(config).apply(after.value.params, batch.observations)
+    values = regression.value_network(config, 2).apply(after.value.params, batch.observations)
     weights = np.minimum(np.exp(5.0 * (logged - np.asarray(values))), 2.0)
     assert weights.min() < 2.0 < weights.max() + 1e-5
     assert metrics["actor_loss"] == pytest.approx(float(-np.mean(weights * log_probs)), rel=1e-4)

@@ -44,8 +44,8 @@ def test_losses_against_numpy(data):
     state = jax.jit(rebrac.init)(config, jax.random.key(0), batch)
     targets, metrics = jax.jit(rebrac.critic_targets)(config, state, batch, jax.random.key(5))
     moves = td3.smoothed_actions(config, state, batch, jax.random.key(5))
-    values = td3.critic_network(config).apply(
-        state.critic_target_params, batch.next_observations, moves
+    values = td3.critic_network(config, 1).apply(
+        state.critic.target_params, batch.next_observations, moves
     )
     penalties = np.square(np.asarray(moves) - np.asarray(batch.next_actions)).sum(axis=1)
     following = np.asarray(values).min(axis=0) - 0.7 * penalties
@@ -56,7 +56,7 @@ def test_losses_against_numpy(data):
     after, metrics = jax.jit(rebrac.update)(config, state, batch)
     rows = td3.last_minibatch(config, batch)
     actions = td3.actor_network(config, 2).apply(state.actor.params, rows.observations)
-    values = td3.critic_network(config).apply(after.critic.params, rows.observations, actions)
+    values = td3.critic_network(config, 1).apply(after.critic.params, rows.observations, actions)
     values = np.asarray(values).min(axis=0)
     cloning = np.square(np.asarray(actions - rows.actions)).sum(axis=1).mean()
     expected = 0.3 * cloning - values.mean() / np.abs(values).mean()
@@ -101,10 +101,8 @@ def test_the_target_pays_for_the_distance_of_the_next_logged_action(data, traine
 def test_values_of_zero_leave_a_finite_loss_and_integers_are_refused(data):
     batch = _batch(data, 4).replace(rewards=jnp.zeros(4))
     state = jax.jit(rebrac.init)(CONFIG, jax.random.key(0), batch)
-    zeros = jax.tree.map(jnp.zeros_like, (state.critic.params, state.critic_target_params))
-    state = state.replace(
-        critic=state.critic.replace(params=zeros[0]), critic_target_params=zeros[1]
-    )
+    zeros = jax.tree.map(jnp.zeros_like, (state.critic.params, state.critic.target_params))
+    state = state.replace(critic=state.critic.replace(params=zeros[0], target_params=zeros[1]))
     _, metrics = jax.jit(rebrac.update)(CONFIG.replace(critic_bc_weight=0.0), state, batch)
     assert np.isfinite(metrics["actor_loss"])
     integers = batch.replace(actions=jnp.zeros(4, jnp.int32))

@@ -9,7 +9,8 @@ import pytest
 from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.ops import tables
-from ddm.policy_constraint import constrained_iteration, discrete, spibb, spibb_dqn
+from ddm.policy_constraint import constrained_iteration, spibb, spibb_dqn
+from ddm.policy_constraint.parts import pseudo_counts
 from ddm.types import Batch
 
 # Linear functions of one-hot observations are tables; counts of whole logs are exact.
@@ -51,7 +52,7 @@ def fresh(batch):
     """A state whose target differs from the critic."""
     init = jax.jit(spibb_dqn.init)
     state, other = (init(GIVEN, jax.random.key(seed), batch) for seed in (0, 1))
-    return state.replace(critic_target_params=other.critic.params)
+    return state.replace(critic=state.critic.replace(target_params=other.critic.params))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def log():
 
 def _expected_loss(state, batch, next_values):
     targets = batch.rewards + 0.9 * np.where(batch.terminations, 0.0, next_values)
-    values = discrete.values_at(GIVEN, state.critic.params, batch.observations)
+    values = state.critic(batch.observations)[0]
     errors = np.abs(np.asarray(values)[np.arange(12), batch.actions] - targets)
     return float(np.where(errors < 1.0, 0.5 * errors**2, errors - 0.5).mean())
 
@@ -73,8 +74,8 @@ def _expected_loss(state, batch, next_values):
 def test_the_target_follows_the_baseline_where_data_is_scarce(fresh, batch, min_count, double_q):
     config = GIVEN.replace(min_count=min_count, double_q=double_q)
     _, metrics = jax.jit(spibb_dqn.update)(config, fresh, batch)
-    q = np.asarray(discrete.values_at(GIVEN, fresh.critic_target_params, batch.next_observations))
-    chooses = discrete.values_at(GIVEN, fresh.critic.params, batch.next_observations)
+    q = np.asarray(fresh.critic.target(batch.next_observations)[0])
+    chooses = fresh.critic(batch.next_observations)[0]
     chooses = np.asarray(chooses) if double_q else q
     rows = np.arange(12)
     if min_count == 0.0:
@@ -94,7 +95,7 @@ def test_the_policy_acts_by_the_critic(fresh, batch):
     keys = jax.random.split(jax.random.key(0), 4000)
     act = jax.jit(jax.vmap(spibb_dqn.act, (None, None, None, 0)))
     actions, _ = act(GIVEN, fresh, observation, keys)
-    values = np.asarray(discrete.values_at(GIVEN, fresh.critic.params, observation[None]))[0]
+    values = np.asarray(fresh.critic(observation[None])[0])[0]
     expected = np.array([0.0, 0.3, 0.2, 0.0])
     expected[0 if values[0] > values[3] else 3] = 0.5
     np.testing.assert_allclose(np.bincount(actions, minlength=4) / 4000, expected, atol=0.03)
@@ -107,7 +108,7 @@ def test_tables_count_a_whole_log_exactly(log, count):
     config = TABLE.replace(num_actions=3, count=count, dataset_size=100)
     state = jax.jit(spibb_dqn.init)(config, jax.random.key(0), log)
     for _ in range(2):  # the second time does not count twice
-        state = state.replace(counts=spibb_dqn._count(config, state.counts, log))
+        state = state.replace(counts=pseudo_counts.count(config, state.counts, log))
     expected = tables.pair_counts(tables.state_ids(log.observations), log.actions, 8, 3)
     found = spibb_dqn.counts_at(config, state, jnp.eye(8))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -118,7 +119,7 @@ def test_tables_count_in_the_logs_unit_from_batches(log):
     state = jax.jit(spibb_dqn.init)(config, jax.random.key(0), log)
     index = jax.random.randint(jax.random.key(1), (40_000,), 0, 100)
     rows = jax.tree.map(lambda leaf: leaf[index], log)
-    state = state.replace(counts=spibb_dqn._count(config, state.counts, rows))
+    state = state.replace(counts=pseudo_counts.count(config, state.counts, rows))
     expected = tables.pair_counts(tables.state_ids(log.observations), log.actions, 8, 3)
     found = spibb_dqn.counts_at(config, state, jnp.eye(8))
     # Of 40,000 draws a row gets 400 +- 20, so a pair of n rows n (1 +- 0.05 / sqrt(n)).
@@ -129,19 +130,19 @@ def test_a_full_table_is_closed(log):
     config = TABLE.replace(num_actions=3, dataset_size=100)
     state = jax.jit(spibb_dqn.init)(config, jax.random.key(0), log)
     full = state.counts.replace(rows=jnp.float32(2.0**24))
-    after = spibb_dqn._count(config, full, log)
+    after = pseudo_counts.count(config, full, log)
     jax.tree.map(np.testing.assert_array_equal, after, full)
 
 
 def test_cells_are_as_large_as_they_say():
     config = spibb_dqn.Config(cell_size=0.5)
     observations = jnp.array([[0.1, -0.2], [-0.2, 0.2], [0.3, 0.0], [0.0, 0.3], [0.1, -0.2]])
-    cells = np.asarray(spibb_dqn._grid_cells(config, observations))
+    cells = np.asarray(pseudo_counts.grid_cells(config, observations))
     assert cells[0] == cells[1] == cells[4]
     assert len(set(cells.tolist())) == 3  # (0, 0), (1, 0) and (0, 1)
     # Many different observations spread over the table.
     random = jax.random.normal(jax.random.key(0), (4096, 6)) * 10.0
-    cells = spibb_dqn._grid_cells(config, random)
+    cells = pseudo_counts.grid_cells(config, random)
     # Of 2^16 rows, a perfect hash would leave 4096^2 / 2^17 = 128 collisions.
     assert len(np.unique(cells)) > 4096 - 200
     assert cells.min() >= 0
@@ -150,12 +151,12 @@ def test_cells_are_as_large_as_they_say():
 
 def test_neighbours_count_by_their_distance(log):
     logged, actions = jnp.array([[0.0], [1.0], [4.0]]), jnp.array([0, 1, 0])
-    count = spibb_dqn.neighbor_counts(logged, actions, 2, radius=2.0)
+    count = pseudo_counts.neighbor_counts(logged, actions, 2, radius=2.0)
     # From 0.5: both at 1/2 a unit; from 3: 4 at one unit, 1 just out of reach.
     np.testing.assert_allclose(
         count(jnp.array([[0.5], [3.0]])), [[0.75, 0.75], [0.5, 0.0]], atol=1e-3
     )
-    exact = spibb_dqn.neighbor_counts(log.observations, log.actions, 3, radius=1.0)
+    exact = pseudo_counts.neighbor_counts(log.observations, log.actions, 3, radius=1.0)
     expected = tables.pair_counts(tables.state_ids(log.observations), log.actions, 8, 3)
     np.testing.assert_allclose(exact(jnp.eye(8)), expected, atol=1e-4)
 
@@ -172,7 +173,7 @@ def test_on_tables_it_comes_to_what_spibb_comes_to(log, bounded):
     exact = jax.jit(logs.sweep, static_argnums=(0, 3))(spibb, tabular_config, log, 150)
     observations = jnp.eye(8)
     counts = spibb_dqn.counts_at(config, deep, observations)
-    values = discrete.values_at(config, deep.critic.params, observations)
+    values = deep.critic(observations)[0]
     logged = np.asarray(counts > 0)
     np.testing.assert_allclose(values[logged], exact.action_values[logged], atol=0.02)
     policy = spibb_dqn.improved_policy(config, deep, observations, values)
@@ -192,7 +193,7 @@ def test_one_visit_is_the_support_constraint_and_many_are_cloning():
     policies = []
     for lane, min_count in enumerate((1.0, 2.0)):
         state = jax.tree.map(lambda leaf, lane=lane: leaf[lane], states)
-        values = discrete.values_at(config, state.critic.params, jnp.eye(11))
+        values = state.critic(jnp.eye(11))[0]
         one = config.replace(min_count=min_count)
         policies.append(spibb_dqn.improved_policy(one, state, jnp.eye(11), values))
         if min_count == 1.0:

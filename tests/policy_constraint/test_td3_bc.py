@@ -6,6 +6,7 @@ import numpy as np
 import probes
 import pytest
 
+from ddm import networks
 from ddm.off_policy import td3
 from ddm.policy_constraint import td3_bc
 
@@ -48,7 +49,7 @@ def test_the_policy_loss_is_equation_five(data):
     after, metrics = jax.jit(td3_bc.update)(CONFIG, state, batch)
     rows = td3.last_minibatch(CONFIG, batch)
     actions = td3.actor_network(CONFIG, 1).apply(state.actor.params, rows.observations)
-    values = td3.first_critic(CONFIG, after, rows.observations, actions)
+    values = networks.first_member(after.critic, rows.observations, actions)
     cloning = float(np.mean(np.square(actions - rows.actions)))
     expected = float(cloning - 2.5 / np.abs(values).mean() * np.mean(values))
     assert metrics["bc_loss"] == pytest.approx(cloning, rel=1e-4)
@@ -58,9 +59,7 @@ def test_the_policy_loss_is_equation_five(data):
 def test_zero_values_leave_a_finite_loss(data):
     batch = jax.tree.map(lambda leaf: leaf[:4], data).replace(rewards=jnp.zeros(4))
     state = td3_bc.init(CONFIG, jax.random.key(0), batch)
-    zeros = jax.tree.map(jnp.zeros_like, (state.critic.params, state.critic_target_params))
-    state = state.replace(
-        critic=state.critic.replace(params=zeros[0]), critic_target_params=zeros[1]
-    )
+    zeros = jax.tree.map(jnp.zeros_like, (state.critic.params, state.critic.target_params))
+    state = state.replace(critic=state.critic.replace(params=zeros[0], target_params=zeros[1]))
     _, metrics = td3_bc.update(CONFIG, state, batch)
     assert np.isfinite(metrics["actor_loss"])

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from by_hand import HIDDEN, Squashed, adam, adam_along, averaged, check_update, critics, transitions
+from by_hand import HIDDEN, Squashed, adam, adam_along, check_update, critics, tracked, transitions
 
 from ddm.policy_constraint import algae_dice
 
@@ -22,7 +22,7 @@ def equations(old, batch):
     def residuals(actor, critic, rows, key):
         actions, log_probs = Squashed(CONFIG, actor, rows.next_observations).sample(key)
         online = critics(critic, rows.next_observations, actions)
-        target = critics(old.critic_target_params, rows.next_observations, actions)
+        target = critics(old.critic.target_params, rows.next_observations, actions)
         ahead = 0.3 * online + 0.7 * target.min(axis=0) - 0.6 * tau * log_probs
         values = critics(critic, rows.observations, rows.actions)
         return rows.rewards + 0.9 * (1.0 - rows.terminations) * ahead - values, values, log_probs
@@ -58,8 +58,7 @@ def equations(old, batch):
     deltas, values, _ = residuals(old.actor.params, before.params, halves[1], next_key)
     new = old.replace(
         actor=adam(lambda params: actor_loss(params)[0], old.actor, 0.02),
-        critic=critic,
-        critic_target_params=averaged(old.critic_target_params, critic.params, 0.1),
+        critic=tracked(critic, 0.1),
         temperature=temperature,
         step=6,
         key=key,

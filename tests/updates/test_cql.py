@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import HIDDEN, Squashed, adam, adam_along, averaged, check_update, critics, transitions
+from by_hand import HIDDEN, Squashed, adam, adam_along, check_update, critics, tracked, transitions
 
 from ddm.lower_bound import cql, tabular_cql
 from ddm.types import Batch
@@ -25,12 +25,12 @@ def equations_of(config):
         if config.max_target_backup:  # the best of three actions for each critic, then the lowest
             actions, _ = following.sample(target_key, 3)
             next_values = critics(
-                old.critic_target_params, batch.next_observations, jnp.moveaxis(actions, 0, 1)
+                old.critic.target_params, batch.next_observations, jnp.moveaxis(actions, 0, 1)
             )
             soft = next_values.max(axis=2).min(axis=0)
         else:
             actions, log_probs = following.sample(target_key)
-            next_values = critics(old.critic_target_params, batch.next_observations, actions)
+            next_values = critics(old.critic.target_params, batch.next_observations, actions)
             soft = next_values.min(axis=0) - 0.6 * temperature * log_probs
         y = batch.rewards + 0.9 * (1.0 - batch.terminations) * soft
 
@@ -74,8 +74,7 @@ def equations_of(config):
             alpha = adam_along(-weight * (gaps.mean() - 0.3), old.alpha, 0.04)
         new = old.replace(
             actor=adam(lambda params: actor_loss(params)[0], old.actor, 0.02),
-            critic=critic,
-            critic_target_params=averaged(old.critic_target_params, critic.params, 0.1),
+            critic=tracked(critic, 0.1),
             temperature=log_temperature,
             alpha=alpha,
             step=5,

@@ -36,13 +36,13 @@ def critic_step(old, batch, next_values, target_period):
 
     critic = adam(loss, old.critic, 0.03)
     rate = 0.1 if target_period == 0 else float(5 % target_period == 0)  # this is the fifth step
-    target = averaged(old.critic_target_params, critic.params, rate)
+    target_params = averaged(critic.target_params, critic.params, rate)
     metrics = {
         "critic_loss": loss(old.critic.params),
         "q_value": all_values(old.critic.params, batch.observations)[0, ROWS, batch.actions].mean(),
         "reward_max": jnp.abs(batch.rewards).max(),
     }
-    return critic, target, metrics
+    return critic.replace(target_params=target_params), metrics
 
 
 def behavior_step(old, batch):
@@ -77,15 +77,11 @@ def test_discrete_bcq(target_period):
         probabilities = jax.nn.softmax(mlp(old.behavior.policy.params, batch.next_observations))
         allowed = probabilities >= 0.6 * probabilities.max(axis=1, keepdims=True)
         online = all_values(old.critic.params, batch.next_observations)[0]
-        target = all_values(old.critic_target_params, batch.next_observations)[0]
+        target = all_values(old.critic.target_params, batch.next_observations)[0]
         next_actions = jnp.where(allowed, online, -1e9).argmax(axis=1)
-        critic, critic_target, metrics = critic_step(
-            old, batch, target[ROWS, next_actions], target_period
-        )
+        critic, metrics = critic_step(old, batch, target[ROWS, next_actions], target_period)
         behavior, more = behavior_step(old.behavior, batch)
-        new = old.replace(
-            behavior=behavior, critic=critic, critic_target_params=critic_target, step=5
-        )
+        new = old.replace(behavior=behavior, critic=critic, step=5)
         metrics = {**metrics, **more, "allowed": allowed.mean()}
         return new, metrics, (differ(online, target),)
 
@@ -104,17 +100,13 @@ def test_spibb_dqn(double_q):
         probabilities = jax.nn.softmax(mlp(behavior.policy.params, batch.next_observations))
         uncertain = _counts(batch.next_observations) < 3.0
         online = all_values(old.critic.params, batch.next_observations)[0]
-        target = all_values(old.critic_target_params, batch.next_observations)[0]
+        target = all_values(old.critic.target_params, batch.next_observations)[0]
         kept = (probabilities * uncertain * target).sum(axis=1)
         free = 1.0 - (probabilities * uncertain).sum(axis=1)
         choice = jnp.where(uncertain, -1e9, online if double_q else target).argmax(axis=1)
         free = jnp.where(uncertain.all(axis=1), 0.0, free)
-        critic, critic_target, metrics = critic_step(
-            old, batch, kept + free * target[ROWS, choice], 0
-        )
-        new = old.replace(
-            behavior=behavior, critic=critic, critic_target_params=critic_target, step=5
-        )
+        critic, metrics = critic_step(old, batch, kept + free * target[ROWS, choice], 0)
+        new = old.replace(behavior=behavior, critic=critic, step=5)
         scarce = _counts(batch.observations)[ROWS, batch.actions] < 3.0
         return new, {**metrics, **more, "uncertain": scarce.mean()}, (differ(online, target),)
 

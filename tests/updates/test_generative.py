@@ -86,8 +86,12 @@ def critic_step(old, batch, next_values):
         "q_value": critics(old.critic.params, batch.observations, batch.actions).mean(),
         "reward_max": jnp.abs(batch.rewards).max(),
     }
-    critic = adam(loss, old.critic, 0.03)
-    return critic, averaged(old.critic_target_params, critic.params, 0.1), metrics
+    return followed(adam(loss, old.critic, 0.03)), metrics
+
+
+def followed(model):
+    """With its targets moved."""
+    return model.replace(target_params=averaged(model.target_params, model.params, 0.1))
 
 
 def test_bcq():
@@ -104,9 +108,9 @@ def test_bcq():
         # The new model's: one at s, five at s'.
         at_s = jnp.tanh(decode(vae.params, batch.observations, latents[:, 0]))
         at_next = jnp.tanh(decode(vae.params, batch.next_observations, latents[:, 1:]))
-        next_actions = perturbed(old.actor_target_params, batch.next_observations, at_next)
-        next_values = critics(old.critic_target_params, batch.next_observations, next_actions)
-        critic, target, metrics = critic_step(old, batch, best(next_values))
+        next_actions = perturbed(old.actor.target_params, batch.next_observations, at_next)
+        next_values = critics(old.critic.target_params, batch.next_observations, next_actions)
+        critic, metrics = critic_step(old, batch, best(next_values))
 
         def actor_loss(params):
             actions = perturbed(params, batch.observations, at_s)
@@ -118,10 +122,8 @@ def test_bcq():
         new = old.replace(
             vae=vae,
             vae_tracker=tracker,
-            actor=actor,
-            actor_target_params=averaged(old.actor_target_params, actor.params, 0.1),
+            actor=followed(actor),
             critic=critic,
-            critic_target_params=target,
             step=5,
             key=key,
         )
@@ -141,8 +143,8 @@ def bear_equations(old, batch, improves=1.0):
     vae, tracker, vae_metrics = vae_step(old, batch, vae_key)
     policy = Squashed(BEAR, old.actor.params, batch.next_observations)
     next_actions = jnp.moveaxis(policy.sample(target_key, 5)[0], 0, 1)
-    next_values = critics(old.critic_target_params, batch.next_observations, next_actions)
-    critic, target, metrics = critic_step(old, batch, best(next_values))
+    next_values = critics(old.critic.target_params, batch.next_observations, next_actions)
+    critic, metrics = critic_step(old, batch, best(next_values))
 
     policy_key, proposal_key = jax.random.split(actor_key)
     latents = jnp.clip(jax.random.normal(proposal_key, (16, 4, 3)), -0.4, 0.4)
@@ -169,7 +171,6 @@ def bear_equations(old, batch, improves=1.0):
         vae_tracker=tracker,
         actor=adam(lambda params: actor_loss(params)[0], old.actor, 0.02),
         critic=critic,
-        critic_target_params=target,
         alpha=log_alpha,
         step=5,
         key=key,
@@ -227,10 +228,10 @@ def brac_equations(dual):
         action_key, sample_key = jax.random.split(target_key)
         policy = Squashed(BRAC, old.actor.params, batch.next_observations)
         actions, log_probs = policy.sample(action_key)
-        next_values = critics(old.critic_target_params, batch.next_observations, actions)
+        next_values = critics(old.critic.target_params, batch.next_observations, actions)
         apart = divergence(policy, batch.next_observations, batch.next_actions, sample_key)
         worth = mixed(next_values) - 0.2 * log_probs - alpha * apart
-        critic, target, critic_metrics = critic_step(old, batch, worth)
+        critic, critic_metrics = critic_step(old, batch, worth)
 
         action_key, sample_key = jax.random.split(actor_key)
 
@@ -272,7 +273,6 @@ def brac_equations(dual):
             behavior=behavior,
             divergence_critic=divergence_critic,
             critic=critic,
-            critic_target_params=target,
             alpha=stepped.replace(params=jnp.clip(stepped.params, 0.0, 500.0)),
             step=5,
             key=key,

@@ -9,12 +9,12 @@ from by_hand import (
     Squashed,
     adam,
     adam_along,
-    averaged,
     check_update,
     critics,
     mlp,
     same,
     some_state,
+    tracked,
     transitions,
 )
 
@@ -36,7 +36,7 @@ def sac_equations(old, batch):
     key, target_key, actor_key = jax.random.split(old.key, 3)
     alpha = jnp.exp(old.temperature.params)
     actions, log_probs = Squashed(SAC, old.actor.params, batch.next_observations).sample(target_key)
-    next_values = critics(old.critic_target_params, batch.next_observations, actions)
+    next_values = critics(old.critic.target_params, batch.next_observations, actions)
     soft = next_values.min(axis=0) - 0.6 * alpha * log_probs
     y = batch.rewards + 0.9 * (1.0 - batch.terminations) * soft
 
@@ -58,8 +58,7 @@ def sac_equations(old, batch):
     temperature = adam_along(-(log_probs.mean() - 1.4), old.temperature, 0.05)
     new = old.replace(
         actor=adam(actor_loss, old.actor, 0.02),
-        critic=critic,
-        critic_target_params=averaged(old.critic_target_params, critic.params, 0.1),
+        critic=tracked(critic, 0.1),
         temperature=temperature,
         step=5,
         key=key,
@@ -112,9 +111,9 @@ def td3_equations(policy_loss, critic_bc_weight=None):
     def equations(old, batch):
         key, noise_key = jax.random.split(old.key)
         noise = jnp.clip(0.4 * jax.random.normal(noise_key, (16, 2)), -0.3, 0.3)
-        next_actions = jnp.tanh(mlp(old.actor_target_params, batch.next_observations))
+        next_actions = jnp.tanh(mlp(old.actor.target_params, batch.next_observations))
         next_actions = jnp.clip(next_actions + noise, -1.0, 1.0)
-        next_values = critics(old.critic_target_params, batch.next_observations, next_actions)
+        next_values = critics(old.critic.target_params, batch.next_observations, next_actions)
         following, more = next_values.min(axis=0), {}
         if critic_bc_weight is not None:
             distances = ((next_actions - batch.next_actions) ** 2).sum(axis=1)
@@ -138,10 +137,8 @@ def td3_equations(policy_loss, critic_bc_weight=None):
         actor = adam(lambda params: actor_loss(params)[0], old.actor, 0.02)
         loss, terms, values = actor_loss(old.actor.params)
         new = old.replace(
-            actor=actor,
-            actor_target_params=averaged(old.actor_target_params, actor.params, 0.1),
-            critic=critic,
-            critic_target_params=averaged(old.critic_target_params, critic.params, 0.1),
+            actor=tracked(actor, 0.1),
+            critic=tracked(critic, 0.1),
             step=6,
             key=key,
         )

@@ -10,7 +10,6 @@ from by_hand import (
     OBSERVATION_SIZE,
     adam,
     all_values,
-    averaged,
     check_update,
     chosen,
     critics,
@@ -18,10 +17,12 @@ from by_hand import (
     normal_log_prob,
     same,
     some_state,
+    tracked,
     transitions,
 )
 
-from ddm.policy_constraint import awac, awr, crr, iql, one_step, regression
+from ddm.policy_constraint import awac, awr, crr, iql, one_step
+from ddm.policy_constraint.parts import regression
 from ddm.types import Batch
 
 SHARED = {
@@ -106,7 +107,7 @@ def exponential(advantages, inverse_temperature, maximum):
 def test_iql(num_actions):
     def equations(old, batch):
         key, _ = jax.random.split(old.key)
-        logged = critics(old.critic_target_params, batch.observations, batch.actions)
+        logged = critics(old.critic.target_params, batch.observations, batch.actions)
         target = logged.min(axis=0)
 
         def expectile(values):
@@ -121,8 +122,7 @@ def test_iql(num_actions):
         new = old.replace(
             actor=actor,
             value=new_value,
-            critic=critic,
-            critic_target_params=averaged(old.critic_target_params, critic.params, 0.1),
+            critic=tracked(critic, 0.1),
             step=5,
             key=key,
         )
@@ -138,8 +138,8 @@ def test_iql(num_actions):
 def test_one_step():
     def equations(old, batch):
         key, _ = jax.random.split(old.key)
-        logged = critics(old.critic_target_params, batch.observations, batch.actions)
-        following = critics(old.critic_target_params, batch.next_observations, batch.next_actions)
+        logged = critics(old.critic.target_params, batch.observations, batch.actions)
+        following = critics(old.critic.target_params, batch.next_observations, batch.next_actions)
         critic, critic_metrics = critic_step(old.critic, batch, following.min(axis=0))
         target = logged.min(axis=0)
         new_value, value_metrics = value_step(
@@ -150,8 +150,7 @@ def test_one_step():
         new = old.replace(
             actor=actor,
             value=new_value,
-            critic=critic,
-            critic_target_params=averaged(old.critic_target_params, critic.params, 0.1),
+            critic=tracked(critic, 0.1),
             step=5,
             key=key,
         )
@@ -183,7 +182,7 @@ def test_awac(num_actions):
     def equations(old, batch):
         key, target_key, sample_key, _ = jax.random.split(old.key, 4)
         next_values, following = value_of_policy(
-            old.critic_target_params, old.actor.params, batch.next_observations, target_key,
+            old.critic.target_params, old.actor.params, batch.next_observations, target_key,
             num_actions,
         )  # fmt: skip
         critic, critic_metrics = critic_step(old.critic, batch, next_values)
@@ -193,8 +192,7 @@ def test_awac(num_actions):
         actor, actor_metrics = actor_step(old.actor, batch, exponential(advantages, 2.0, 5.0))
         new = old.replace(
             actor=actor,
-            critic=critic,
-            critic_target_params=averaged(old.critic_target_params, critic.params, 0.1),
+            critic=tracked(critic, 0.1),
             step=5,
             key=key,
         )
@@ -216,7 +214,7 @@ def test_crr(weight, baseline, num_actions):
     def equations(old, batch):
         key, target_key, sample_key, _ = jax.random.split(old.key, 4)
         next_values, following = value_of_policy(
-            old.critic_target_params, old.actor_target_params, batch.next_observations,
+            old.critic.target_params, old.actor.target_params, batch.next_observations,
             target_key, num_actions,
         )  # fmt: skip
         critic, critic_metrics = critic_step(old.critic, batch, next_values)
@@ -227,10 +225,8 @@ def test_crr(weight, baseline, num_actions):
         weights = exponential(advantages, 2.0, 5.0) if weight == "exponential" else weights
         actor, actor_metrics = actor_step(old.actor, batch, weights)
         new = old.replace(
-            actor=actor,
-            actor_target_params=averaged(old.actor_target_params, actor.params, 0.1),
-            critic=critic,
-            critic_target_params=averaged(old.critic_target_params, critic.params, 0.1),
+            actor=tracked(actor, 0.1),
+            critic=tracked(critic, 0.1),
             step=5,
             key=key,
         )

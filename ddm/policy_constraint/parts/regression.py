@@ -15,17 +15,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ddm import networks, ops
 from ddm.types import (
     Batch,
     Configuration,
     Metrics,
+    NetworkFn,
     PRNGKey,
     check_actions,
     check_vectors,
     leaf,
+    network,
     static,
 )
 
@@ -45,6 +46,7 @@ class PolicyConfig(Configuration):
     hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
     layer_norm: bool = static(False)  # in V and Q
     num_actions: int = static(0, "[0, inf)")  # size of a discrete action space; 0: real vectors
+    actor_network: NetworkFn | None = network()  # in place of :func:`actor_network`
 
 
 class Config(PolicyConfig):
@@ -52,6 +54,7 @@ class Config(PolicyConfig):
 
     target_rate: float = leaf(0.005, "(0, 1]")  # tau of the moving average of the targets
     num_critics: int = static(2, "[1, inf)")  # members of the critic ensemble
+    critic_network: NetworkFn | None = network()  # in place of :func:`critic_network`
 
 
 ConfigT = TypeVar("ConfigT", bound=PolicyConfig)
@@ -66,30 +69,40 @@ class PolicyValues(NamedTuple):
 
 
 def actor_network(config: PolicyConfig, action_size: int) -> networks.Network:
-    """pi(a | s): a Gaussian with one learned width per action dimension, or a softmax."""
+    """pi(a | s): a Gaussian with one learned width per action dimension, or a softmax.
+
+    Called with observations (..., *O), for real actions also with the floor and the ceiling of the
+    log standard deviations; returns a distribution. With `dropout_rate` it is also called with
+    `deterministic=False` and a stream of keys named "dropout".
+    """
     if config.num_actions > 0:
         return networks.CategoricalPolicy(
-            config.hidden_sizes, config.num_actions, dropout_rate=config.dropout_rate
+            config.hidden_sizes, action_size, dropout_rate=config.dropout_rate
         )
     return networks.GaussianPolicy(
         config.hidden_sizes,
         action_size,
         dropout_rate=config.dropout_rate,
-        kernel_init=networks.orthogonal(),
+        kernel_init=networks.orthogonal,
     )
 
 
-def critic_network(config: Config) -> networks.Network:
-    """The ensemble of Q_i(s, a)."""
-    shared = (config.num_critics, config.layer_norm, networks.orthogonal())
+def critic_network(config: Config, action_size: int) -> networks.Network:
+    """The ensemble of Q_i(s, a).
+
+    Called with observations (B, *O) and actions (B, A) or (B, M, A); returns (E, B) or (E, B, M).
+    For discrete actions, with (B,) or none: (E, B), or (E, B, K) of all actions.
+    """
+    shared = (config.num_critics, config.layer_norm, networks.orthogonal)
     if config.num_actions > 0:
-        return networks.DiscreteActionValue(config.hidden_sizes, config.num_actions, *shared)
+        return networks.DiscreteActionValue(config.hidden_sizes, action_size, *shared)
     return networks.ActionValue(config.hidden_sizes, *shared)
 
 
-def value_network(config: PolicyConfig) -> networks.StateValue:
-    """V(s)."""
-    return networks.StateValue(config.hidden_sizes, config.layer_norm, networks.orthogonal())
+def value_network(config: PolicyConfig, action_size: int) -> networks.StateValue:
+    """V(s): called with observations (..., *O); returns (...,)."""
+    del action_size
+    return networks.StateValue(config.hidden_sizes, config.layer_norm, networks.orthogonal)
 
 
 def init_actor(config: PolicyConfig, key: PRNGKey, batch: Batch, name: str) -> networks.Trainable:
@@ -99,72 +112,88 @@ def init_actor(config: PolicyConfig, key: PRNGKey, batch: Batch, name: str) -> n
       InputError: actions of another kind than `num_actions` says, or beyond it; images.
     """
     check_actions(batch, config.num_actions, name)
-    check_vectors(batch, name)
-    action_size = config.num_actions or batch.actions.shape[-1]
-    network = actor_network(config, action_size)
-    params = network.init(key, batch.observations[:1], *_bounds(config))
-    return networks.trainable(params, optax.adam(config.actor_learning_rate))
+    check_vectors(config, batch, name)
+    own = (config.actor_network or actor_network)(config, _action_size(config, batch))
+    return networks.trainable(own, own.init(key, batch.observations[:1], *_bounds(config)))
 
 
-def init_critic(config: Config, key: PRNGKey, batch: Batch) -> networks.Trainable:
+def init_critic(config: Config, key: PRNGKey, batch: Batch) -> networks.Tracked:
     """Fresh critics for the shapes in `batch`."""
-    params = critic_network(config).init(key, batch.observations[:1], batch.actions[:1])
-    return networks.trainable(params, optax.adam(config.value_learning_rate))
+    own = (config.critic_network or critic_network)(config, _action_size(config, batch))
+    return networks.tracked(own, own.init(key, batch.observations[:1], batch.actions[:1]))
 
 
-def init_value(config: PolicyConfig, key: PRNGKey, batch: Batch) -> networks.Trainable:
+def init_value(config: Any, key: PRNGKey, batch: Batch) -> networks.Trainable:
     """A fresh V for the shapes in `batch`."""
-    params = value_network(config).init(key, batch.observations[:1])
-    return networks.trainable(params, optax.adam(config.value_learning_rate))
+    own = (config.value_network or value_network)(config, _action_size(config, batch))
+    return networks.trainable(own, own.init(key, batch.observations[:1]))
 
 
 def policy_at(
-    config: PolicyConfig, params: Any, observations: jax.Array, dropout_key: PRNGKey | None = None
+    config: PolicyConfig,
+    actor: networks.Trainable,
+    observations: jax.Array,
+    params: Any = None,
+    dropout_key: PRNGKey | None = None,
 ) -> Any:
-    """The distribution pi(. | s) at observations (..., O); dropout needs a key."""
+    """The distribution pi(. | s) at observations (..., *O).
+
+    Args:
+      config: with the bounds of the log standard deviations.
+      actor: the policy.
+      observations: of any leading shape.
+      params: other parameters than the policy's, in a loss or of its target.
+      dropout_key: with it, units are dropped.
+    """
     dropout: dict[str, Any] = {}
     if dropout_key is not None and config.dropout_rate > 0.0:
         dropout = {"deterministic": False, "rngs": {"dropout": dropout_key}}
-    network = actor_network(config, networks.output_size(params))
-    return network.apply(params, observations, *_bounds(config), **dropout)
+    params = actor.params if params is None else params
+    return actor.apply(params, observations, *_bounds(config), **dropout)
 
 
 def policy_values(
-    config: Config, critic_params: Any, policy: Any, batch: Batch, key: PRNGKey, num_samples: int
+    config: Config,
+    critic: networks.Trainable,
+    policy: Any,
+    batch: Batch,
+    key: PRNGKey,
+    num_samples: int,
 ) -> PolicyValues:
     """Values at `batch.observations` of the logged action and of the policy's.
 
     Args:
       config: says which kind of actions there are.
-      critic_params: of the ensemble, online or target.
+      critic: the ensemble.
       policy: pi(. | s) at those observations.
       batch: with observations and actions.
       key: for samples, if actions are real vectors.
       num_samples: their number M; a softmax has all its actions instead.
     """
-    network = critic_network(config)
     if config.num_actions > 0:
-        values = jnp.min(network.apply(critic_params, batch.observations), axis=0)
+        values = jnp.min(critic(batch.observations), axis=0)
         logged = jnp.take_along_axis(values, batch.actions[:, None], axis=-1)[:, 0]
         return PolicyValues(logged, values, policy.probs)
     samples = policy.sample(seed=key, sample_shape=(num_samples,))
     samples = jnp.clip(jnp.moveaxis(samples, 0, 1), -1.0, 1.0)
     actions = jnp.concatenate([batch.actions[:, None], samples], axis=1)
-    values = jnp.min(network.apply(critic_params, batch.observations, actions), axis=0)
+    values = jnp.min(critic(batch.observations, actions), axis=0)
     values, logged = values[:, 1:], values[:, 0]
     return PolicyValues(logged, values, jnp.full(values.shape, 1.0 / num_samples, values.dtype))
 
 
 def expected_values(
-    config: Config, critic_params: Any, policy: Any, observations: jax.Array, key: PRNGKey
+    config: Config, critic: networks.Tracked, policy: Any, observations: jax.Array, key: PRNGKey
 ) -> jax.Array:
-    """E_{a ~ pi} min_i Q_i(s, a), (B,): exact for a softmax, otherwise of one clipped sample."""
-    network = critic_network(config)
+    """E_{a ~ pi} min_i Qbar_i(s, a), (B,), of the target critics.
+
+    Exact for a softmax, otherwise of one clipped sample.
+    """
     if config.num_actions > 0:
-        values = jnp.min(network.apply(critic_params, observations), axis=0)
+        values = jnp.min(critic.target(observations), axis=0)
         return jnp.sum(policy.probs * values, axis=-1)
     actions = jnp.clip(policy.sample(seed=key), -1.0, 1.0)
-    return jnp.min(network.apply(critic_params, observations, actions), axis=0)
+    return jnp.min(critic.target(observations, actions), axis=0)
 
 
 def actor_step(
@@ -186,12 +215,12 @@ def actor_step(
     }
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        policy = policy_at(config, params, batch.observations, dropout_key)
+        policy = policy_at(config, actor, batch.observations, params, dropout_key)
         loss = -jnp.mean(weights * policy.log_prob(batch.actions))
         return loss, {"actor_loss": loss, **weight_metrics}
 
     rate = ops.cosine_decay(config.actor_learning_rate, step, config.actor_decay_steps)
-    return networks.minimize(loss_fn, actor, optax.adam(rate))
+    return networks.minimize(loss_fn, actor, rate)
 
 
 def value_step(
@@ -203,17 +232,17 @@ def value_step(
     """
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        values = value_network(config).apply(params, observations)
+        values = value.apply(params, observations)
         loss = jnp.mean(jnp.square(values - targets))
         return loss, {"value_loss": loss, "value": jnp.mean(values)}
 
-    return networks.minimize(loss_fn, value, optax.adam(config.value_learning_rate))
+    return networks.minimize(loss_fn, value, config.value_learning_rate)
 
 
 def critic_step(
-    config: Config, critic: networks.Trainable, batch: Batch, targets: jax.Array
-) -> tuple[networks.Trainable, Metrics]:
-    """One step of the critics towards targets (B,).
+    config: Config, critic: networks.Tracked, batch: Batch, targets: jax.Array
+) -> tuple[networks.Tracked, Metrics]:
+    """One step of the critics towards targets (B,), and of their target parameters.
 
     Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over members; ``reward_max``, the largest
     size of a reward in the batch.
@@ -221,24 +250,25 @@ def critic_step(
     reward_max = ops.largest_reward(batch.rewards)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        values = critic_network(config).apply(params, batch.observations, batch.actions)
+        values = critic.apply(params, batch.observations, batch.actions)
         loss = ops.squared_td_error(values, targets)
         q_value = jnp.mean(values)
         return loss, {"critic_loss": loss, "q_value": q_value, "reward_max": reward_max}
 
-    return networks.minimize(loss_fn, critic, optax.adam(config.value_learning_rate))
+    stepped, metrics = networks.minimize(loss_fn, critic, config.value_learning_rate)
+    return networks.follow(stepped, config.target_rate), metrics
 
 
 def act(
     config: PolicyConfig,
-    params: Any,
+    actor: networks.Trainable,
     observation: jax.Array,
     key: PRNGKey,
     *,
     deterministic: bool = False,
 ) -> jax.Array:
     """The policy's mode, or a sample; real actions are clipped to their box."""
-    policy = policy_at(config, params, observation)
+    policy = policy_at(config, actor, observation)
     action = policy.mode() if deterministic else policy.sample(seed=key)
     return action if config.num_actions > 0 else jnp.clip(action, -1.0, 1.0)
 
@@ -265,6 +295,10 @@ def diagnose(
         *ops.weights.diagnose(metrics, weight, config.max_weight),
         *ops.values_beyond_rewards(config.discount, metrics, value=value),
     ]
+
+
+def _action_size(config: PolicyConfig, batch: Batch) -> int:
+    return config.num_actions or batch.actions.shape[-1]
 
 
 def _bounds(config: PolicyConfig) -> tuple[jax.Array | float, ...]:

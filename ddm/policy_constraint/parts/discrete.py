@@ -21,15 +21,17 @@ from flax import struct
 
 from ddm import networks, ops
 from ddm.errors import InputError
-from ddm.ops import convergence
+from ddm.ops import convergence, updates
 from ddm.types import (
     Batch,
     Configuration,
     Metrics,
+    NetworkFn,
     PRNGKey,
     check_actions,
     check_vectors,
     leaf,
+    network,
     static,
 )
 
@@ -53,6 +55,8 @@ class Config(Configuration):
     num_actions: int = static(0, "[0, inf)")  # size of the discrete action space; required
     # relu layers of critic and clone
     hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")
+    critic_network: NetworkFn | None = network()  # in place of :func:`critic_network`
+    behavior_network: NetworkFn | None = network()  # in place of :func:`behavior_network`
 
 
 class Clone(struct.PyTreeNode):
@@ -62,14 +66,14 @@ class Clone(struct.PyTreeNode):
     tracker: convergence.Convergence
 
 
-def critic_network(config: Config) -> networks.DiscreteActionValue:
-    """Q(s, .)."""
-    return networks.DiscreteActionValue(config.hidden_sizes, config.num_actions, 1)
+def critic_network(config: Config, num_actions: int) -> networks.Network:
+    """Q(s, .), an ensemble with one member: called with observations (B, *O); returns (1, B, K)."""
+    return networks.DiscreteActionValue(config.hidden_sizes, num_actions, 1)
 
 
-def behavior_network(config: Config) -> networks.CategoricalPolicy:
-    """Logits i(s, .) of the behaviour policy."""
-    return networks.CategoricalPolicy(config.hidden_sizes, config.num_actions)
+def behavior_network(config: Config, num_actions: int) -> networks.Network:
+    """Logits i(s, .) of the clone: called with observations (B, *O); returns (B, K)."""
+    return networks.ActionScores(config.hidden_sizes, num_actions)
 
 
 def check(config: Config, batch: Batch, name: str) -> None:
@@ -81,31 +85,20 @@ def check(config: Config, batch: Batch, name: str) -> None:
     if config.num_actions < 1:
         raise InputError(f"{name}: needs num_actions, the number of discrete actions")
     check_actions(batch, config.num_actions, name)
-    check_vectors(batch, name)
+    check_vectors(config, batch, name)
 
 
-def init_critic(config: Config, key: PRNGKey, batch: Batch) -> networks.Trainable:
+def init_critic(config: Config, key: PRNGKey, batch: Batch) -> networks.Tracked:
     """A fresh critic for the shapes in `batch`."""
-    params = critic_network(config).init(key, batch.observations[:1])
-    return networks.trainable(params, optax.adam(config.learning_rate))
+    critic = (config.critic_network or critic_network)(config, config.num_actions)
+    return networks.tracked(critic, critic.init(key, batch.observations[:1]))
 
 
 def init_behavior(config: Config, key: PRNGKey, batch: Batch) -> Clone:
     """A fresh clone for the shapes in `batch`."""
-    params = behavior_network(config).init(key, batch.observations[:1])
-    optimizer = optax.adam(config.behavior_learning_rate)
-    return Clone(networks.trainable(params, optimizer), convergence.start())
-
-
-def values_at(config: Config, params: Any, observations: jax.Array) -> jax.Array:
-    """Q(s, .), (B, K)."""
-    return critic_network(config).apply(params, observations)[0]
-
-
-def log_behavior_at(config: Config, clone: Clone, observations: jax.Array) -> jax.Array:
-    """Log beta(. | s), (B, K)."""
-    logits = behavior_network(config).apply(clone.policy.params, observations, method="logits")
-    return jax.nn.log_softmax(logits)
+    policy = (config.behavior_network or behavior_network)(config, config.num_actions)
+    params = policy.init(key, batch.observations[:1])
+    return Clone(networks.trainable(policy, params), convergence.start())
 
 
 def behavior_step(config: Config, clone: Clone, batch: Batch) -> tuple[Clone, Metrics]:
@@ -116,22 +109,20 @@ def behavior_step(config: Config, clone: Clone, batch: Batch) -> tuple[Clone, Me
     """
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        logits = behavior_network(config).apply(params, batch.observations, method="logits")
-        log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.actions[:, None], axis=1)
-        loss = -jnp.mean(log_probs)
+        logits = clone.policy.apply(params, batch.observations)
+        loss = -jnp.mean(ops.of_actions(jax.nn.log_softmax(logits), batch.actions))
         penalty = config.logit_penalty * jnp.mean(jnp.square(logits))
         return loss + penalty, {"behavior_loss": loss}
 
-    optimizer = optax.adam(config.behavior_learning_rate)
-    policy, metrics = networks.minimize(loss_fn, clone.policy, optimizer)
+    policy, metrics = networks.minimize(loss_fn, clone.policy, config.behavior_learning_rate)
     tracker = convergence.observe(clone.tracker, metrics["behavior_loss"])
     metrics = {**metrics, "behavior_progress": convergence.progress(tracker)}
     return Clone(policy, tracker), metrics
 
 
 def critic_step(
-    config: Config, critic: networks.Trainable, batch: Batch, next_values: jax.Array
-) -> tuple[networks.Trainable, Metrics]:
+    config: Config, critic: networks.Tracked, batch: Batch, next_values: jax.Array
+) -> tuple[networks.Tracked, Metrics]:
     """One step of the critic, given values (B,) of the next observations.
 
     Metrics: ``critic_loss``; ``q_value``, mean Q(s, a) over the batch; ``reward_max``, the largest
@@ -141,12 +132,20 @@ def critic_step(
     targets = ops.td_target(batch.rewards, config.discount, batch.terminations, next_values)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        values = critic_network(config).apply(params, batch.observations, batch.actions)[0]
+        values = ops.of_actions(critic.apply(params, batch.observations)[0], batch.actions)
         loss = jnp.mean(optax.huber_loss(values, targets, delta=config.huber_width))
         q_value = jnp.mean(values)
         return loss, {"critic_loss": loss, "q_value": q_value, "reward_max": reward_max}
 
-    return networks.minimize(loss_fn, critic, optax.adam(config.learning_rate))
+    return networks.minimize(loss_fn, critic, config.learning_rate)
+
+
+def follow(config: Config, critic: networks.Tracked, step: jax.Array) -> networks.Tracked:
+    """The critic with its target after update number `step`: a moving average, or a copy."""
+    target_params = updates.follow(
+        critic.target_params, critic.params, step, config.target_rate, config.target_period
+    )
+    return critic.replace(target_params=target_params)
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:

@@ -1,0 +1,1 @@
+"""What imitation methods share and is no method."""
