@@ -43,7 +43,7 @@ def _images():
 def _run(example, log):
     """The names that an example defines."""
     names = {"log": log, "__name__": "example"}
-    exec(example, names)
+    exec(compile(example, str(PAGE), "exec", dont_inherit=True), names)
     return names
 
 
@@ -98,8 +98,7 @@ def test_iql_learns_from_images_with_three_encoders():
 def test_images_are_refused_while_a_network_reads_vectors():
     log = _images()
     batch = data.sample(log, jax.random.key(0), 1, iql.batch_spec(iql.Config()))
-    names = {}
-    exec(IQL.partition("\nconfig =")[0], names)
+    names = _run(IQL.partition("\nconfig =")[0], log)
     config = iql.Config(actor_network=names["actor"], critic_network=names["critic"])
     with pytest.raises(InputError, match=r"read vectors.*unless you give value_network"):
         iql.init(config, jax.random.key(0), batch)
