@@ -22,6 +22,7 @@ Intervals are 95 % bootstrap intervals of the mean over logs.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def sample_logs(behavior: jax.Array, key: jax.Array, logs: int, steps: int) -> d
         single = [one_step for episode in episodes for one_step in _split_steps(episode)]
         log = data.from_episodes(single, action_space=Discrete(4), name="log")
         # No learner here needs next actions, and as many are known as steps terminated.
-        drawn.append(log.replace(next_action_ids=log.next_action_ids[:0]))
+        drawn.append(dataclasses.replace(log, next_action_ids=log.next_action_ids[:0]))
     return jax.tree.map(lambda *logs: jnp.stack(logs), *drawn)
 
 
