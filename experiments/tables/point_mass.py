@@ -172,7 +172,7 @@ def measure(algorithm: Any, config: Any, dataset: data.Dataset) -> dict[str, flo
         estimate = jnp.full((), jnp.nan)
         if hasattr(state, "critic"):
             actions = jax.vmap(policy, (0, None))(logged, state_key)
-            estimate = critic_value(algorithm, config, state, logged, actions)
+            estimate = state.critic(logged, actions)[0].mean()
         return rewards(starts, STEPS).sum(axis=1).mean(), estimate, truth.mean()
 
     returns, estimates, truths = jax.jit(lambda seeds: jax.lax.map(one_seed, seeds))(
@@ -188,16 +188,6 @@ def measure(algorithm: Any, config: Any, dataset: data.Dataset) -> dict[str, flo
         "updates": _UPDATES.value,
         "transitions": dataset.num_transitions,
     }
-
-
-def critic_value(
-    algorithm: Any, config: Any, state: Any, observations: jax.Array, actions: jax.Array
-) -> jax.Array:
-    """Mean of the first critic over logged states and the policy's actions there."""
-    from ddm import networks
-
-    network = networks.ActionValue(config.hidden_sizes, config.num_critics, config.layer_norm)
-    return network.apply(state.critic.params, observations, actions)[0].mean()
 
 
 if __name__ == "__main__":
