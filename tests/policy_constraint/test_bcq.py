@@ -48,7 +48,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def trained(data):
-    lanes = probes.train_lanes(bcq, list(LANES.values()), [data] * len(LANES), steps=600)
+    lanes = probes.train_lanes(bcq, list(LANES.values()), [data] * len(LANES), steps=500)
     return dict(zip(LANES, lanes, strict=True))
 
 
@@ -101,6 +101,7 @@ def _perturbed(params, observations, actions):
     return np.clip(actions + 0.3 * moves, -1.0, 1.0)
 
 
+@pytest.mark.slow  # tests/updates/test_generative.py checks the same, once more by hand
 def test_the_model_loss_averages_over_batch_and_dimensions(fresh, batch):
     _, state, _, metrics = fresh
     _, vae_key, _ = jax.random.split(state.key, 3)
@@ -114,6 +115,7 @@ def test_the_model_loss_averages_over_batch_and_dimensions(fresh, batch):
     assert metrics["vae_loss"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow  # tests/updates/test_generative.py checks the same, once more by hand
 def test_targets_critic_and_actor_losses_are_those_of_algorithm_one(fresh, batch):
     config, state, after, metrics = fresh
     _, _, proposal_key = jax.random.split(state.key, 3)
