@@ -1,7 +1,9 @@
-"""A user's own flax modules in place of the library's: the examples of the page, and every field."""
+"""A user's flax modules in place of the library's: the examples of the page, and every field."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import pathlib
 import re
 import sys
@@ -12,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from ddm import data, networks
 from ddm.configuration import own_networks
@@ -113,31 +114,15 @@ def test_images_are_refused_while_a_network_reads_vectors():
 # Every network of every algorithm.
 
 
-class Own(nn.Module):
-    """A user's module of any inside: here the library's network, under another name."""
+@functools.cache
+def _own_class(kind):
+    """Another class that computes the same: what a user's module may be."""
+    return type(f"Own{kind.__name__}", (kind,), {})
 
-    inside: nn.Module
 
-    def __call__(self, *inputs, **options):
-        return self.inside(*inputs, **options)
-
-    def encode(self, *inputs, **options):
-        return self.inside.encode(*inputs, **options)
-
-    def decode(self, *inputs, **options):
-        return self.inside.decode(*inputs, **options)
-
-    def denoise(self, *inputs, **options):
-        return self.inside.denoise(*inputs, **options)
-
-    def logits(self, *inputs, **options):
-        return self.inside.logits(*inputs, **options)
-
-    def step(self, *inputs, **options):
-        return self.inside.step(*inputs, **options)
-
-    def initial_carry(self, *inputs, **options):
-        return self.inside.initial_carry(*inputs, **options)
+def _as_own(network):
+    fields = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
+    return _own_class(type(network))(**{name: getattr(network, name) for name in fields})
 
 
 def _every_network():
@@ -159,11 +144,14 @@ def _library_factory(algorithm, name):
 def test_any_network_is_replaced_by_the_users(algorithm, name):
     """It is what `init` makes, `update` trains and `act` asks: their programs are traced."""
     factory = _library_factory(algorithm, name)
-    own = contract.small_config(algorithm).replace(**{name: lambda *args: Own(factory(*args))})
+    context = contract.contract_of(algorithm).context.get(name, {})
+    own = {name: lambda *sizes: _as_own(factory(*sizes))}
+    own = contract.small_config(algorithm, **context, **own)
     batch = contract.make_batch(algorithm, own)
     state = jax.eval_shape(lambda key: algorithm.init(own, key, batch), jax.random.key(0))
     models = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, networks.Trainable))
-    assert any(isinstance(getattr(model, "network", None), Own) for model in models)
+    found = " ".join(repr(getattr(model, "network", None)) for model in models)
+    assert "Own" in found, found
     after, _ = jax.eval_shape(lambda state: algorithm.update(own, state, batch), state)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     observation = contract.first_observation(algorithm, own, batch)

@@ -36,6 +36,7 @@ CONTRACT = contract.Contract(
         "num_eval_samples": 4,
     },
     context={
+        "divergence_network": {"divergence": "kl_dual"},
         "divergence_learning_rate": {"divergence": "kl_dual"},
         "bandwidth": {"divergence": "mmd"},
         "slope_penalty_weight": {"divergence": "kl_dual", "max_slope": 0.0},
