@@ -1,12 +1,9 @@
-"""Every algorithm of the library, found by walking the package, and a random log that fits it."""
+"""A configuration of each algorithm of the library, and a random log that fits it."""
 
 from __future__ import annotations
 
 import collections
 import functools
-import importlib
-import pkgutil
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +16,6 @@ import ddm
 from ddm import data
 from ddm.errors import InputError
 
-NAMES = ("Config", "State", "init", "update", "batch_spec")
-
 OBSERVATION_SIZE, ACTION_SIZE = 17, 6  # of HalfCheetah, Walker2d
 CAMERA = (38, 32, 1)  # of ALVINN: a video image, and the range image below it
 TRANSITIONS = 100_000
@@ -29,18 +24,6 @@ TRANSITIONS = 100_000
 SETTINGS: dict[str, dict[str, Any]] = {
     "kl_control": {"prior_steps": 0},  # measured is the policy's update, not the prior's
 }
-
-
-def find_algorithms() -> dict[str, types.ModuleType]:
-    """Modules of the library that have all of `NAMES`, by the last part of their name."""
-    modules = (
-        importlib.import_module(info.name) for info in pkgutil.walk_packages(ddm.__path__, "ddm.")
-    )
-    return {
-        module.__name__.rpartition(".")[2]: module
-        for module in modules
-        if all(hasattr(module, name) for name in NAMES)
-    }
 
 
 def configure(

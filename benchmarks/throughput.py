@@ -31,6 +31,7 @@ import products
 import timing
 from absl import app, flags
 
+import ddm
 from ddm import runner
 from ddm.types import num_minibatches
 
@@ -44,7 +45,7 @@ _CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
 
 def main(_):
     """One row an algorithm."""
-    found = algorithms.find_algorithms()
+    found = ddm.algorithms()
     if unknown := [name for name in _ONLY.value if name not in found]:
         raise app.UsageError(f"--only={unknown[0]} is unknown; choose among {', '.join(found)}")
     rows = []

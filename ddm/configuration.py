@@ -70,7 +70,7 @@ def network() -> Any:
 
 def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
     """The names that a :func:`choice` allows; empty for every other field."""
-    options = field.metadata.get("choices", ())
+    options: Any = field.metadata.get("choices", ())
     return tuple(options() if callable(options) else options)
 
 
@@ -80,7 +80,7 @@ def chosen(config: Any, name: str) -> Any:
     if not isinstance(value, str):
         return value
     [field] = [field for field in dataclasses.fields(config) if field.name == name]
-    options = field.metadata["choices"]
+    options: Any = field.metadata["choices"]
     return (options() if callable(options) else options)[value]
 
 

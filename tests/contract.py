@@ -1,4 +1,8 @@
-"""What the contract test needs: the algorithms it finds, small configurations, and batches.
+"""What the contract tests need: small configurations and batches of the algorithms.
+
+The library finds its algorithms (`ddm.algorithms`). What the tests must know of one of them beside
+its module stands as `CONTRACT` in its own test file, tests/FAMILY/test_NAME.py. So a new algorithm
+adds a file, and changes none.
 
 Run as a script it checks, on 8 fake devices, that sharded updates equal unsharded ones: of all
 algorithms, or of those that are named.
@@ -8,50 +12,54 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
+import importlib.util
 import os
-import pkgutil
+import pathlib
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-FAMILIES = ("imitation", "off_policy", "on_policy", "policy_constraint", "lower_bound")
+import ddm
+
 SMALL = {"hidden_sizes": (8, 8), "num_samples": 2}
 OBSERVATION_SIZE, ACTION_SIZE, NUM_ACTIONS = 4, 2, 3
 
-# What a default configuration lacks, by the module's last name.
-TABLES = ("tabular_bc", "q_learning", "fitted_q", "constrained_iteration", "spibb", "tabular_cql")
-REQUIRED: dict[str, dict[str, Any]] = {name: {"num_actions": NUM_ACTIONS} for name in TABLES}
-# And what is too large in it.
-REQUIRED["history_bc"] = {
-    "width": 8, "num_layers": 2, "observation_steps": 2, "segment_steps": 3, "burn_in": 1,
-}  # fmt: skip
-REQUIRED["act"] = {
-    "width": 8, "num_heads": 4, "num_layers": 1, "chunk_size": 3, "execute_steps": 3,
-    "latent_dim": 2,
-}  # fmt: skip
-REQUIRED["autoregressive"] = {
-    "decoder": "mlp", "width": 8, "num_heads": 4, "num_layers": 2, "num_bins": 8,
-    "warmup_steps": 2,
-}  # fmt: skip
-REQUIRED["implicit_bc"] = {"width": 8, "num_negatives": 4, "langevin_steps": 3}
-REQUIRED["awr"] = {"window": 3}
-REQUIRED["bcq"] = {
-    "vae_hidden_sizes": (8, 8), "num_target_samples": 2, "num_eval_samples": 3,
-    "perturbation": 0.5,
-}  # fmt: skip
-REQUIRED["discrete_bcq"] = {"num_actions": NUM_ACTIONS, "threshold": 0.999}
-REQUIRED["spibb_dqn"] = {
-    "num_actions": NUM_ACTIONS, "dataset_size": 8, "cell_size": 100.0, "hash_bits": 4,
-}  # fmt: skip
-REQUIRED["bear"] = {
-    "vae_hidden_sizes": (8, 8), "num_target_samples": 2, "num_eval_samples": 3,
-    "num_mmd_samples": 2, "warmup_steps": 2, "bandwidth": 1.0,
-}  # fmt: skip
-REQUIRED["kl_control"] = {
-    "num_actions": NUM_ACTIONS, "prior_steps": 1, "learning_rate": 0.1, "target_rate": 0.5,
-    "embedding_size": 4,
-}  # fmt: skip
-REQUIRED["brac"] = {"warmup_steps": 2, "num_eval_samples": 3}
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """What the contract tests know of one algorithm."""
+
+    small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields that a default configuration lacks, or that are too large in it."""
+    variants: Sequence[Mapping[str, Any]] = ()
+    """Fields of further configurations."""
+    other: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Values at which a field matters, where half of its default (or `not`) would not show it."""
+    context: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """By field: the other fields that must be set for it to matter."""
+    observation_shape: tuple[int, ...] | None = None
+    """Of images."""
+    action_size: int = ACTION_SIZE
+    table: bool = False
+    """One number per state and action: nothing of it is a network."""
+    draws: bool = False
+    """The policy has no mode: its deterministic form draws, too, only with less noise."""
+    slow: bool = False
+    """Compiles for minutes: with a transformer, or with many structural fields."""
+
+
+@functools.cache
+def contract_of(algorithm: Any) -> Contract:
+    """The `CONTRACT` of an algorithm's test file; an empty one where it has none."""
+    _, family, name = algorithm.__name__.split(".")
+    path = pathlib.Path(__file__).parent / family / f"test_{name}.py"
+    spec = importlib.util.spec_from_file_location(f"contract_of_{name}", path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # where dataclasses look their annotations up
+    spec.loader.exec_module(module)
+    return getattr(module, "CONTRACT", Contract())
 
 
 def pair_features(observations: Any) -> Any:
@@ -68,124 +76,13 @@ def standard_normal(observations: Any, actions: Any) -> Any:
     return -0.5 * (actions**2).sum(axis=-1)
 
 
-# Variants beside the default configuration, by the module's last name.
-VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "act": [
-        {"temporal_ensemble": True, "latent": "sample"},
-        {"encoder": "conv", "observation_steps": 2, "dropout_rate": 0.0},
-    ],
-    "alvinn": [
-        {
-            "target": "gaussian1991",
-            "readout": "center_of_mass",
-            "use_range": False,
-            "use_feedback": False,
-        },
-        {"target": "one_hot", "loss": "cross_entropy"},
-    ],
-    "autoregressive": [
-        {"decoder": "transformer", "num_layers": 1, "targets": "soft", "decode": "dither"},
-        {
-            "decoder": "lstm",
-            "chunk_size": 3,
-            "execute_steps": 2,
-            "observation_steps": 2,
-            "encoder": "conv",
-        },
-    ],
-    "awac": [{"weight": "softmax"}, {"num_actions": NUM_ACTIONS}],
-    "awr": [{"num_actions": NUM_ACTIONS}],
-    "bc": [
-        {"head": "mse"},
-        {"head": "tanh_gaussian"},
-        {"head": "categorical", "num_actions": NUM_ACTIONS},
-        {"head": "mixture", "num_components": 2},
-        {"head": "linear_gaussian"},
-        {"head": "tabular", "num_actions": NUM_ACTIONS},
-        {"head": "linear_softmax", "num_actions": NUM_ACTIONS, "features": pair_features},
-        {"encoder": "conv"},
-    ],
-    "brac": [
-        {"divergence": "mmd", "adaptive": True, "value_penalty": False},
-        {"divergence": "kl_dual", "divergence_steps": 2},
-    ],
-    "constrained_iteration": [
-        {"constraint": "none"},
-        {"constraint": "kl"},
-        {"constraint": "kl_penalty"},
-        {"constraint": "total_variation"},
-    ],
-    "cql": [{"lagrange": True}, {"max_target_backup": True}],
-    "crr": [
-        {"weight": "exponential", "baseline": "max", "num_critics": 2},
-        {"num_actions": NUM_ACTIONS},
-    ],
-    "cvae": [
-        {"prior": "learned", "reconstruction": "mse"},
-        {"prior": "mixture", "reconstruction": "l1", "num_components": 2},
-        {"encoder": "conv"},
-    ],
-    "diffusion": [
-        {
-            "denoiser": "transformer",
-            "num_layers": 1,
-            "width": 8,
-            "num_heads": 2,
-            "dropout_rate": 0.5,
-            "sampler": "ddpm",
-            "prediction": "v",
-        }
-    ],
-    "flow_matching": [{"encoder": "conv", "solver": "midpoint", "residual": True}],
-    "history_bc": [
-        {"history": "stack", "head": "categorical", "num_actions": 3, "previous_actions": True},
-        {"history": "transformer", "dropout_rate": 0.5, "history_dropout": 0.5},
-        {"previous_actions": True, "cell": "lstm", "supervise": "last", "reset_every": 2},
-    ],
-    "implicit_bc": [{"negatives": "langevin", "gradient_penalty": True, "inference": "langevin"}],
-    "iql": [{"dropout_rate": 0.5}, {"num_actions": NUM_ACTIONS}],
-    "one_step": [{"num_actions": NUM_ACTIONS}],
-    "kl_control": [
-        {"form": "q", "network": "gru", "num_tokens": 5},
-        {"dropout_rate": 0.5, "target_samples": 2},
-    ],
-    "policy_gradient": [{"head": "tabular", "num_actions": NUM_ACTIONS, "entropy_weight": 0.1}],
-    "reverse_kl": [
-        {"ratio": "known", "expert_log_prob": standard_normal, "head": "mixture"},
-        {"head": "categorical", "num_actions": NUM_ACTIONS},
-    ],
-    "spibb": [{"bounded": True}],
-    "spibb_dqn": [{"count": "one_hot", "behavior": "counted", "double_q": True}],
-}
-
-
-# Algorithms whose observations are images, and their shapes; or whose actions have a fixed size.
-IMAGES: dict[str, tuple[int, ...]] = {"alvinn": (38, 32, 1)}
-ACTION_SIZES: dict[str, int] = {"alvinn": 2}
-
-# Algorithms that compile for minutes here: with transformers, or with many structural fields.
-MANY_PROGRAMS = {
-    "act", "autoregressive", "cvae", "diffusion", "flow_matching", "history_bc", "implicit_bc",
-    "reverse_kl",
-}  # fmt: skip
-
 # With one network and with target networks; the others are sharded by `make test-all`.
 SHARDED = ("bc", "td3")
 
-# Policies without a mode: also their deterministic form draws, only with less noise.
-DRAWING: set[str] = {"diffusion", "flow_matching", "implicit_bc"}
-
 
 def algorithms() -> list[Any]:
-    """Every module of the algorithm folders that has an `update`."""
-    found = []
-    for family in FAMILIES:
-        package = importlib.import_module(f"ddm.{family}")
-        for info in pkgutil.iter_modules(package.__path__):
-            module = importlib.import_module(f"ddm.{family}.{info.name}")
-            if hasattr(module, "update"):
-                found.append(module)
-    return found
+    """Every algorithm of the library."""
+    return list(ddm.algorithms().values())
 
 
 def short_name(algorithm: Any) -> str:
@@ -196,7 +93,7 @@ def small_config(algorithm: Any, **overrides: Any) -> Any:
     """The default configuration with networks that compile fast, and with what it lacks."""
     names = {field.name for field in dataclasses.fields(algorithm.Config)}
     small = {name: value for name, value in SMALL.items() if name in names}
-    return algorithm.Config().replace(**small | REQUIRED.get(short_name(algorithm), {}) | overrides)
+    return algorithm.Config().replace(**small | dict(contract_of(algorithm).small) | overrides)
 
 
 def config_with(algorithm: Any, **overrides: Any) -> Any:
@@ -210,9 +107,9 @@ def config_with(algorithm: Any, **overrides: Any) -> Any:
         if field.metadata.get("pytree_node", True)
     }
     static = {name: value for name, value in overrides.items() if name not in leaves}
-    for variant in [{}, *VARIANTS.get(short_name(algorithm), [])]:
+    for variant in [{}, *contract_of(algorithm).variants]:
         if static.items() <= variant.items():
-            return small_config(algorithm, **variant | overrides)
+            return small_config(algorithm, **dict(variant) | overrides)
     return small_config(algorithm, **overrides)
 
 
@@ -223,13 +120,13 @@ def cases() -> list[Any]:
     parameters = []
     for algorithm in algorithms():
         name = short_name(algorithm)
-        for overrides in [{}, *VARIANTS.get(name, [])]:
+        for overrides in [{}, *contract_of(algorithm).variants]:
             label = "-".join(
                 [name, *(f"{k}={getattr(v, '__name__', v)}" for k, v in overrides.items())]
             )
             config = small_config(algorithm, **overrides)
             marks = [one_worker(algorithm)]
-            if name in MANY_PROGRAMS:
+            if contract_of(algorithm).slow:
                 marks.append(pytest.mark.slow)
             elif overrides:
                 marks.append(pytest.mark.newest)
@@ -261,9 +158,9 @@ def make_batch(algorithm: Any, config: Any, rows: int = 8, seed: int = 0) -> Any
     if getattr(config, "num_actions", 0) > 0:
         actions = random.integers(NUM_ACTIONS, size=leading, dtype=np.int32)
     else:
-        actions = np.tanh(normal(ACTION_SIZES.get(short_name(algorithm), ACTION_SIZE)))
+        actions = np.tanh(normal(contract_of(algorithm).action_size))
     next_observations = normal(OBSERVATION_SIZE)
-    image = IMAGES.get(short_name(algorithm))
+    image = contract_of(algorithm).observation_shape
     if image is not None or getattr(config, "encoder", "none") == "conv":
         shape = leading + (image or (8, 8, 1))
         observations = random.integers(256, size=shape, dtype=np.uint8)

@@ -74,7 +74,8 @@ IMITATION_AND_TABLES = [
     algorithm
     for algorithm in contract.algorithms()
     if ".imitation." in algorithm.__name__
-    or contract.short_name(algorithm) in (*contract.TABLES, "policy_gradient")
+    or contract.contract_of(algorithm).table
+    or contract.short_name(algorithm) == "policy_gradient"
 ]
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ddm
 from ddm.errors import InputError
 from ddm.runner.checkpoints import Store
 from ddm.runner.lanes import unwrap_keys, wrap_keys
@@ -29,7 +30,7 @@ ALGORITHMS = [
         id=contract.short_name(each),
         marks=[
             contract.one_worker(each),
-            *([pytest.mark.slow] if contract.short_name(each) in contract.MANY_PROGRAMS else []),
+            *([pytest.mark.slow] if contract.contract_of(each).slow else []),
         ],
     )
     for each in contract.algorithms()
@@ -56,7 +57,26 @@ def _plain(tree):
 
 def test_all_algorithm_folders_are_searched():
     names = {contract.short_name(each) for each in contract.algorithms()}
-    assert names >= {"bc", "td3", "sac", "td3_bc", "iql", "cql", *contract.REQUIRED}
+    assert names >= {"bc", "td3", "sac", "td3_bc", "iql", "cql", "tabular_cql", "kl_control"}
+
+
+def test_every_algorithm_has_all_names_of_the_contract_and_a_test_file():
+    for algorithm in contract.algorithms():
+        contract.contract_of(algorithm)
+        for name in ("Config", "State", "batch_spec", "init", "update", "act"):
+            assert hasattr(algorithm, name), f"{algorithm.__name__} lacks {name}"
+
+
+def test_a_broken_module_in_any_folder_is_noticed(tmp_path, monkeypatch):
+    family = tmp_path / "new_family"
+    family.mkdir()
+    (family / "__init__.py").write_text("")
+    (family / "broken.py").write_text("import no_such_module")
+    monkeypatch.setattr(ddm, "__path__", [*ddm.__path__, str(tmp_path)])
+    with pytest.raises(ImportError, match="no_such_module"):
+        ddm.algorithms()
+    for name in ("ddm.new_family.broken", "ddm.new_family"):
+        sys.modules.pop(name, None)
 
 
 @every_algorithm
@@ -257,57 +277,21 @@ def test_a_batch_of_one(algorithm):
     chex.assert_tree_all_finite((_plain(after), metrics))
 
 
-# Values that make a field bind, where halving its default would not show; and the other fields
-# that must be set for it to matter.
+# Of fields that many algorithms share: values that make a field bind, where halving its default
+# would not show; and the other fields that must be set for it to matter. Those of one algorithm
+# stand in its `CONTRACT`.
 OTHER_VALUE = {
-    "log_std_min": 1.5, "log_std_max": -4.0, "max_weight": 0.1, "target_noise_clip": 0.01,
-    "decay_steps": 4, "actor_decay_steps": 4, "weight_decay": 1.0, "label_smoothing": 0.3,
-    "inverse_temperature": 0.1, "backup_entropy": 0.5, "bc_steps": 10, "pseudo_count": 1.0,
-    "exploration": 1.0, "initial_value": 2.0, "ridge": 1.0, "min_count": 0.5, "threshold": 0.7,
-    "smoothing": 0.5, "entropy_weight": 0.5, "random_feedback_steps": 2,
-    "history_dropout": 0.5, "change_point_weight": 2.0, "change_point_threshold": 1.5,
-    "max_gradient_norm": 1e-3, "reset_every": 2, "gradient_margin": 0.0, "langevin_power": 8.0,
-    "langevin_final_step_size": 0.05,
-    "beta_warmup_steps": 4, "free_bits": 100.0, "log_var_min": 1.5, "log_var_max": -4.0,
-    "ensemble_decay": 1.0,
-    "ema_max": 0.1, "eta": 1.0,
-    "prefix_dropout": 0.5, "temperature": 1e-3, "top_p": 0.1,
-    "expert_log_prob_floor": 0.5, "anneal_steps": 4, "ratio_clip": 0.1, "instance_noise_steps": 4,
-    "gradient_penalty_weight": 10.0,
-    "log_alpha_min": 0.5, "log_alpha_max": -0.5, "deviation_weight": 1.0,
-    "target_period": 2, "cell_size": 0.5,
-    "prior_steps": 2, "max_gradient": 1e-3,
-    "behavior_steps": 1, "alpha_max": 0.5, "max_slope": 0.0,
-    "exponent": 2.0, "orthogonal_weight": 1.0, "temperature_max": 1.0, "temperature_min": 1.0,
-    "alpha_min": 5.0,
-}  # fmt: skip
+    "log_std_min": 1.5,
+    "log_std_max": -4.0,
+    "max_weight": 0.1,
+    "decay_steps": 4,
+    "actor_decay_steps": 4,
+    "weight_decay": 1.0,
+    "inverse_temperature": 0.1,
+}
 CONTEXT = {
-    "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
     "num_actions": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
     "num_components": {"head": "mixture", "prior": "mixture"},
-    "ensemble_decay": {"temporal_ensemble": True},
-    "target_gap": {"lagrange": True},
-    "alpha_learning_rate": {"lagrange": True, "adaptive": True},
-    "target_divergence": {"adaptive": True},
-    "alpha_max": {"adaptive": True, "lagrange": True},
-    "alpha_min": {"lagrange": True, "target_gap": 100.0},
-    "temperature_max": {"target_entropy": 50.0},
-    "temperature_min": {"target_entropy": -50.0},
-    "kernel": {"divergence": "mmd"},
-    "bandwidth": {"divergence": "mmd"},
-    "divergence_steps": {"divergence": "kl_dual"},
-    "divergence_learning_rate": {"divergence": "kl_dual"},
-    "slope_penalty_weight": {"divergence": "kl_dual", "max_slope": 0.0},
-    "max_slope": {"divergence": "kl_dual"},
-    "features": {
-        "head": "linear_softmax",
-        "num_actions": contract.NUM_ACTIONS,
-        "features": contract.pair_features,
-    },
-    "unet_widths": {"denoiser": "unet"},
-    "target_width": {"targets": "soft"},
-    "cache": {"decoder": "transformer"},
-    "execute_steps": {"chunk_size": 4},
     "num_layers": {
         "denoiser": "transformer",
         "decoder": "transformer",
@@ -324,76 +308,34 @@ CONTEXT = {
     },
     "dropout_rate": {"history": "transformer", "decoder": "transformer"},
     "observation_steps": {"history": "stack"},
-    "change_point_weight": {"change_point_threshold": 1.0},
-    "change_point_threshold": {"change_point_weight": 2.0},
-    "gradient_penalty_weight": {"gradient_penalty": True, "gradient_margin": 0.0},
-    "gradient_margin": {"gradient_penalty": True},
-    "langevin_steps": {"negatives": "langevin"},
-    "langevin_step_size": {"inference": "langevin"},
-    "langevin_final_step_size": {"inference": "langevin"},
-    "langevin_power": {"inference": "langevin"},
-    "langevin_noise": {"inference": "langevin"},
-    "langevin_max_step": {"inference": "langevin"},
-    "causal": {"denoiser": "transformer", "num_layers": 1, "width": 16},
-    "ratio_clip": {"divergence": "fkl"},
-    "final_instance_noise": {"instance_noise_steps": 2},
-    "ratio": {"expert_log_prob": contract.standard_normal},
-    "expert_log_prob_floor": {"ratio": "known", "expert_log_prob": contract.standard_normal},
-    "initial_temperature": {
-        "ratio": "known",
-        "expert_log_prob": contract.standard_normal,
-        "anneal_steps": 100,
-    },
-    "anneal_steps": {"ratio": "known", "expert_log_prob": contract.standard_normal},
-    "entropy": {"ratio": "known", "expert_log_prob": contract.standard_normal},
-    "expert_log_prob": {"ratio": "known", "expert_log_prob": contract.standard_normal},
-    "epsilon": {"constraint": "kl"},
-    "backup": {"form": "q"},
-    "kl_calc": {"form": "q"},
-    "embedding_size": {"num_tokens": 5},
-    "network": {"num_tokens": 5},
-    "target_samples": {"dropout_rate": 0.5},
     "inverse_temperature": {"weight": "exponential"},
     "max_weight": {"weight": "exponential"},
     "weight": {"constraint": "kl_penalty"},
-    "smoothing": {"constraint": "kl_penalty"},
 }
 OTHER_STATIC = {
-    "head": "tanh_gaussian", "num_actions": 5, "hidden_sizes": (8,), "policy_delay": 3,
-    "num_critics": 3, "dropout_rate": 0.5, "num_samples": 3, "constraint": "kl",
-    "num_components": 3, "encoder": "conv",
-    "denoiser": "unet", "observation_steps": 3, "chunk_size": 4, "execute_steps": 2,
-    "diffusion_steps": 20, "prediction": "v", "sampler": "ddpm", "sample_steps": 5,
-    "num_bins": 16, "edges": tuple(np.tile(np.linspace(-1.0, 1.0, 9), 2)), "decoder": "lstm",
-    "targets": "soft", "decode": "dither",
-    "spacing": "leading", "time_distribution": "beta", "solver": "midpoint",
-    "history": "stack", "segment_steps": 4, "burn_in": 2, "supervise": "last", "cell": "lstm",
-    "num_blocks": 2, "negatives": "langevin", "num_negatives": 5, "inference": "langevin",
-    "reconstruction": "mse", "prior": "learned", "latent": "sample", "latent_dim": 3,
-    "num_decoder_layers": 2, "dfo_rounds": 3, "langevin_steps": 4,
-    "unet_widths": (8, 16), "num_layers": 1, "width": 16, "num_heads": 2,
-    "vae_hidden_sizes": (8,), "num_target_samples": 3, "num_eval_samples": 4,
-    "num_mmd_samples": 3, "kernel": "gaussian", "values": "mean",
-    "count": "one_hot", "behavior": "counted", "dataset_size": 16, "hash_bits": 5,
-    "weight": "softmax", "baseline": "max", "window": 4,
-    "ratio": "known", "estimator": "score", "divergence": "js", "entropy": "sampled",
-    "discriminator_steps": 3, "expert_log_prob": lambda observations, actions: actions[..., 0],
-    "form": "q", "backup": "logsumexp", "kl_calc": "integral", "target_samples": 2,
-    "embedding_size": 8, "network": "gru", "num_tokens": 6,
-    "kl_control.prior": lambda observations: observations[..., :contract.NUM_ACTIONS],
-    "brac.divergence": "mmd", "divergence_steps": 2,
-    "target": "gaussian1991", "loss": "cross_entropy", "readout": "center_of_mass",
-    "num_units": 30, "range_rows": 4,
-    "features": lambda observations: 2.0 * contract.pair_features(observations),
-}  # fmt: skip
+    "num_actions": 5,
+    "hidden_sizes": (8,),
+    "num_critics": 3,
+    "dropout_rate": 0.5,
+    "num_samples": 3,
+    "num_components": 3,
+    "encoder": "conv",
+    "observation_steps": 3,
+    "num_layers": 1,
+    "width": 16,
+    "num_heads": 2,
+    "weight": "softmax",
+}
 
 
 def _fields():
     for parameter in ALGORITHMS:
         [algorithm] = parameter.values
         for field in dataclasses.fields(algorithm.Config):
+            if field.metadata.get("network"):
+                continue  # see test_own_networks.py
             label = f"{parameter.id}-{field.name}"
-            slow = contract.short_name(algorithm) in contract.MANY_PROGRAMS
+            slow = contract.contract_of(algorithm).slow
             marks = [
                 contract.one_worker(algorithm),
                 pytest.mark.slow if slow else pytest.mark.newest,
@@ -404,12 +346,13 @@ def _fields():
 @pytest.mark.parametrize(("algorithm", "field"), list(_fields()))
 def test_each_config_field_changes_the_computation(algorithm, field):
     names = {each.name for each in dataclasses.fields(algorithm.Config)}
-    context = {n: v for n, v in CONTEXT.get(field.name, {}).items() if n in names}
+    own = contract.contract_of(algorithm)
+    context = {**CONTEXT, **own.context}.get(field.name, {})
+    context = {n: v for n, v in context.items() if n in names}
     if not field.metadata.get("pytree_node", True):
         base = contract.small_config(algorithm, **context)
-        own = f"{contract.short_name(algorithm)}.{field.name}"  # where a name means two things
         default = getattr(base, field.name)
-        other = OTHER_STATIC.get(own, OTHER_STATIC.get(field.name, not default))
+        other = {**OTHER_STATIC, **own.other}.get(field.name, not default)
         changed = base.replace(**{field.name: other})
         # The text of a program takes longest: first what is asked for, and what is kept.
         assert any(
@@ -419,7 +362,8 @@ def test_each_config_field_changes_the_computation(algorithm, field):
         return
     base = contract.config_with(algorithm, **context)
     default = getattr(base, field.name)
-    other = OTHER_VALUE[field.name] if field.name in OTHER_VALUE else 0.5 * default
+    values = {**OTHER_VALUE, **own.other}
+    other = values[field.name] if field.name in values else 0.5 * default
     changed = base.replace(**{field.name: other})
     assert other != default
     assert any(
@@ -515,7 +459,7 @@ def test_vmapped_acts_equal_single_ones(algorithm, config):
 
 @every_algorithm
 def test_deterministic_actions_do_not_depend_on_the_key(algorithm):
-    if contract.short_name(algorithm) in contract.DRAWING:
+    if contract.contract_of(algorithm).draws:
         pytest.skip("this policy has no mode")
     config = contract.small_config(algorithm)
     state, batch = _start(algorithm, config)

@@ -75,7 +75,7 @@ def trainable(
     return Trainable(params, optimizer(0.0).init(params), network, optimizer)
 
 
-def tracked(network: nn.Module, params: Any, optimizer: Optimizer = optax.adam) -> Tracked:
+def tracked(network: nn.Module | None, params: Any, optimizer: Optimizer = optax.adam) -> Tracked:
     """As :func:`trainable`; the targets start as a copy of the parameters."""
     targets = jax.tree.map(jnp.copy, params)
     return Tracked(params, optimizer(0.0).init(params), network, optimizer, targets)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import ddm
+
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 ROWS, SIZES = 32, (5, 8, 7, 3)  # of a perceptron with two hidden layers
 
@@ -142,22 +144,12 @@ def test_the_floor_times_rare_and_frequent_products(products):
     assert 0.0 < floor() < 1.0
 
 
-def test_every_algorithm_is_found_by_walking_the_package(algorithms):
-    import contract
-
-    found = algorithms.find_algorithms()
-    assert {module.__name__ for module in found.values()} == {
-        module.__name__ for module in contract.algorithms()
-    }
-    assert all(module.__name__.endswith(f".{name}") for name, module in found.items())
-
-
 @pytest.mark.parametrize(
     ("name", "log", "rows"),
     [("bc", 0, 100_000), ("discrete_bcq", 1, 100_000), ("spibb", 2, 16), ("alvinn", 3, 10_000)],
 )
 def test_each_gets_the_first_log_that_it_accepts(algorithms, name, log, rows):
-    module = algorithms.find_algorithms()[name]
+    module = ddm.algorithms()[name]
     config, dataset = algorithms.configure(name, module, 16, hidden_sizes=(4,), no_such_field=1)
     assert dataset is algorithms.LOGS[log](16 if rows == 16 else algorithms.TRANSITIONS)
     assert dataset.num_transitions == pytest.approx(rows, rel=0.07)

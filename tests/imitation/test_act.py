@@ -1,5 +1,6 @@
 """ACT: masks, ensembles and chunks by hand; pauses that chunks survive; a fork that z = 0 fails."""
 
+import contract
 import forks
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,31 @@ from ddm import data
 from ddm.errors import InputError
 from ddm.imitation import act, bc
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={
+        "width": 8,
+        "num_heads": 4,
+        "num_layers": 1,
+        "chunk_size": 3,
+        "execute_steps": 3,
+        "latent_dim": 2,
+    },
+    variants=[
+        {"temporal_ensemble": True, "latent": "sample"},
+        {"encoder": "conv", "observation_steps": 2, "dropout_rate": 0.0},
+    ],
+    other={
+        "chunk_size": 4,
+        "execute_steps": 2,
+        "ensemble_decay": 1.0,
+        "latent": "sample",
+        "latent_dim": 3,
+        "num_decoder_layers": 2,
+    },
+    context={"execute_steps": {"chunk_size": 4}, "ensemble_decay": {"temporal_ensemble": True}},
+    slow=True,
+)
 
 SMALL = act.Config(
     width=16, num_heads=2, num_layers=1, chunk_size=4, execute_steps=4, latent_dim=2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,28 @@ from ddm.envs import road
 from ddm.errors import InputError
 from ddm.imitation import alvinn
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    variants=[
+        {
+            "target": "gaussian1991",
+            "readout": "center_of_mass",
+            "use_range": False,
+            "use_feedback": False,
+        },
+        {"target": "one_hot", "loss": "cross_entropy"},
+    ],
+    other={
+        "random_feedback_steps": 2,
+        "num_units": 30,
+        "target": "gaussian1991",
+        "loss": "cross_entropy",
+        "readout": "center_of_mass",
+        "range_rows": 4,
+    },
+    observation_shape=(38, 32, 1),
+    action_size=2,
+)
 
 INIT, UPDATE = jax.jit(alvinn.init), jax.jit(alvinn.update)
 HILL = [0.10, 0.32, 0.61, 0.89, 1.0, 0.89, 0.61, 0.32, 0.10]

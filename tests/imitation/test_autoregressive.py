@@ -2,6 +2,7 @@
 
 import functools
 
+import contract
 import forks
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,47 @@ from ddm.errors import InputError
 from ddm.imitation import autoregressive
 from ddm.ops import binning
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={
+        "decoder": "mlp",
+        "width": 8,
+        "num_heads": 4,
+        "num_layers": 2,
+        "num_bins": 8,
+        "warmup_steps": 2,
+    },
+    variants=[
+        {"decoder": "transformer", "num_layers": 1, "targets": "soft", "decode": "dither"},
+        {
+            "decoder": "lstm",
+            "chunk_size": 3,
+            "execute_steps": 2,
+            "observation_steps": 2,
+            "encoder": "conv",
+        },
+    ],
+    other={
+        "chunk_size": 4,
+        "execute_steps": 2,
+        "label_smoothing": 0.3,
+        "num_bins": 16,
+        "edges": tuple(np.tile(np.linspace(-1.0, 1.0, 9), 2)),
+        "targets": "soft",
+        "decode": "dither",
+        "max_gradient_norm": 1e-3,
+        "prefix_dropout": 0.5,
+        "temperature": 1e-3,
+        "top_p": 0.1,
+        "decoder": "lstm",
+    },
+    context={
+        "execute_steps": {"chunk_size": 4},
+        "target_width": {"targets": "soft"},
+        "cache": {"decoder": "transformer"},
+    },
+    slow=True,
+)
 
 NETWORKS = {
     "mlp": {"hidden_sizes": (64, 64)},

@@ -1,5 +1,6 @@
 """Behaviour cloning against closed-form maximum likelihood."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,36 @@ from ddm.errors import InputError
 from ddm.imitation import bc
 from ddm.networks import heads
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    variants=[
+        {"head": "mse"},
+        {"head": "tanh_gaussian"},
+        {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
+        {"head": "mixture", "num_components": 2},
+        {"head": "linear_gaussian"},
+        {"head": "tabular", "num_actions": contract.NUM_ACTIONS},
+        {
+            "head": "linear_softmax",
+            "num_actions": contract.NUM_ACTIONS,
+            "features": contract.pair_features,
+        },
+        {"encoder": "conv"},
+    ],
+    other={
+        "head": "tanh_gaussian",
+        "features": lambda observations: 2.0 * contract.pair_features(observations),
+        "label_smoothing": 0.3,
+    },
+    context={
+        "features": {
+            "head": "linear_softmax",
+            "num_actions": contract.NUM_ACTIONS,
+            "features": contract.pair_features,
+        },
+        "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
+    },
+)
 
 CONFIG = bc.Config(hidden_sizes=(32, 32), learning_rate=3e-3)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import contract
 import forks
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,24 @@ import pytest
 from ddm.errors import InputError
 from ddm.imitation import cvae
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    variants=[
+        {"prior": "learned", "reconstruction": "mse"},
+        {"prior": "mixture", "reconstruction": "l1", "num_components": 2},
+        {"encoder": "conv"},
+    ],
+    other={
+        "beta_warmup_steps": 4,
+        "free_bits": 100.0,
+        "log_var_min": 1.5,
+        "log_var_max": -4.0,
+        "reconstruction": "mse",
+        "prior": "learned",
+        "latent_dim": 3,
+    },
+    slow=True,
+)
 
 CONFIG = cvae.Config(
     hidden_sizes=(32, 32), latent_dim=2, num_components=5, learning_rate=3e-3, decay_steps=1000

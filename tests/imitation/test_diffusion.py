@@ -1,5 +1,6 @@
 """The diffusion policy against densities, scores and averages that are known."""
 
+import contract
 import forks
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,40 @@ from ddm import ops
 from ddm.errors import InputError
 from ddm.imitation import diffusion
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    variants=[
+        {
+            "denoiser": "transformer",
+            "num_layers": 1,
+            "width": 8,
+            "num_heads": 2,
+            "dropout_rate": 0.5,
+            "sampler": "ddpm",
+            "prediction": "v",
+        }
+    ],
+    other={
+        "chunk_size": 4,
+        "execute_steps": 2,
+        "ema_max": 0.1,
+        "denoiser": "unet",
+        "unet_widths": (8, 16),
+        "eta": 1.0,
+        "diffusion_steps": 20,
+        "prediction": "v",
+        "sampler": "ddpm",
+        "sample_steps": 5,
+        "spacing": "leading",
+    },
+    context={
+        "execute_steps": {"chunk_size": 4},
+        "unet_widths": {"denoiser": "unet"},
+        "causal": {"denoiser": "transformer", "num_layers": 1, "width": 16},
+    },
+    draws=True,
+    slow=True,
+)
 
 STEPS = 2000
 CONFIG = diffusion.Config(

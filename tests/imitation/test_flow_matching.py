@@ -1,5 +1,6 @@
 """The flow-matching policy against densities and velocities that are known."""
 
+import contract
 import forks
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,27 @@ import pytest
 from ddm.errors import InputError
 from ddm.imitation import flow_matching
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    variants=[{"encoder": "conv", "solver": "midpoint", "residual": True}],
+    other={
+        "chunk_size": 4,
+        "execute_steps": 2,
+        "ema_max": 0.1,
+        "denoiser": "unet",
+        "unet_widths": (8, 16),
+        "time_distribution": "beta",
+        "solver": "midpoint",
+        "sample_steps": 5,
+    },
+    context={
+        "execute_steps": {"chunk_size": 4},
+        "unet_widths": {"denoiser": "unet"},
+        "causal": {"denoiser": "transformer", "num_layers": 1, "width": 16},
+    },
+    draws=True,
+    slow=True,
+)
 
 STEPS = 3000
 CONFIG = flow_matching.Config(

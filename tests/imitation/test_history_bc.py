@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,47 @@ from ddm.envs import memory
 from ddm.errors import InputError
 from ddm.imitation import bc, history_bc
 from ddm.types import Batch, initial_policy_state
+
+CONTRACT = contract.Contract(
+    small={
+        "width": 8,
+        "num_layers": 2,
+        "observation_steps": 2,
+        "segment_steps": 3,
+        "burn_in": 1,
+    },
+    variants=[
+        {"history": "stack", "head": "categorical", "num_actions": 3, "previous_actions": True},
+        {"history": "transformer", "dropout_rate": 0.5, "history_dropout": 0.5},
+        {"previous_actions": True, "cell": "lstm", "supervise": "last", "reset_every": 2},
+    ],
+    other={
+        "head": "tanh_gaussian",
+        "features": lambda observations: 2.0 * contract.pair_features(observations),
+        "label_smoothing": 0.3,
+        "history": "stack",
+        "segment_steps": 4,
+        "burn_in": 2,
+        "supervise": "last",
+        "history_dropout": 0.5,
+        "change_point_weight": 2.0,
+        "change_point_threshold": 1.5,
+        "max_gradient_norm": 1e-3,
+        "cell": "lstm",
+        "reset_every": 2,
+    },
+    context={
+        "features": {
+            "head": "linear_softmax",
+            "num_actions": contract.NUM_ACTIONS,
+            "features": contract.pair_features,
+        },
+        "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
+        "change_point_weight": {"change_point_threshold": 1.0},
+        "change_point_threshold": {"change_point_weight": 2.0},
+    },
+    slow=True,
+)
 
 # Every number below is at most a few standard errors of 200 episodes away from an exact answer.
 STACK = history_bc.Config(

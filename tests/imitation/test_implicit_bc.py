@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contract
 import forks
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,35 @@ from ddm.errors import InputError
 from ddm.imitation import implicit_bc
 from ddm.imitation.parts import search
 from ddm.types import Batch, initial_policy_state
+
+CONTRACT = contract.Contract(
+    small={"width": 8, "num_negatives": 4, "langevin_steps": 3},
+    variants=[{"negatives": "langevin", "gradient_penalty": True, "inference": "langevin"}],
+    other={
+        "negatives": "langevin",
+        "num_negatives": 5,
+        "inference": "langevin",
+        "dfo_rounds": 3,
+        "langevin_steps": 4,
+        "langevin_final_step_size": 0.05,
+        "langevin_power": 8.0,
+        "num_blocks": 2,
+        "gradient_penalty_weight": 10.0,
+        "gradient_margin": 0.0,
+    },
+    context={
+        "langevin_steps": {"negatives": "langevin"},
+        "langevin_step_size": {"inference": "langevin"},
+        "langevin_final_step_size": {"inference": "langevin"},
+        "langevin_power": {"inference": "langevin"},
+        "langevin_noise": {"inference": "langevin"},
+        "langevin_max_step": {"inference": "langevin"},
+        "gradient_penalty_weight": {"gradient_penalty": True, "gradient_margin": 0.0},
+        "gradient_margin": {"gradient_penalty": True},
+    },
+    draws=True,
+    slow=True,
+)
 
 CONFIG = implicit_bc.Config(
     observation_steps=1, width=32, num_negatives=32, num_samples=128, learning_rate=3e-3,

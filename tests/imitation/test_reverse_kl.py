@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 
+import contract
 import forks
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,48 @@ from ddm.errors import InputError
 from ddm.imitation import bc, reverse_kl
 from ddm.ops import divergences, improvement
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    variants=[
+        {"ratio": "known", "expert_log_prob": contract.standard_normal, "head": "mixture"},
+        {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
+    ],
+    other={
+        "gradient_penalty_weight": 10.0,
+        "instance_noise_steps": 4,
+        "discriminator_steps": 3,
+        "head": "tanh_gaussian",
+        "features": lambda observations: 2.0 * contract.pair_features(observations),
+        "expert_log_prob_floor": 0.5,
+        "anneal_steps": 4,
+        "ratio_clip": 0.1,
+        "ratio": "known",
+        "estimator": "score",
+        "divergence": "js",
+        "entropy": "sampled",
+        "expert_log_prob": lambda observations, actions: actions[..., 0],
+    },
+    context={
+        "final_instance_noise": {"instance_noise_steps": 2},
+        "features": {
+            "head": "linear_softmax",
+            "num_actions": contract.NUM_ACTIONS,
+            "features": contract.pair_features,
+        },
+        "expert_log_prob_floor": {"ratio": "known", "expert_log_prob": contract.standard_normal},
+        "initial_temperature": {
+            "ratio": "known",
+            "expert_log_prob": contract.standard_normal,
+            "anneal_steps": 100,
+        },
+        "anneal_steps": {"ratio": "known", "expert_log_prob": contract.standard_normal},
+        "ratio_clip": {"divergence": "fkl"},
+        "ratio": {"expert_log_prob": contract.standard_normal},
+        "entropy": {"ratio": "known", "expert_log_prob": contract.standard_normal},
+        "expert_log_prob": {"ratio": "known", "expert_log_prob": contract.standard_normal},
+    },
+    slow=True,
+)
 
 GRID = jnp.linspace(-3.0, 3.0, 6_001)
 LINEAR = reverse_kl.Config(hidden_sizes=(), ratio="known", learning_rate=0.02, decay_steps=1_500)

@@ -1,5 +1,6 @@
 """Tabular behaviour cloning: counts by hand, and the exact return of a clone."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -10,6 +11,12 @@ from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.imitation import tabular_bc
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={"num_actions": contract.NUM_ACTIONS},
+    other={"pseudo_count": 1.0},
+    table=True,
+)
 
 CONFIG = tabular_bc.Config(num_actions=3)
 # In state 0 actions 0, 1, 2 appear 5 : 3 : 2; in state 1 only action 2; state 2 is never visited.

@@ -1,5 +1,6 @@
 """CQL: values below the truth off the data, and SAC where the penalty is switched off."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,26 @@ import pytest
 
 from ddm.lower_bound import cql
 from ddm.off_policy import sac
+
+CONTRACT = contract.Contract(
+    variants=[{"lagrange": True}, {"max_target_backup": True}],
+    other={
+        "temperature_min": 1.0,
+        "temperature_max": 1.0,
+        "backup_entropy": 0.5,
+        "alpha_min": 5.0,
+        "alpha_max": 0.5,
+        "bc_steps": 10,
+    },
+    context={
+        "temperature_min": {"target_entropy": -50.0},
+        "temperature_max": {"target_entropy": 50.0},
+        "alpha_min": {"lagrange": True, "target_gap": 100.0},
+        "alpha_max": {"lagrange": True},
+        "target_gap": {"lagrange": True},
+        "alpha_learning_rate": {"lagrange": True},
+    },
+)
 
 CONFIG = cql.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=1e-3, critic_learning_rate=3e-3,

@@ -2,6 +2,7 @@
 
 import functools
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -12,6 +13,12 @@ from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.lower_bound import tabular_cql
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={"num_actions": contract.NUM_ACTIONS},
+    other={"initial_value": 2.0},
+    table=True,
+)
 
 CONFIG = tabular_cql.Config(num_actions=2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,9 +61,9 @@ GAUSSIANS = [name for name, head in heads.HEADS.items() if head.bounded]
 
 @pytest.mark.parametrize("name", GAUSSIANS)
 def test_a_gaussian_begins_where_it_is_told_to(name):
-    network = heads.HEADS[name].network(_sizes(name, hidden_sizes=()))
+    network: Any = heads.HEADS[name].network(_sizes(name, hidden_sizes=()))
     mean, nothing = jnp.array([0.3, -0.2, 0.0]), jnp.zeros((1, 4))
-    start = networks.Start(mean, jnp.log(0.1))
+    start: Any = networks.Start(mean, jnp.log(0.1))
     params = network.init(KEY, nothing, -5.0, 2.0, start=start)
     policy = network.apply(params, nothing, -5.0, 2.0)
     spread = {"tanh_gaussian": "_base", "mixture": "_components"}.get(name)
@@ -76,10 +77,10 @@ def test_a_gaussian_begins_where_it_is_told_to(name):
 
 
 def test_a_gaussian_of_one_width_begins_there_too():
-    network = networks.GaussianPolicy((), 2)
-    start = networks.Start(0.5, jnp.log(0.1))
-    policy = network.apply(network.init(KEY, jnp.zeros(4), -5.0, 2.0, start=start), jnp.zeros(4),
-                           -5.0, 2.0)  # fmt: skip
+    network, nothing = networks.GaussianPolicy((), 2), jnp.zeros(4)
+    start: Any = networks.Start(0.5, jnp.log(0.1))
+    params = network.init(KEY, nothing, -5.0, 2.0, start=start)
+    policy = network.apply(params, nothing, -5.0, 2.0)
     np.testing.assert_allclose(policy.mode(), 0.5, atol=1e-6)
     np.testing.assert_allclose(policy.stddev(), 0.1, rtol=1e-5)
 

@@ -1,5 +1,6 @@
 """Fitted Q iteration: exact on tables, least squares elsewhere."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -12,6 +13,12 @@ from ddm.errors import InputError
 from ddm.off_policy import fitted_q
 from ddm.ops import improvement
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={"num_actions": contract.NUM_ACTIONS},
+    other={"ridge": 1.0},
+    table=True,
+)
 
 
 def test_a_log_with_exact_shares_gives_the_printed_values_of_the_grid():

@@ -1,5 +1,6 @@
 """Tabular Q-learning: one step by hand, optimal policies of small worlds, and what misleads it."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -11,6 +12,12 @@ from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.off_policy import q_learning
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={"num_actions": contract.NUM_ACTIONS},
+    other={"exploration": 1.0, "initial_value": 2.0},
+    table=True,
+)
 
 CONFIG = q_learning.Config(num_actions=2)
 

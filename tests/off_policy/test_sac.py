@@ -1,5 +1,6 @@
 """SAC on problems with known values; its temperature against closed forms."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,14 @@ import probes
 import pytest
 
 from ddm.off_policy import sac
+
+CONTRACT = contract.Contract(
+    other={"temperature_min": 1.0, "temperature_max": 1.0, "backup_entropy": 0.5},
+    context={
+        "temperature_min": {"target_entropy": -50.0},
+        "temperature_max": {"target_entropy": 50.0},
+    },
+)
 
 CONFIG = sac.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=1e-3, critic_learning_rate=3e-3,

@@ -1,5 +1,6 @@
 """TD3 on problems with known values, and its target against numpy."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,10 @@ import probes
 import pytest
 
 from ddm.off_policy import td3
+
+CONTRACT = contract.Contract(
+    other={"target_noise_clip": 0.01, "policy_delay": 3},
+)
 
 CONFIG = td3.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=1e-3, critic_learning_rate=3e-3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,22 @@ from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.on_policy import policy_gradient
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    variants=[{"head": "tabular", "num_actions": contract.NUM_ACTIONS, "entropy_weight": 0.1}],
+    other={
+        "head": "tanh_gaussian",
+        "features": lambda observations: 2.0 * contract.pair_features(observations),
+        "entropy_weight": 0.5,
+    },
+    context={
+        "features": {
+            "head": "linear_softmax",
+            "num_actions": contract.NUM_ACTIONS,
+            "features": contract.pair_features,
+        }
+    },
+)
 
 NUM_STATES, NUM_ACTIONS = 4, 3  # of the random MDP; the last state is terminal
 CONFIG = policy_gradient.Config(head="tabular", num_actions=NUM_ACTIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,21 @@ from ddm import ops
 from ddm.errors import InputError
 from ddm.off_policy import sac
 from ddm.policy_constraint import algae_dice
+
+CONTRACT = contract.Contract(
+    other={
+        "temperature_min": 1.0,
+        "temperature_max": 1.0,
+        "backup_entropy": 0.5,
+        "exponent": 2.0,
+        "orthogonal_weight": 1.0,
+        "policy_delay": 3,
+    },
+    context={
+        "temperature_min": {"target_entropy": -50.0},
+        "temperature_max": {"target_entropy": 50.0},
+    },
+)
 
 GAMMA = 0.9
 # The paper's objective with f*(x) = x^2 / 2: no target in the bootstrap, no entropy term.

@@ -1,5 +1,6 @@
 """AWAC: its losses by numpy, cloning as a limit, and the fixed point of weighting by advantages."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -11,6 +12,10 @@ from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.policy_constraint import awac
 from ddm.policy_constraint.parts import regression
+
+CONTRACT = contract.Contract(
+    variants=[{"weight": "softmax"}, {"num_actions": contract.NUM_ACTIONS}],
+)
 
 CONFIG = awac.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3, value_learning_rate=3e-3,

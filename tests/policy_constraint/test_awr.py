@@ -1,5 +1,6 @@
 """AWR: returns of windows by hand, its losses by numpy, and regressions with known answers."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,12 @@ from ddm.errors import InputError
 from ddm.policy_constraint import awr
 from ddm.policy_constraint.parts import regression
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={"window": 3},
+    variants=[{"num_actions": contract.NUM_ACTIONS}],
+    other={"window": 4},
+)
 
 CONFIG = awr.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3, value_learning_rate=3e-3,

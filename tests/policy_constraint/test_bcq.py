@@ -1,5 +1,6 @@
 """BCQ: its losses by numpy, its limits, and how far from the data it goes."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,25 @@ from ddm.errors import InputError
 from ddm.policy_constraint import bcq
 from ddm.policy_constraint.parts import generative
 
+CONTRACT = contract.Contract(
+    small={
+        "vae_hidden_sizes": (8, 8),
+        "num_target_samples": 2,
+        "num_eval_samples": 3,
+        "perturbation": 0.5,
+    },
+    other={
+        "log_var_min": 1.5,
+        "log_var_max": -4.0,
+        "num_target_samples": 3,
+        "num_eval_samples": 4,
+        "vae_hidden_sizes": (8,),
+        "latent_dim": 3,
+    },
+)
+
 CONFIG = bcq.Config(
-    hidden_sizes=(32, 32), vae_hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3,
+    hidden_sizes=(64,), vae_hidden_sizes=(32,), discount=0.9, actor_learning_rate=3e-3,
     critic_learning_rate=3e-3, vae_learning_rate=3e-3, target_rate=0.05, num_eval_samples=50,
 )  # fmt: skip
 LANES = {

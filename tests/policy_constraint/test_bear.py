@@ -1,5 +1,6 @@
 """BEAR: its losses by numpy, its dual variable, and supports against densities."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +13,33 @@ from ddm.policy_constraint import bear
 from ddm.policy_constraint.parts import generative
 from ddm.types import Batch
 
+CONTRACT = contract.Contract(
+    small={
+        "vae_hidden_sizes": (8, 8),
+        "num_target_samples": 2,
+        "num_eval_samples": 3,
+        "num_mmd_samples": 2,
+        "warmup_steps": 2,
+        "bandwidth": 1.0,
+    },
+    other={
+        "log_var_min": 1.5,
+        "log_var_max": -4.0,
+        "num_target_samples": 3,
+        "num_eval_samples": 4,
+        "vae_hidden_sizes": (8,),
+        "latent_dim": 3,
+        "log_alpha_min": 0.5,
+        "log_alpha_max": -0.5,
+        "deviation_weight": 1.0,
+        "kernel": "gaussian",
+        "values": "mean",
+        "num_mmd_samples": 3,
+    },
+)
+
 CONFIG = bear.Config(
-    hidden_sizes=(32, 32), vae_hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3,
+    hidden_sizes=(64,), vae_hidden_sizes=(32,), discount=0.9, actor_learning_rate=3e-3,
     critic_learning_rate=3e-3, vae_learning_rate=3e-3, alpha_learning_rate=1e-2, target_rate=0.05,
     kl_weight=0.02, latent_clip=3.0, num_eval_samples=50, warmup_steps=200, epsilon=0.12,
     num_target_samples=5,

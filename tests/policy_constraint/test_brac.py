@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,35 @@ from ddm.ops import divergences
 from ddm.policy_constraint import brac
 from ddm.policy_constraint.parts import behavior_divergence
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={"warmup_steps": 2, "num_eval_samples": 3},
+    variants=[
+        {"divergence": "mmd", "adaptive": True, "value_penalty": False},
+        {"divergence": "kl_dual", "divergence_steps": 2},
+    ],
+    other={
+        "behavior_steps": 1,
+        "max_slope": 0.0,
+        "divergence": "mmd",
+        "kernel": "gaussian",
+        "divergence_steps": 2,
+        "alpha_max": 0.5,
+        "entropy_weight": 0.5,
+        "num_eval_samples": 4,
+    },
+    context={
+        "divergence_learning_rate": {"divergence": "kl_dual"},
+        "bandwidth": {"divergence": "mmd"},
+        "slope_penalty_weight": {"divergence": "kl_dual", "max_slope": 0.0},
+        "max_slope": {"divergence": "kl_dual"},
+        "kernel": {"divergence": "mmd"},
+        "divergence_steps": {"divergence": "kl_dual"},
+        "target_divergence": {"adaptive": True},
+        "alpha_learning_rate": {"adaptive": True},
+        "alpha_max": {"adaptive": True},
+    },
+)
 
 CONFIG = brac.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3, critic_learning_rate=3e-3,

@@ -7,6 +7,7 @@ forms and of independent exact solvers, to the digits that are printed.
 
 import functools
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -19,6 +20,19 @@ from ddm.errors import InputError
 from ddm.ops import improvement
 from ddm.policy_constraint import constrained_iteration
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={"num_actions": contract.NUM_ACTIONS},
+    variants=[
+        {"constraint": "none"},
+        {"constraint": "kl"},
+        {"constraint": "kl_penalty"},
+        {"constraint": "total_variation"},
+    ],
+    other={"threshold": 0.7, "smoothing": 0.5, "initial_value": 2.0, "constraint": "kl"},
+    context={"epsilon": {"constraint": "kl"}, "smoothing": {"constraint": "kl_penalty"}},
+    table=True,
+)
 
 START, DISCOUNT = 5, 0.95
 CONFIG = constrained_iteration.Config(num_actions=2, discount=DISCOUNT)

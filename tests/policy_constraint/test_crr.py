@@ -1,5 +1,6 @@
 """CRR: its weights and baselines by numpy, its limits, and the line world by support."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -11,6 +12,14 @@ from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.policy_constraint import crr
 from ddm.policy_constraint.parts import regression
+
+CONTRACT = contract.Contract(
+    variants=[
+        {"weight": "exponential", "baseline": "max", "num_critics": 2},
+        {"num_actions": contract.NUM_ACTIONS},
+    ],
+    other={"baseline": "max"},
+)
 
 CONFIG = crr.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3, value_learning_rate=3e-3,

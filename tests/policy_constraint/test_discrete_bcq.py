@@ -1,5 +1,6 @@
 """Discrete BCQ: its losses by numpy, double DQN and cloning as its limits, the line world."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -10,6 +11,11 @@ from ddm.envs import tabular
 from ddm.errors import InputError
 from ddm.policy_constraint import discrete_bcq
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={"num_actions": contract.NUM_ACTIONS, "threshold": 0.999},
+    other={"target_period": 2, "threshold": 0.7, "exploration": 1.0},
+)
 
 CONFIG = discrete_bcq.Config(num_actions=4, hidden_sizes=(16,), discount=0.9)
 # Linear functions of one-hot observations are tables.

@@ -1,5 +1,6 @@
 """IQL: expectiles with known values, in-sample only, and cloning at its end."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -11,6 +12,10 @@ from ddm import networks
 from ddm.envs import tabular
 from ddm.policy_constraint import iql
 from ddm.policy_constraint.parts import regression
+
+CONTRACT = contract.Contract(
+    variants=[{"dropout_rate": 0.5}, {"num_actions": contract.NUM_ACTIONS}],
+)
 
 CONFIG = iql.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3, value_learning_rate=3e-3,

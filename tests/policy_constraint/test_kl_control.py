@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import by_hand
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,39 @@ from ddm.errors import InputError
 from ddm.imitation import bc
 from ddm.policy_constraint import kl_control
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={
+        "num_actions": contract.NUM_ACTIONS,
+        "prior_steps": 1,
+        "learning_rate": 0.1,
+        "target_rate": 0.5,
+        "embedding_size": 4,
+    },
+    variants=[
+        {"form": "q", "network": "gru", "num_tokens": 5},
+        {"dropout_rate": 0.5, "target_samples": 2},
+    ],
+    other={
+        "prior_steps": 2,
+        "prior": lambda observations: observations[..., : contract.NUM_ACTIONS],
+        "network": "gru",
+        "num_tokens": 6,
+        "embedding_size": 8,
+        "form": "q",
+        "backup": "logsumexp",
+        "kl_calc": "integral",
+        "max_gradient": 1e-3,
+        "target_samples": 2,
+    },
+    context={
+        "network": {"num_tokens": 5},
+        "embedding_size": {"num_tokens": 5},
+        "backup": {"form": "q"},
+        "kl_calc": {"form": "q"},
+        "target_samples": {"dropout_rate": 0.5},
+    },
+)
 
 
 class Table(nn.Module):

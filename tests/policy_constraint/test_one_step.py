@@ -1,5 +1,6 @@
 """One-step improvement: exact values of the behaviour policy, and one step from them."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -11,6 +12,11 @@ from ddm import networks
 from ddm.envs import tabular
 from ddm.policy_constraint import one_step
 from ddm.policy_constraint.parts import regression
+
+CONTRACT = contract.Contract(
+    variants=[{"num_actions": contract.NUM_ACTIONS}],
+    other={"bc_steps": 10},
+)
 
 CONFIG = one_step.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=3e-3, value_learning_rate=3e-3,

@@ -2,6 +2,7 @@
 
 import functools
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -14,6 +15,13 @@ from ddm.errors import InputError
 from ddm.ops import improvement, tables
 from ddm.policy_constraint import constrained_iteration, spibb
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={"num_actions": contract.NUM_ACTIONS},
+    variants=[{"bounded": True}],
+    other={"min_count": 0.5},
+    table=True,
+)
 
 DISCOUNT = 0.9
 

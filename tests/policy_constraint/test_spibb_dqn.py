@@ -1,5 +1,6 @@
 """SPIBB-DQN: its target by numpy, its counts, and the tabular SPIBB as what it comes to."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import logs
@@ -12,6 +13,25 @@ from ddm.ops import tables
 from ddm.policy_constraint import constrained_iteration, spibb, spibb_dqn
 from ddm.policy_constraint.parts import pseudo_counts
 from ddm.types import Batch
+
+CONTRACT = contract.Contract(
+    small={
+        "num_actions": contract.NUM_ACTIONS,
+        "dataset_size": 8,
+        "cell_size": 100.0,
+        "hash_bits": 4,
+    },
+    variants=[{"count": "one_hot", "behavior": "counted", "double_q": True}],
+    other={
+        "cell_size": 0.5,
+        "count": "one_hot",
+        "dataset_size": 16,
+        "hash_bits": 5,
+        "target_period": 2,
+        "min_count": 0.5,
+        "behavior": "counted",
+    },
+)
 
 # Linear functions of one-hot observations are tables; counts of whole logs are exact.
 TABLE = spibb_dqn.Config(

@@ -1,5 +1,6 @@
 """TD3+BC between its two ends: cloning and TD3."""
 
+import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 from ddm import networks
 from ddm.off_policy import td3
 from ddm.policy_constraint import td3_bc
+
+CONTRACT = contract.Contract(
+    other={"target_noise_clip": 0.01, "policy_delay": 3},
+)
 
 CONFIG = td3_bc.Config(
     hidden_sizes=(32, 32), discount=0.9, actor_learning_rate=1e-3, critic_learning_rate=3e-3,

@@ -58,6 +58,7 @@ class Config(PolicyConfig):
 
 
 ConfigT = TypeVar("ConfigT", bound=PolicyConfig)
+ActorT = TypeVar("ActorT", bound=networks.Trainable)
 
 
 class PolicyValues(NamedTuple):
@@ -198,12 +199,12 @@ def expected_values(
 
 def actor_step(
     config: PolicyConfig,
-    actor: networks.Trainable,
+    actor: ActorT,
     batch: Batch,
     weights: jax.Array,
     step: jax.Array,
     dropout_key: PRNGKey | None = None,
-) -> tuple[networks.Trainable, Metrics]:
+) -> tuple[ActorT, Metrics]:
     """One step of the policy towards the logged actions, by weights (B,).
 
     Metrics: ``actor_loss``; ``weight``, the mean weight of a logged action; ``effective_share``,
