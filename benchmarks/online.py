@@ -60,9 +60,10 @@ def main(_):
         ("stable_baselines3", f"threads: {_CORES.value}"): SideBySide(alone).measure,
     }
     found = {key: [] for key in contestants}
-    for _ in range(_TURNS.value):
+    for turn in range(_TURNS.value):
         for key, measure in contestants.items():
             found[key].append(measure(_LENGTH.value))
+            print(f"turn {turn + 1}: {', '.join(key)}: {found[key][-1][0]:.0f} steps/s", flush=True)
     versions = peers[0].ask(do="versions")
     for peer in peers + alone:
         peer.close()

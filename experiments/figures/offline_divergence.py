@@ -142,9 +142,8 @@ def learn(name: str, dataset: data.Dataset, updates: int, seeds: int) -> dict[st
         init_key, fit_key, probe_key = jax.random.split(jax.random.key(seed), 3)
         state = training.init(algorithm, config, dataset, init_key)
 
-        def interval(state: Any, nothing: None) -> tuple[Any, dict[str, jax.Array]]:
-            del nothing
-            state, _ = ddm.fit(
+        def interval(state: Any, _: None) -> tuple[Any, dict[str, jax.Array]]:
+            state, _metrics = ddm.fit(
                 algorithm, config, dataset, fit_key, steps, batch_size=ROWS, state=state
             )
             return state, measure(algorithm, config, state, dataset, probe_key)
