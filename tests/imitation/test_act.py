@@ -184,9 +184,7 @@ def test_a_sampled_latent_is_drawn_for_each_chunk_or_each_episode(fresh):
 # Demonstrators that walk to a way-point, wait 3 to 7 steps there, and walk on.
 
 WAIT = np.arange(3, 8)
-CHUNKED = SMALL.replace(
-    width=32, num_heads=4, chunk_size=8, execute_steps=8, learning_rate=4e-3, decay_steps=500
-)
+CHUNKED = SMALL.replace(chunk_size=5, execute_steps=5, learning_rate=4e-3, decay_steps=400)
 
 
 def _walk(start, wait):
@@ -216,7 +214,7 @@ def _windows(dataset, algorithm, config):
 @pytest.fixture(scope="module")
 def chunked(walks):
     windows = _windows(walks, act, CHUNKED)
-    return _train(CHUNKED, windows, steps=500)[0]
+    return _train(CHUNKED, windows, steps=400)[0]
 
 
 def _share_that_leaves(algorithm, config, state, episodes=60):

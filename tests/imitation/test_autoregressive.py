@@ -105,7 +105,11 @@ def _mean_log_prob(config, state, batch):
 ENTROPY = 2 * (0.5 * np.log(2 * np.pi * np.e) + np.log(0.1)) + np.log(2) - 2 * np.log(2)
 
 
-@pytest.mark.parametrize("decoder", ["mlp", "lstm", "transformer"])
+# What the other decoders see is checked without training, in tests/networks/test_by_hand.py.
+TRAINED = ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lstm", "transformer"))]
+
+
+@pytest.mark.parametrize("decoder", TRAINED)
 def test_dimensions_that_belong_together_stay_together(decoder):
     config, state = _twin_policy(decoder)
     test = _twins(4000, seed=1)

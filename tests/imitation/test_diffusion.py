@@ -121,7 +121,7 @@ def _gaussian(rows):
     return Batch(observations=positions, actions=actions, mask=jnp.ones((rows, 1), bool))
 
 
-@pytest.mark.parametrize("prediction", ["v", "sample"])
+@pytest.mark.parametrize("prediction", ["v", pytest.param("sample", marks=pytest.mark.slow)])
 def test_score_of_a_gaussian(prediction):
     config = CONFIG.replace(
         prediction=prediction, hidden_sizes=(32, 32), learning_rate=3e-3, decay_steps=1000
@@ -173,6 +173,7 @@ def _start(config, batch):
     return jax.jit(diffusion.init)(config, jax.random.key(0), batch)
 
 
+@pytest.mark.slow
 def test_a_chunk_is_executed_in_order_and_then_drawn_anew():
     config = CHUNKS.replace(observation_steps=2, hidden_sizes=(8,))
     batch = Batch(
@@ -194,6 +195,7 @@ def test_a_chunk_is_executed_in_order_and_then_drawn_anew():
     np.testing.assert_allclose(actions[3], second[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_places_beyond_the_episodes_end_do_not_count():
     # A causal transformer does not see them from the places before, so that they cannot matter.
     config = CHUNKS.replace(denoiser="transformer", causal=True, num_layers=1, width=8, num_heads=2)
@@ -209,6 +211,7 @@ def test_places_beyond_the_episodes_end_do_not_count():
     assert counted["loss"] != pytest.approx(float(again["loss"]), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_what_acts_is_the_average_of_the_parameters():
     config = CONFIG.replace(hidden_sizes=(8,), learning_rate=0.1, decay_steps=0)
     batch = forks.demonstrations(16, window=1)

@@ -120,6 +120,7 @@ def test_density_and_score_of_a_gaussian():
         np.testing.assert_allclose(found, -offsets / 0.2, atol=0.25)
 
 
+@pytest.mark.slow
 def test_chunks_stay_on_one_branch():
     config = CONFIG.replace(chunk_size=4, decay_steps=1200, solver="midpoint")
     data = forks.demonstrations(20_000, window=1)
@@ -142,6 +143,7 @@ def test_chunks_stay_on_one_branch():
     assert 0.4 <= (positive == 4).mean() <= 0.6
 
 
+@pytest.mark.slow
 def test_a_chunk_is_executed_in_order_and_then_drawn_anew():
     config = CONFIG.replace(observation_steps=2, chunk_size=4, execute_steps=3, hidden_sizes=(8,))
     batch = Batch(
