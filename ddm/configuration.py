@@ -70,8 +70,7 @@ def network() -> Any:
 
 def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
     """The names that a :func:`choice` allows; empty for every other field."""
-    options: Any = field.metadata.get("choices", ())
-    return tuple(options() if callable(options) else options)
+    return tuple(_table(field)) if "choices" in field.metadata else ()
 
 
 def chosen(config: Any, name: str) -> Any:
@@ -80,8 +79,13 @@ def chosen(config: Any, name: str) -> Any:
     if not isinstance(value, str):
         return value
     [field] = [field for field in dataclasses.fields(config) if field.name == name]
-    options: Any = field.metadata["choices"]
-    return (options() if callable(options) else options)[value]
+    return _table(field)[value]
+
+
+def _table(field: dataclasses.Field) -> Any:
+    """What a field chooses from: mostly functions by name."""
+    options = field.metadata["choices"]
+    return options() if callable(options) else options
 
 
 def own_networks(config: Any) -> dict[str, bool]:
