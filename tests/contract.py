@@ -126,10 +126,8 @@ def cases() -> list[Any]:
             )
             config = small_config(algorithm, **overrides)
             marks = [one_worker(algorithm)]
-            if contract_of(algorithm).slow:
+            if contract_of(algorithm).slow or overrides:
                 marks.append(pytest.mark.slow)
-            elif overrides:
-                marks.append(pytest.mark.newest)
             parameters.append(pytest.param(algorithm, config, id=label, marks=marks))
     return parameters
 

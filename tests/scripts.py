@@ -27,7 +27,11 @@ STREAMS = ("stdin", "stdout", "stderr")
 
 
 def run(
-    script: str | pathlib.Path, *arguments: object, cwd: pathlib.Path, text: str = ""
+    script: str | pathlib.Path,
+    *arguments: object,
+    cwd: pathlib.Path,
+    text: str = "",
+    traced: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """As `subprocess.run([sys.executable, script, *arguments])`.
 
@@ -36,8 +40,9 @@ def run(
       *arguments: its command line.
       cwd: the folder that it runs in.
       text: what it reads from its standard input.
+      traced: `runner.train` only traces one update, and prints the algorithm's name.
     """
-    if not hasattr(os, "fork"):
+    if not hasattr(os, "fork") and not traced:
         return subprocess.run(
             [sys.executable, str(script), *map(str, arguments)],
             cwd=cwd, input=text, capture_output=True, text=True, check=False,
@@ -46,7 +51,8 @@ def run(
         files = {name: os.path.join(folder, name) for name in STREAMS}
         pathlib.Path(files["stdin"]).write_text(text, encoding="utf-8")
         job = {
-            "arguments": [str(script), *map(str, arguments)], "cwd": str(cwd), **files,
+            "arguments": [str(script), *map(str, arguments)], "cwd": str(cwd), "traced": traced,
+            **files,
         }  # fmt: skip
         server = _server()
         print(json.dumps(job), file=server.stdin, flush=True)
@@ -79,6 +85,28 @@ def _become(job: dict[str, Any]) -> None:
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
 
 
+def _trace_only() -> None:
+    """In the child: from the command line to the shapes of an update, and no compilation."""
+    import jax
+
+    from ddm import data, runner, training
+
+    def train(
+        algorithm: Any, config: Any, sources: Any, environment: Any, options: Any, **_: Any
+    ) -> None:
+        del environment
+        config = training.prepare(algorithm, config, sources)
+        spec, key = algorithm.batch_spec(config), jax.random.key(0)
+        batch = jax.eval_shape(
+            lambda source, key: data.sample(source, key, options.batch_size, spec), sources, key
+        )
+        state = jax.eval_shape(algorithm.init, config, key, batch)
+        jax.eval_shape(algorithm.update, config, state, batch)
+        print(f"traced {algorithm.__name__}")
+
+    runner.train = train
+
+
 def _serve() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -87,6 +115,8 @@ def _serve() -> None:
         child = os.fork()
         if child == 0:
             _become(job)
+            if job["traced"]:
+                _trace_only()
             runpy.run_path(job["arguments"][0], run_name="__main__")
             return
         _, status = os.waitpid(child, 0)

@@ -37,6 +37,17 @@ ALGORITHMS = [
 ]
 every_case = pytest.mark.parametrize(("algorithm", "config"), CASES)
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+# Where a test compiles a program of its own, a few of each kind stand for the others by day.
+FEW = ("bc", "td3_bc", "iql", "fitted_q")
+few_algorithms = pytest.mark.parametrize(
+    "algorithm",
+    [
+        each
+        if each.id in FEW
+        else pytest.param(*each.values, id=each.id, marks=[*each.marks, pytest.mark.slow])
+        for each in ALGORITHMS
+    ],
+)
 
 
 def _start(algorithm, config, seed=0):
@@ -152,7 +163,7 @@ def _numeric_floats(config):
 
 
 @pytest.mark.newest
-@every_algorithm
+@few_algorithms
 def test_vmapped_scans_over_seeds_and_hyper_parameters_equal_single_runs(algorithm):
     config = contract.small_config(algorithm)
     batch = contract.make_batch(algorithm, config)
@@ -268,7 +279,7 @@ def test_losses_and_gradients_are_finite_at_the_boundaries(algorithm, config):
         assert all(np.isfinite(leaf).all() for leaf in [*_plain(after), *metrics.values()]), name
 
 
-@every_algorithm
+@few_algorithms
 def test_a_batch_of_one(algorithm):
     config = contract.small_config(algorithm)
     state, _ = _start(algorithm, config)
@@ -335,7 +346,7 @@ def _fields():
             if field.metadata.get("network"):
                 continue  # see test_own_networks.py
             label = f"{parameter.id}-{field.name}"
-            slow = contract.contract_of(algorithm).slow
+            slow = contract.short_name(algorithm) not in FEW
             marks = [
                 contract.one_worker(algorithm),
                 pytest.mark.slow if slow else pytest.mark.newest,

@@ -24,7 +24,10 @@ def _algorithms():
             make = functools.partial(
                 contract.small_config, algorithm, **CONTEXT.get(name, {}) | options
             )
-            yield pytest.param(algorithm, make, id=name, marks=contract.one_worker(algorithm))
+            marks = [contract.one_worker(algorithm)]
+            if name not in ("iql", "history_bc"):
+                marks.append(pytest.mark.slow)
+            yield pytest.param(algorithm, make, id=name, marks=marks)
 
 
 def _program(function, *arguments):

@@ -129,7 +129,10 @@ def _every_network():
     for algorithm in contract.algorithms():
         for name in own_networks(algorithm.Config()):
             label = f"{contract.short_name(algorithm)}-{name}"
-            yield pytest.param(algorithm, name, id=label, marks=contract.one_worker(algorithm))
+            marks = [contract.one_worker(algorithm)]
+            if contract.contract_of(algorithm).slow:
+                marks.append(pytest.mark.slow)
+            yield pytest.param(algorithm, name, id=label, marks=marks)
 
 
 def _library_factory(algorithm, name):

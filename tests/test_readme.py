@@ -80,7 +80,22 @@ def test_the_example_of_the_readme_runs(logs):
     assert done.stdout.split() == ["(2,)", "2"], done.stderr[-2000:]
 
 
+def _some_by_day(names, some):
+    """All names; those that are not in `some` only where the suite takes its time."""
+    return [n if n in some else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
+def test_every_experiment_reaches_its_first_update(name, logs, tmp_path):
+    done = scripts.run(
+        ROOT / "experiments" / f"{name}.py", f"--dataset={logs}", "--batch_size=4", *SCRIPTS[name],
+        cwd=tmp_path, traced=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(rf"traced ddm\.\w+\.{name}$", done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.parametrize("name", _some_by_day(SCRIPTS, ("autoregressive", "bc", "iql")))
 def test_every_experiment_trains_without_an_environment(name, logs, tmp_path):
     done = scripts.run(
         ROOT / "experiments" / f"{name}.py", f"--dataset={logs}", "--num_updates=4",
@@ -117,7 +132,9 @@ def test_a_script_collects_its_own_experience_and_goes_on_from_another_run(logs,
     assert "--online needs --environment" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["crr", "discrete_bcq", "kl_control", "spibb_dqn"])
+@pytest.mark.parametrize(
+    "name", _some_by_day(("crr", "discrete_bcq", "kl_control", "spibb_dqn"), ("discrete_bcq",))
+)
 def test_experiments_train_on_discrete_actions(name, discrete_logs, tmp_path):
     done = scripts.run(
         ROOT / "experiments" / f"{name}.py", f"--dataset={discrete_logs}", "--num_updates=4",

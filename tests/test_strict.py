@@ -27,10 +27,7 @@ from ddm.runner.lanes import unwrap_keys
 from ddm.types import Batch, BatchSpec, Discrete, initial_policy_state
 
 NARROW = ("float32", "int32", "uint32", "uint8", "bool")
-CASES = [
-    pytest.param(*case.values, id=case.id, marks=contract.one_worker(case.values[0]))
-    for case in contract.cases()
-]
+CASES = [pytest.param(*case.values, id=case.id, marks=case.marks) for case in contract.cases()]
 ENVIRONMENTS = [name for name in envs.ids() if not name.startswith(("PointMaze-M", "PointMaze-L"))]
 
 

@@ -73,6 +73,7 @@ def test_measures_of_a_conversation_by_hand(experiment, language):
     assert found["truth"] == pytest.approx(0.97**2 + 0.5 * 0.97**4)
 
 
+@pytest.mark.slow
 def test_a_price_on_the_divergence_keeps_the_speaker_near(experiment, language, log):
     divergence = {}
     for price in (0.2, 0.0):  # without one, Psi-learning is Q-learning

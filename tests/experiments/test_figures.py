@@ -107,6 +107,7 @@ def line(figures):
     return lambda **wanted: line_world.find(rows, **wanted)
 
 
+@pytest.mark.slow
 @one_line
 @pytest.mark.parametrize(("learner", "setting"), REACH)
 def test_reaching_the_goal_of_the_line(line, learner, setting):
@@ -122,6 +123,7 @@ def test_reaching_the_goal_of_the_line(line, learner, setting):
             assert _is_printed(row["reach"], expected), (length, row["reach"])
 
 
+@pytest.mark.slow
 @one_line
 def test_a_kl_constraint_moves_as_much_as_its_equation_allows(line):
     for row in line(learner="kl_constraint"):
@@ -132,6 +134,7 @@ def test_a_kl_constraint_moves_as_much_as_its_equation_allows(line):
         assert row["off_support"] == 0.0
 
 
+@pytest.mark.slow
 @one_line
 def test_only_the_support_constraint_resists_optimism_at_any_length(line):
     for length in (3, 5, 10):
@@ -148,6 +151,7 @@ def test_only_the_support_constraint_resists_optimism_at_any_length(line):
         assert row["reach"] == pytest.approx(8.0 / (9.0 ** (length + 1) - 1.0), rel=1e-6)
 
 
+@pytest.mark.slow
 @one_line
 def test_a_smoothed_kl_penalty_leaks_the_more_the_weaker_it_is(line):
     """Values at the start and reach within 200 steps, for unseen actions valued 2."""

@@ -135,6 +135,7 @@ def test_independent_dimensions_mix_the_modes():
     assert np.mean(np.abs(np.abs(actions) - 0.5) < 0.15) > 0.985
 
 
+@pytest.mark.slow
 def test_dithered_bins_reproduce_a_fork():
     config = _config("mlp", num_bins=50, decode="dither")
     data = forks.demonstrations(4000, window=1)

@@ -160,7 +160,7 @@ def test_unimodal_likelihoods_of_a_fork_are_the_best_single_gaussian(head):
     assert np.abs(actions).max() <= (1.0 if head == "tanh_gaussian" else 5.0)
 
 
-@pytest.mark.parametrize("components", [2, 5])
+@pytest.mark.parametrize("components", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_mixture_keeps_both_branches_of_a_fork(components):
     data = _fork(4000)
     config = CONFIG.replace(head="mixture", num_components=components)

@@ -117,7 +117,7 @@ def test_without_a_policy_state_an_episode_begins(algorithm):
 def _cases():
     for algorithm in METHODS:
         name = contract.short_name(algorithm)
-        for options in [{}, *contract.VARIANTS.get(name, [])]:
+        for options in [{}, *contract.contract_of(algorithm).variants]:
             label = "-".join([name, *(str(value) for value in options.values())])
             yield pytest.param(algorithm, options, id=label)
 

@@ -157,6 +157,7 @@ def whole_chunks(rows):
     )
 
 
+@pytest.mark.slow
 def test_chunks_stay_on_one_branch():
     state, _ = probes.train(diffusion, CHUNKS, whole_chunks(20_000), 800, 256)
     chunks = jax.jit(lambda key: diffusion.sample(CHUNKS, state, POSITIONS, key))(jax.random.key(3))

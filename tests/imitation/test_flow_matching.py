@@ -81,6 +81,7 @@ def test_five_midpoint_steps_beat_five_euler_steps(fork):
     assert valid[1] > valid[0] + 0.05
 
 
+@pytest.mark.slow
 def test_the_forks_density_integrates_to_one_and_is_near_the_demonstrators(fork):
     log_prob = jax.jit(lambda *args: flow_matching.log_prob(CONFIG, fork, *args))
     data = forks.demonstrations(1000, seed=1, window=1)

@@ -123,7 +123,9 @@ def test_alternation_is_a_coin_for_whoever_does_not_see_its_own_moves(alternatio
     assert metrics["copy_error"] == 1.0
 
 
-@pytest.mark.parametrize("config", [STACK, RECURRENT], ids=["stack", "recurrent"])
+@pytest.mark.parametrize(
+    "config", [STACK, pytest.param(RECURRENT, marks=pytest.mark.slow)], ids=["stack", "recurrent"]
+)
 def test_alternation_is_learned_from_the_previous_move(alternation, config):
     config = config.replace(previous_actions=True)
     state, _ = _train(config, alternation)
@@ -150,6 +152,7 @@ def test_a_stack_of_n_frames_spans_a_corridor_below_n(steps, success):
     assert result.successes.mean() == pytest.approx(success, abs=0.1 if steps < 5 else 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("burn_in", "segment", "success"), [(10, 11, 1.0), (3, 5, 0.5)])
 def test_a_recurrent_policy_remembers_as_long_as_its_training_windows(burn_in, segment, success):
     # In the first case each window reaches from any step back to the cue; in the second none

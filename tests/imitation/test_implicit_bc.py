@@ -91,7 +91,7 @@ def test_the_score_is_the_log_density_up_to_a_constant(trained):
         assert 0.5 * np.abs(fitted - density / density.sum()).sum() < 0.2
 
 
-@pytest.mark.parametrize("inference", ["dfo", "langevin"])
+@pytest.mark.parametrize("inference", ["dfo", pytest.param("langevin", marks=pytest.mark.slow)])
 def test_the_search_keeps_both_branches_of_a_fork(trained, inference):
     state, _ = trained
     config = CONFIG.replace(inference=inference, langevin_steps=50)
@@ -105,6 +105,7 @@ def test_the_search_keeps_both_branches_of_a_fork(trained, inference):
             assert np.mean(actions > 0) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_langevin_training_with_a_penalty_finds_the_branches(demonstrations):
     config = CONFIG.replace(
         negatives="langevin", num_negatives=8, gradient_penalty=True, inference="langevin",
@@ -156,7 +157,7 @@ def test_the_penalty_of_a_linear_score_by_hand():
     assert metrics["gradient_penalty"] == 0.0
 
 
-@pytest.mark.parametrize("inference", ["dfo", "langevin"])
+@pytest.mark.parametrize("inference", ["dfo", pytest.param("langevin", marks=pytest.mark.slow)])
 def test_the_best_action_of_a_steep_linear_score_is_a_corner_of_the_action_box(inference):
     config = CONFIG.replace(width=4, inference=inference)
     state, batch = _fresh(config)

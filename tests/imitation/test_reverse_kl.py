@@ -122,7 +122,7 @@ def _measure(config, state, expert):
 EXPERTS = {"even": (0.5, 0.05), "uneven": (0.7, 0.05), "close": (0.5, 0.25)}  # weight, width
 
 
-@pytest.fixture(scope="module", params=["pathwise", "score"])
+@pytest.fixture(scope="module", params=["pathwise", pytest.param("score", marks=pytest.mark.slow)])
 def known(request):
     """Eight seeds for each expert, in one program: metrics and scores by name of the expert."""
 
@@ -210,6 +210,7 @@ def test_a_learned_ratio_finds_a_mode(learned):
     np.testing.assert_allclose(metrics["discriminator_accuracy"], 0.75, atol=0.1)
 
 
+@pytest.mark.slow
 def test_a_learned_ratio_is_the_ratio_of_the_densities(learned):
     config, states, _, found = learned
 

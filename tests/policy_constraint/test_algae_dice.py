@@ -129,6 +129,7 @@ def test_orthogonal_features_are_free():
 # The inner problem: residuals are ratios of occupancies.
 
 
+@pytest.mark.slow
 def test_residuals_of_a_fixed_policy_are_its_occupancy_over_the_datas(data):
     # The start has occupancy 1 - gamma, the end gamma times that: after it nothing follows. Where
     # the bootstrap is a target's but for a share, the end's is smaller by that share.
@@ -175,6 +176,7 @@ def best_mode(alpha):
     return np.tanh(optimize.minimize(loss, [0.1, -0.5], method="Nelder-Mead").x[0])
 
 
+@pytest.mark.slow
 def test_the_policy_lies_between_the_data_and_the_best_action_as_alpha_says():
     # The last policy of a saddle point swings around it; the mean over four logs is steadier.
     alphas, logs = (0.05, 2.0, 20.0), range(4)

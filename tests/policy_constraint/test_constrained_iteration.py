@@ -182,6 +182,7 @@ def test_limits_are_cloning_and_greed():
     np.testing.assert_allclose(cheap.policy[START:-1], greedy.policy[START:-1], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_sampled_logs_agree_with_exact_ones():
     line, behavior = tabular.line_world(5), tabular.line_behavior(5)
     keys = jax.random.split(jax.random.key(0), 10)

@@ -127,7 +127,7 @@ def test_discrete_actions_find_the_best_supported_way_along_the_line():
     observations = jnp.eye(line.num_states)[START:-1]
     policy = regression.policy_at(config, state.actor, observations)
     np.testing.assert_array_less(0.9, policy.probs[:, 1])
-    values = regression.critic_network(config, 1).apply(state.critic.params, observations)
+    values = state.critic(observations)
     best = 0.95 ** np.arange(LENGTH - 1, -1, -1)
     np.testing.assert_allclose(values[0, :, 1], best, atol=0.03)
 
