@@ -1,7 +1,7 @@
 """Online SAC's environment steps per second, beside those of Stable-Baselines3's SAC.
 
-    python3 -m venv /tmp/sb3 && /tmp/sb3/bin/pip install stable-baselines3 .
-    python benchmarks/online.py --sb3_python=/tmp/sb3/bin/python
+    python3 -m venv sb3 && sb3/bin/pip install stable-baselines3 .
+    python benchmarks/online.py --sb3_python=sb3/bin/python
 
 Both learn in the same environment, we in its pure form by `ddm.fit_online`, Stable-Baselines3 in
 its gymnasium face. Both have the same layers, batch size, learning rates and buffer, and one
