@@ -441,24 +441,3 @@ def check_actions(batch: Batch, num_actions: int, name: str) -> None:
         )
     if discrete:
         check_action_range(batch.actions, num_actions, name)
-
-
-def find_choice(choice: Any, registry: Mapping[str, Any], field: str, name: str) -> Any:
-    """The function that a configuration names; if it is a function already, it is returned.
-
-    Args:
-      choice: a key of `registry`, or a function in place of its values.
-      registry: the possible choices.
-      field: of the configuration, for the message.
-      name: the algorithm, for the message.
-
-    Raises:
-      InputError: the name is unknown.
-    """
-    if callable(choice):
-        return choice
-    if choice not in registry:
-        raise InputError(
-            f"{name}: {field}={choice} is unknown; choose one of {', '.join(registry)}"
-        )
-    return registry[choice]

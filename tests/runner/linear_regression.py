@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ddm.types import Batch, BatchSpec, find_choice
+from ddm.types import Batch, BatchSpec
 
 LOSSES = {"square": jnp.square, "absolute": jnp.abs}
 
@@ -57,7 +57,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, dict[str,
 
     def loss_fn(weights):
         errors = config.scale(batch.observations) @ weights - batch.actions
-        return jnp.mean(find_choice(config.loss, LOSSES, "loss", "linear_regression")(errors))
+        loss = config.loss if callable(config.loss) else LOSSES[config.loss]
+        return jnp.mean(loss(errors))
 
     loss, gradient = jax.value_and_grad(loss_fn)(state.weights)
     weights = state.weights - config.learning_rate * gradient

@@ -17,30 +17,38 @@ CQL = cql.Config(
 )  # fmt: skip
 
 
+def backed_up(config, old, batch, following, key):
+    """What a target takes from the next state, and the target critics' values there."""
+    if config.max_target_backup:  # the best of three actions for each critic, then the lowest
+        actions, _ = following.sample(key, 3)
+        next_values = critics(
+            old.critic.target_params, batch.next_observations, jnp.moveaxis(actions, 0, 1)
+        )
+        return next_values.max(axis=2).min(axis=0), next_values
+    actions, log_probs = following.sample(key)
+    next_values = critics(old.critic.target_params, batch.next_observations, actions)
+    temperature = jnp.exp(old.temperature.params)
+    return next_values.min(axis=0) - 0.6 * temperature * log_probs, next_values
+
+
+def penalised(config, old, batch, following, key):
+    """Actions (9, B, A), all of them at s, and their log-densities (9, B)."""
+    uniform_key, current_key, next_key = jax.random.split(key, 3)
+    uniform = jax.random.uniform(uniform_key, (3, 16, 2), minval=-1.0, maxval=1.0)
+    current = Squashed(config, old.actor.params, batch.observations).sample(current_key, 3)
+    later = following.sample(next_key, 3)
+    densities = [jnp.full((3, 16), np.log(0.25)), current[1], later[1]]
+    return jnp.concatenate([uniform, current[0], later[0]]), jnp.concatenate(densities)
+
+
 def equations_of(config):
     def equations(old, batch):
         key, target_key, actor_key, sample_key = jax.random.split(old.key, 4)
         temperature = jnp.exp(old.temperature.params)
         following = Squashed(config, old.actor.params, batch.next_observations)
-        if config.max_target_backup:  # the best of three actions for each critic, then the lowest
-            actions, _ = following.sample(target_key, 3)
-            next_values = critics(
-                old.critic.target_params, batch.next_observations, jnp.moveaxis(actions, 0, 1)
-            )
-            soft = next_values.max(axis=2).min(axis=0)
-        else:
-            actions, log_probs = following.sample(target_key)
-            next_values = critics(old.critic.target_params, batch.next_observations, actions)
-            soft = next_values.min(axis=0) - 0.6 * temperature * log_probs
+        soft, next_values = backed_up(config, old, batch, following, target_key)
         y = batch.rewards + 0.9 * (1.0 - batch.terminations) * soft
-
-        uniform_key, current_key, next_key = jax.random.split(sample_key, 3)
-        uniform = jax.random.uniform(uniform_key, (3, 16, 2), minval=-1.0, maxval=1.0)
-        current = Squashed(config, old.actor.params, batch.observations).sample(current_key, 3)
-        later = following.sample(next_key, 3)
-        actions = jnp.concatenate([uniform, current[0], later[0]])  # all of them at s
-        densities = [jnp.full((3, 16), np.log(0.25)), current[1], later[1]]
-        log_densities = jnp.concatenate(densities)
+        actions, log_densities = penalised(config, old, batch, following, sample_key)
 
         def parts(params):
             logged = critics(params, batch.observations, batch.actions)

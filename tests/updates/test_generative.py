@@ -192,27 +192,65 @@ BRAC = brac.Config(
 )  # fmt: skip
 
 
-def brac_equations(dual):
-    def log_prob(params, observations, actions):
-        inside = jnp.clip(actions, -0.999, 0.999)
-        return Squashed(BRAC, params, observations).log_prob_of_raw(jnp.arctanh(inside))
+def brac_log_prob(params, observations, actions):
+    inside = jnp.clip(actions, -0.999, 0.999)
+    return Squashed(BRAC, params, observations).log_prob_of_raw(jnp.arctanh(inside))
 
+
+def behavior_step(behavior, batch):
+    """The behaviour policy after a step of its likelihood."""
+
+    def loss(params):
+        return -brac_log_prob(params, batch.observations, batch.actions).mean()
+
+    now = loss(behavior.policy.params)
+    fit, progress = track(behavior.fit, now)
+    policy = adam(loss, behavior.policy, 0.04)
+    metrics = {"behavior_loss": now, "behavior_progress": progress}
+    return behavior.replace(policy=policy, fit=fit), metrics
+
+
+def score(params, observations, actions):
+    """The divergence's critic."""
+    return critics(params, observations, actions)[0]
+
+
+def dual_steps(critic, actor, batch, key):
+    """The divergence's critic after two steps, each with actions of its own."""
+    metrics = {}
+    for step_key in jax.random.split(key, 2):
+        action_key, mix_key = jax.random.split(step_key)
+        actions, _ = Squashed(BRAC, actor.params, batch.observations).sample(action_key)
+        shares = jax.random.uniform(mix_key, (16, 1))
+        between = (1.0 - shares) * actions + shares * batch.actions
+
+        def penalty(params, between=between):
+            slopes = jax.vmap(jax.grad(lambda action, s: score(params, s[None], action[None])[0]))(
+                between, batch.observations
+            )
+            lengths = jnp.sqrt((slopes**2).sum(axis=1) + 1e-8)
+            return (jnp.maximum(lengths - 0.5, 0.0) ** 2).mean()
+
+        def dual_loss(params, actions=actions, penalty=penalty):
+            of_policy = score(params, batch.observations, actions)
+            gain = of_policy - score(params, batch.observations, batch.actions)
+            return 2.0 * penalty(params) - gain.mean()
+
+        metrics = {"slope_penalty": penalty(critic.params)}
+        critic = adam(dual_loss, critic, 0.05)
+    return critic, metrics
+
+
+def mixed(values):
+    return 0.7 * values.min(axis=0) + 0.3 * values.max(axis=0)
+
+
+def brac_equations(dual):
     def equations(old, batch):
         key, target_key, actor_key, divergence_key = jax.random.split(old.key, 4)
         alpha, metrics, behavior = old.alpha.params, {}, old.behavior
         if not dual:
-
-            def behavior_loss(params):
-                return -log_prob(params, batch.observations, batch.actions).mean()
-
-            now = behavior_loss(behavior.policy.params)
-            fit, progress = track(behavior.fit, now)
-            metrics = {"behavior_loss": now, "behavior_progress": progress}
-            policy = adam(behavior_loss, behavior.policy, 0.04)
-            behavior = behavior.replace(policy=policy, fit=fit)
-
-        def score(params, observations, actions):
-            return critics(params, observations, actions)[0]
+            behavior, metrics = behavior_step(behavior, batch)
 
         def divergence(policy, observations, logged, key):
             if dual:
@@ -220,10 +258,9 @@ def brac_equations(dual):
                 params = old.divergence_critic.params
                 return score(params, observations, actions) - score(params, observations, logged)
             actions, log_probs = policy.sample(key, 3)
-            return (log_probs - log_prob(behavior.policy.params, observations, actions)).mean(0)
-
-        def mixed(values):
-            return 0.7 * values.min(axis=0) + 0.3 * values.max(axis=0)
+            return (log_probs - brac_log_prob(behavior.policy.params, observations, actions)).mean(
+                0
+            )
 
         action_key, sample_key = jax.random.split(target_key)
         policy = Squashed(BRAC, old.actor.params, batch.next_observations)
@@ -247,26 +284,8 @@ def brac_equations(dual):
         loss, (apart, log_prob_mean, values) = actor_loss(old.actor.params)
         actor = adam(lambda params: actor_loss(params)[0], old.actor, 0.02)
         divergence_critic = old.divergence_critic
-        for step_key in jax.random.split(divergence_key, 2) if dual else ():
-            action_key, mix_key = jax.random.split(step_key)
-            actions, _ = Squashed(BRAC, actor.params, batch.observations).sample(action_key)
-            shares = jax.random.uniform(mix_key, (16, 1))
-            between = (1.0 - shares) * actions + shares * batch.actions
-
-            def penalty(params, between=between):
-                slopes = jax.vmap(
-                    jax.grad(lambda action, s: score(params, s[None], action[None])[0])
-                )(between, batch.observations)
-                lengths = jnp.sqrt((slopes**2).sum(axis=1) + 1e-8)
-                return (jnp.maximum(lengths - 0.5, 0.0) ** 2).mean()
-
-            def dual_loss(params, actions=actions, penalty=penalty):
-                of_policy = score(params, batch.observations, actions)
-                gain = of_policy - score(params, batch.observations, batch.actions)
-                return 2.0 * penalty(params) - gain.mean()
-
-            metrics = {"slope_penalty": penalty(divergence_critic.params)}
-            divergence_critic = adam(dual_loss, divergence_critic, 0.05)
+        if dual:
+            divergence_critic, metrics = dual_steps(divergence_critic, actor, batch, divergence_key)
         stepped = adam_along(-(apart - 0.3), old.alpha, 0.06)
         new = old.replace(
             actor=actor,
@@ -278,12 +297,9 @@ def brac_equations(dual):
             key=key,
         )
         more = {
-            "actor_loss": loss,
-            "divergence": apart,
-            "entropy": -log_prob_mean,
-            "value_weight": 1.0,
-            "alpha": alpha,
-        }
+            "actor_loss": loss, "divergence": apart, "entropy": -log_prob_mean,
+            "value_weight": 1.0, "alpha": alpha,
+        }  # fmt: skip
         return new, metrics | critic_metrics | more, (next_values, values)
 
     return equations
