@@ -170,6 +170,13 @@ def prepare(algorithm: Algorithm, config: Any, source: Any) -> Any:
     return config if own is None else own(config, first)
 
 
+def notes(algorithm: Algorithm, config: Any, source: Any) -> list[str]:
+    """Sentences for the user on what a prepared configuration took from the data."""
+    first = next(iter(source.values())) if isinstance(source, Mapping) else source
+    find = getattr(algorithm, "notes", None)
+    return [] if find is None else list(find(config, first))
+
+
 def _fit_actions(config: Any, info: Any) -> Any:
     space = info.action_space
     if not isinstance(space, Discrete) or not hasattr(config, "num_actions"):

@@ -58,7 +58,8 @@ class BatchSpec:
     """What an algorithm needs in a batch, declared as a value; the data's sampler provides it."""
 
     fields: tuple[str, ...]  # names of Batch fields
-    minibatches: int = 1  # gradient steps in one `update`: B = minibatches * batch_size rows
+    # gradient steps in one `update`: B = minibatches * batch_size rows, or the whole dataset's
+    minibatches: int = 1
     window: int | None = None  # steps T of each window; None for single transitions
     history: int = 0  # how many of the T steps lie before the step that was drawn
     min_episode_steps: int = 1  # a dataset with a shorter episode is refused
@@ -112,7 +113,11 @@ Space = Box | Discrete
 
 
 class Algorithm(Protocol):
-    """The names that an algorithm module has.
+    """The names that an algorithm module has, beside those of :class:`PolicyAlgorithm`.
+
+    A model of the environment has no policy. In place of `act` it has ``predict(config, state,
+    observations, actions)``, what it expects, and ``transition(config, state, observations,
+    actions, key)``, a sample.
 
     ``Config``: frozen `flax.struct` dataclass; numeric hyper-parameters are leaves and may be
     traced or vmapped, structural ones are static fields.
@@ -135,6 +140,26 @@ class Algorithm(Protocol):
         """One pure update (`batch_spec(config).minibatches` gradient steps)."""
         ...
 
+    # The names below are optional.
+    #
+    # `batch_spec` may be a dict of specs, one for each source; `init` and `update` then get a dict
+    # of batches. `stages(config)` gives the parts of a training, see :class:`Stage`.
+    # `prepare(config, dataset)` fills in fields that are not set from the log: see `ddm.prepare`.
+    # `collect_spec(config)` says how a policy collects own experience: `ddm.CollectSpec`.
+    # `notes(config, dataset)` says to the user what `prepare` chose. `PARTS` names fields of the
+    # State that a run of another algorithm can give (`--start_from`), such as a model.
+    # `loss(config, state, batch, key)` gives metrics of held-out data; without it, they are the
+    # metrics of an update whose result is discarded.
+    #
+    # An algorithm that can see a problem in its metrics, such as a behaviour model that has not
+    # converged, also has `diagnose(config, metrics)`: see the function below. An algorithm with a
+    # hyper-parameter that depends on the run's length, unless it is set, also has `resolve(config,
+    # num_updates)`: the configuration with the number in its place.
+
+
+class PolicyAlgorithm(Algorithm, Protocol):
+    """An algorithm that learns to act."""
+
     def act(
         self,
         config: Any,
@@ -151,20 +176,6 @@ class Algorithm(Protocol):
         others the policy state is the empty tuple.
         """
         ...
-
-    # The names below are optional.
-    #
-    # `batch_spec` may be a dict of specs, one for each source; `init` and `update` then get a dict
-    # of batches. `stages(config)` gives the parts of a training, see :class:`Stage`.
-    # `prepare(config, dataset)` fills in fields that are not set from the log: see `ddm.prepare`.
-    # `collect_spec(config)` says how a policy collects own experience: `ddm.CollectSpec`.
-    # `loss(config, state, batch, key)` gives metrics of held-out data; without it, they are the
-    # metrics of an update whose result is discarded.
-    #
-    # An algorithm that can see a problem in its metrics, such as a behaviour model that has not
-    # converged, also has `diagnose(config, metrics)`: see the function below. An algorithm with a
-    # hyper-parameter that depends on the run's length, unless it is set, also has `resolve(config,
-    # num_updates)`: the configuration with the number in its place.
 
 
 def stages_of(algorithm: Algorithm, config: Any) -> tuple[Stage, ...]:
@@ -215,6 +226,7 @@ def initial_policy_state(algorithm: Algorithm, config: Any, state: Any) -> PyTre
 
 _FUNCTIONS = (
     "init", "update", "act", "batch_spec", "initial_policy_state", "log_prob", "stages", "loss",
+    "predict", "transition",
 )  # fmt: skip
 
 
@@ -298,7 +310,7 @@ def check_batch(batch: Batch, spec: BatchSpec, name: str) -> None:
         rows = value.shape[0] if rows is None else rows
         if value.shape[0] != rows:
             raise InputError(f"{name}: batch.{field} has {value.shape[0]} rows, expected {rows}")
-    if rows is not None and rows % spec.minibatches:
+    if rows is not None and not spec.whole_dataset and rows % spec.minibatches:
         raise InputError(f"{name}: {rows} rows do not divide into {spec.minibatches} mini-batches")
 
 

@@ -132,6 +132,32 @@ def cases() -> list[Any]:
     return parameters
 
 
+def has_policy(algorithm: Any) -> bool:
+    """Whether it acts; a model of the environment predicts in place of it."""
+    return hasattr(algorithm, "act")
+
+
+def acting_cases() -> list[Any]:
+    """Those of :func:`cases` that have a policy."""
+    return [case for case in cases() if has_policy(case.values[0])]
+
+
+def use(algorithm: Any, config: Any, state: Any, batch: Any, key: Any) -> Any:
+    """What a trained state is for: an action at the batch's first observation, or predictions."""
+    from ddm.model_based.parts import uncertainty
+    from ddm.types import initial_policy_state
+
+    if not has_policy(algorithm):
+        inputs = batch.observations, batch.actions
+        return (
+            algorithm.predict(config, state, *inputs),
+            algorithm.uncertainty(config, state, *inputs, uncertainty.max_std),
+            algorithm.transition(config, state, *inputs, key),
+        )
+    before = initial_policy_state(algorithm, config, state)
+    return algorithm.act(config, state, first_observation(algorithm, config, batch), key, before)
+
+
 def one_worker(algorithm: Any) -> Any:
     """Runs all tests of an algorithm in one process, so that they share compiled functions."""
     import pytest
@@ -139,14 +165,24 @@ def one_worker(algorithm: Any) -> Any:
     return pytest.mark.xdist_group(algorithm.__name__)
 
 
-def make_batch(algorithm: Any, config: Any, rows: int = 8, seed: int = 0) -> Any:
+def stages(algorithm: Any, config: Any) -> list[tuple[Any, Any]]:
+    """(update, batch) of each stage; most algorithms have one."""
+    from ddm.types import stages_of
+
+    return [
+        (stage.update, make_batch(algorithm, config, spec=stage.batch_spec))
+        for stage in stages_of(algorithm, config)
+    ]
+
+
+def make_batch(algorithm: Any, config: Any, rows: int = 8, seed: int = 0, spec: Any = None) -> Any:
     """A batch of random rows, or windows; `rows` for each mini-batch of the algorithm."""
     import jax.numpy as jnp
     import numpy as np
 
     from ddm.types import Batch
 
-    spec = algorithm.batch_spec(config)
+    spec = algorithm.batch_spec(config) if spec is None else spec
     leading = (rows * spec.minibatches,) + (() if spec.window is None else (spec.window,))
     random = np.random.default_rng(seed)
 
@@ -191,12 +227,17 @@ def first_observation(algorithm: Any, config: Any, batch: Any) -> Any:
     return batch.observations[0, 0] if windows else batch.observations[0]
 
 
-@functools.cache
 def jitted_update(algorithm: Any) -> Any:
     """One compiled `update` for all tests of an algorithm; the config's leaves are arguments."""
+    return jitted(algorithm.update)
+
+
+@functools.cache
+def jitted(function: Any) -> Any:
+    """One compiled program of a function."""
     import jax
 
-    return jax.jit(algorithm.update)
+    return jax.jit(function)
 
 
 @functools.cache

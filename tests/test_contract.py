@@ -21,7 +21,7 @@ import ddm
 from ddm.errors import InputError
 from ddm.runner.checkpoints import Store
 from ddm.runner.lanes import unwrap_keys, wrap_keys
-from ddm.types import initial_policy_state
+from ddm.types import initial_policy_state, stages_of
 
 CASES = contract.cases()
 ALGORITHMS = [
@@ -36,6 +36,7 @@ ALGORITHMS = [
     for each in contract.algorithms()
 ]
 every_case = pytest.mark.parametrize(("algorithm", "config"), CASES)
+every_policy = pytest.mark.parametrize(("algorithm", "config"), contract.acting_cases())
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 # Where a test compiles a program of its own, a few of each kind stand for the others by day.
 FEW = ("bc", "td3_bc", "iql", "fitted_q")
@@ -74,7 +75,8 @@ def test_all_algorithm_folders_are_searched():
 def test_every_algorithm_has_all_names_of_the_contract_and_a_test_file():
     for algorithm in contract.algorithms():
         contract.contract_of(algorithm)
-        for name in ("Config", "State", "batch_spec", "init", "update", "act"):
+        instead = ("act",) if contract.has_policy(algorithm) else ("predict", "transition")
+        for name in ("Config", "State", "batch_spec", "init", "update", *instead):
             assert hasattr(algorithm, name), f"{algorithm.__name__} lacks {name}"
 
 
@@ -368,7 +370,7 @@ def test_each_config_field_changes_the_computation(algorithm, field):
         # The text of a program takes longest: first what is asked for, and what is kept.
         assert any(
             part(algorithm, base) != part(algorithm, changed)
-            for part in (_batch_spec, _shapes, _program)
+            for part in (_stages, _shapes, _program)
         )
         return
     base = contract.config_with(algorithm, **context)
@@ -383,8 +385,9 @@ def test_each_config_field_changes_the_computation(algorithm, field):
     )
 
 
-def _batch_spec(algorithm, config):
-    return algorithm.batch_spec(config)
+def _stages(algorithm, config):
+    """What each stage asks for, and how long it takes."""
+    return [(stage.batch_spec, stage.num_steps) for stage in stages_of(algorithm, config)]
 
 
 @functools.lru_cache(maxsize=16)  # the default's is traced once for all fields
@@ -401,20 +404,27 @@ def _program(algorithm, config):
 
     def first_steps(key):
         state = algorithm.init(config, key, batch)
-        observation = contract.first_observation(algorithm, config, batch)
-        policy_state = initial_policy_state(algorithm, config, state)
-        action = algorithm.act(config, state, observation, key, policy_state)
-        return algorithm.update(config, state, batch), action
+        used = contract.use(algorithm, config, state, batch, key)
+        stages = contract.stages(algorithm, config)
+        return [update(config, state, batch) for update, batch in stages], used
 
-    return str(jax.make_jaxpr(first_steps)(jax.random.key(0)))
+    program = jax.make_jaxpr(first_steps)(jax.random.key(0))
+    return f"{program} {program.consts}"
 
 
 @functools.lru_cache(maxsize=16)
 def _outcome(algorithm, config):
-    """Three updates and four sampled actions: a single discrete one may agree by chance."""
-    state, batch = _start(algorithm, config)
-    for _ in range(3):
-        state, metrics = _update(algorithm, config, state, batch)
+    """Three updates of each stage and four actions: a single discrete one may agree by chance."""
+    state, _ = _start(algorithm, config)
+    metrics = {}
+    for update, batch in contract.stages(algorithm, config):
+        for _ in range(3):
+            state, metrics = contract.jitted(update)(config, state, batch)
+    if not contract.has_policy(algorithm):
+        used = contract.use(algorithm, config, state, batch, jax.random.key(3))
+        return [
+            np.asarray(each) for each in [*_plain(state), *_plain(dict(metrics)), *_plain(used)]
+        ]
     policy_state, actions = initial_policy_state(algorithm, config, state), []
     for seed in range(3, 7):
         _, (action, policy_state) = _act(algorithm, config, state, batch, seed, policy_state)
@@ -429,7 +439,7 @@ def _act(algorithm, config, state, batch, seed, policy_state):
     return act(config, state, observation, jax.random.key(seed), policy_state)
 
 
-@every_case
+@every_policy
 def test_act_gives_one_action_and_keeps_the_policy_states_structure(algorithm, config):
     state, batch = _start(algorithm, config)
     for form in range(2):
@@ -447,7 +457,7 @@ def test_act_gives_one_action_and_keeps_the_policy_states_structure(algorithm, c
             before = after
 
 
-@every_case
+@every_policy
 def test_vmapped_acts_equal_single_ones(algorithm, config):
     state, batch = _start(algorithm, config)
     first = initial_policy_state(algorithm, config, state)
@@ -470,8 +480,8 @@ def test_vmapped_acts_equal_single_ones(algorithm, config):
 
 @every_algorithm
 def test_deterministic_actions_do_not_depend_on_the_key(algorithm):
-    if contract.contract_of(algorithm).draws:
-        pytest.skip("this policy has no mode")
+    if contract.contract_of(algorithm).draws or not contract.has_policy(algorithm):
+        pytest.skip("this policy has no mode, or there is none")
     config = contract.small_config(algorithm)
     state, batch = _start(algorithm, config)
     policy_state = initial_policy_state(algorithm, config, state)

@@ -1,5 +1,7 @@
 """No algorithm draws twice from one key: not in `init`, not in two updates, not in two actions."""
 
+import functools
+
 import contract
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,9 @@ def test_no_key_is_used_twice_in_acting(algorithm, config):
     batch = contract.make_batch(algorithm, config)
     state = jax.eval_shape(lambda key: algorithm.init(config, key, batch), jax.random.key(0))
     observation = contract.first_observation(algorithm, config, batch)
+    if not contract.has_policy(algorithm):
+        sample = functools.partial(contract.use, algorithm, config)
+        return keys.check(lambda state, key: sample(state, batch, key), state, jax.random.key(0))
     act = jax.jit(algorithm.act, static_argnames="deterministic")
 
     def play(state, key, deterministic):

@@ -157,8 +157,7 @@ def test_any_network_is_replaced_by_the_users(algorithm, name):
     assert "Own" in found, found
     after, _ = jax.eval_shape(lambda state: algorithm.update(own, state, batch), state)
     assert jax.tree.structure(after) == jax.tree.structure(state)
-    observation = contract.first_observation(algorithm, own, batch)
-    jax.eval_shape(lambda state, key: algorithm.act(own, state, observation, key), state, KEY)
+    jax.eval_shape(lambda state, key: contract.use(algorithm, own, state, batch, key), state, KEY)
 
 
 def test_every_algorithm_with_a_network_lets_it_be_replaced():

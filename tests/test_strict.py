@@ -48,6 +48,8 @@ def test_an_algorithm_computes_in_float32(algorithm, config, strict):
     observation = contract.first_observation(algorithm, config, batch)
 
     def act(config, state, key):
+        if not contract.has_policy(algorithm):
+            return (), [(contract.use(algorithm, config, state, batch, key), ())]
         before = initial_policy_state(algorithm, config, state)
         results = [
             algorithm.act(config, state, observation, key, before, deterministic=deterministic)

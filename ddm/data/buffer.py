@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -58,22 +60,22 @@ class Buffer(struct.PyTreeNode):
             normalization = units_of(observation_space, action_space)
         is_bytes = normalization.observation_mean is None
         shape, discrete = observation_space.shape, isinstance(action_space, Discrete)
-        observations = jnp.zeros((capacity, *shape), jnp.uint8 if is_bytes else jnp.float32)
+        # Arrays of their own: two leaves that share one could not both be donated.
+        unseen = lambda: jnp.zeros((capacity, *shape), jnp.uint8 if is_bytes else jnp.float32)  # noqa: E731
         actions = action_space.shape if isinstance(action_space, Box) else ()
-        no = jnp.zeros(capacity, bool)
         rows = Batch(
-            observations=observations,
+            observations=unseen(),
             actions=jnp.zeros((capacity, *actions), jnp.int32 if discrete else jnp.float32),
             rewards=jnp.zeros(capacity, jnp.float32),
-            next_observations=observations,
-            terminations=no,
-            truncations=no,
+            next_observations=unseen(),
+            terminations=jnp.zeros(capacity, bool),
+            truncations=jnp.zeros(capacity, bool),
         )
-        zero = jnp.zeros((), jnp.int32)
         info = DatasetInfo(
             name=name, observation_space=observation_space, action_space=action_space
         )
-        return cls(rows, zero, zero, normalization, info)
+        position, size = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return cls(rows, position, size, normalization, info)
 
     @classmethod
     def like(cls, dataset: Dataset, capacity: int, name: str = "own experience") -> Buffer:
@@ -85,6 +87,24 @@ class Buffer(struct.PyTreeNode):
             info.action_space,
             normalization=dataset.normalization,
             name=name,
+        )
+
+    @classmethod
+    def for_rows(cls, example: Batch, capacity: int, name: str) -> Buffer:
+        """An empty buffer for rows like one of the example's, in the same units.
+
+        Args:
+          example: transitions; used for shapes and types.
+          capacity: transitions that it holds.
+          name: how messages call it.
+        """
+        sizes = example.observations.shape[1:], example.actions.shape[1:]
+        boxes = [
+            Box(shape, (-math.inf,) * math.prod(shape), (math.inf,) * math.prod(shape))
+            for shape in sizes
+        ]
+        return cls.empty(
+            capacity, *boxes, normalization=identity_normalization(sizes[0]), name=name
         )
 
     @property

@@ -18,6 +18,19 @@ _TOLERANCE = 1e-4  # of the width of a box: bounds that differ by less are the s
 _UNBOUNDED = 1e10  # an environment without bounds may write ones as large as this
 
 
+def check_acts(algorithm: Any) -> None:
+    """Refuses an algorithm that learns a model and no policy.
+
+    Raises:
+      InputError: naming it.
+    """
+    if not hasattr(algorithm, "act"):
+        name = algorithm.__name__.rpartition(".")[2]
+        raise InputError(
+            f"{name} has no policy: it predicts with {name}.predict(config, state, ...)"
+        )
+
+
 def check_spaces(policy: Policy, name: str, observation_space: Box, action_space: Space) -> None:
     """Refuses an environment whose observations or actions are not those of the policy.
 
@@ -32,6 +45,7 @@ def check_spaces(policy: Policy, name: str, observation_space: Box, action_space
     Raises:
       InputError: naming the environment and what differs.
     """
+    check_acts(policy.algorithm)
     _check_observations(policy, name, observation_space)
     check_actions(policy, name, action_space)
 

@@ -15,7 +15,13 @@ import numpy as np
 from jax.tree_util import GetAttrKey
 
 from ddm.errors import InputError
-from ddm.evaluation.matching import check_action, check_spaces, fit_action, observation_shape
+from ddm.evaluation.matching import (
+    check_action,
+    check_acts,
+    check_spaces,
+    fit_action,
+    observation_shape,
+)
 from ddm.types import Box, Identity, PRNGKey, PyTree, Space, initial_policy_state, program_key
 
 if TYPE_CHECKING:
@@ -62,6 +68,7 @@ class Policy:
         Raises:
           InputError: several observations, keys or lanes instead of one.
         """
+        check_acts(self.algorithm)
         observation = jnp.asarray(observation)
         if jnp.issubdtype(observation.dtype, jnp.floating):
             observation = observation.astype(jnp.float32)  # even if 64 bits are the default

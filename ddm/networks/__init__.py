@@ -17,6 +17,7 @@ from ddm.networks.distributions import (
     diagonal_gaussian,
 )
 from ddm.networks.duals import dual_at_bound, dual_step, log_bounds, log_dual
+from ddm.networks.dynamics import GaussianDynamics, Outcome
 from ddm.networks.encoders import (
     ENCODERS,
     ConvEncoder,
@@ -102,6 +103,7 @@ __all__ = [
     "Discriminator",
     "Encoded",
     "FrameStack",
+    "GaussianDynamics",
     "GaussianLatent",
     "GaussianMixture",
     "GaussianPolicy",
@@ -117,6 +119,7 @@ __all__ = [
     "Network",
     "ObservationEncoder",
     "Optimizer",
+    "Outcome",
     "Prior",
     "Reconstruction",
     "Recurrent",

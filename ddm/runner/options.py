@@ -64,7 +64,8 @@ class Options:
     # hyper-parameter (or separate them by ";") to run all combinations.
     sweep: tuple[str, ...] = ()
 
-    # Gradient steps of each lane.
+    # Gradient steps of each lane; for a method with stages those of the last one, to which the
+    # earlier ones add their own. 0: as many as the last stage declares, for a method where it does.
     num_updates: int = 50_000
     # Transitions (or windows) in the batch of one gradient step.
     batch_size: int = 256
@@ -148,7 +149,7 @@ class Options:
 
 
 _AT_LEAST = {
-    "seeds": 1, "seed": 0, "num_updates": 1, "batch_size": 1, "log_every": 1, "eval_every": 0,
+    "seeds": 1, "seed": 0, "num_updates": 0, "batch_size": 1, "log_every": 1, "eval_every": 0,
     "eval_episodes": 1, "eval_seed": 0, "devices": 0, "num_processes": 1, "process_id": 0,
     "collect_steps": 0, "collect_copies": 0, "random_steps": 0, "buffer_capacity": 0,
     "collect_every": 1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 from ddm import data
@@ -23,8 +22,7 @@ class StagePlan:
         self.stages = stages_of(algorithm, config)
         lengths = [stage.num_steps for stage in self.stages if stage.num_steps is not None]
         self.ends = tuple(itertools.accumulate(lengths))  # gradient steps at which a stage ends
-        # An interval of the run is a whole number of updates in every stage.
-        self.minibatches = math.lcm(*(num_minibatches(stage.batch_spec) for stage in self.stages))
+        self.minibatches = tuple(num_minibatches(stage.batch_spec) for stage in self.stages)
 
     def index(self, step: int) -> int:
         """Index of the stage of the update after gradient step `step`."""
@@ -52,21 +50,3 @@ class StagePlan:
             if data.is_named(stage.batch_spec):
                 raise InputError("holdout is for methods that learn from one log, not from several")
             data.check_sources(holdout, stage.batch_spec)
-
-    def check_length(self, num_updates: int) -> None:
-        """Refuses a run that ends before its last stage begins, or continues after it.
-
-        Raises:
-          InputError: naming the lengths.
-        """
-        *earlier, last = self.stages
-        before = self.ends[len(earlier) - 1] if earlier else 0
-        if num_updates <= before:
-            raise InputError(
-                f"num_updates is {num_updates}, and the stages before '{last.name}' take {before} "
-                "gradient steps: expected more"
-            )
-        if last.num_steps is not None and num_updates > before + last.num_steps:
-            raise InputError(
-                f"num_updates is {num_updates}, and the stages end after {before + last.num_steps}"
-            )

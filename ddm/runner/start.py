@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ from ddm.runner.flags import algorithm_name
 from ddm.runner.lanes import unwrap_keys, wrap_keys
 from ddm.runner.options import Options
 from ddm.runner.policies import load_policy
+from ddm.runner.saved import read_record
 from ddm.types import Algorithm
 
 
@@ -37,7 +40,7 @@ def complete(
     """
     sources, start, holdout = given
     if start is None and options.start_from:
-        start = load_policy(options.start_from, algorithm, lane=None)
+        start = load_start(algorithm, sources, options.start_from)
     if holdout is None and options.holdout:
         if not isinstance(sources, data.Dataset):
             raise InputError("--holdout holds episodes of one log out, and there is not one log")
@@ -45,10 +48,63 @@ def complete(
     return sources, start, holdout
 
 
+def load_start(algorithm: Algorithm, sources: Any, run_dir: str) -> Policy:
+    """What a run begins with: a policy of the same algorithm, or a part of it, such as a model.
+
+    Raises:
+      InputError: the folder holds another algorithm, or a part that was trained on another log.
+    """
+    record = read_record(Path(run_dir).expanduser())
+    for part in parts_of(algorithm).values():
+        if algorithm_name(part) != record["algorithm"]:
+            continue
+        log = sources if isinstance(sources, data.Dataset) else None
+        if log is not None and data.digest(log) != record["dataset"].get("digest"):
+            raise InputError(
+                f"--start_from={run_dir}: its {algorithm_name(part)} was trained on another log, "
+                f"{record['dataset']['name']}, or on other rows of it than {log.info.name} now has"
+            )
+        return load_policy(run_dir, part, lane=None)
+    return load_policy(run_dir, algorithm, lane=None)
+
+
+def parts_of(algorithm: Algorithm) -> dict[str, Any]:
+    """The fields of an algorithm's State that are States of another algorithm, which has runs."""
+    return dict(getattr(algorithm, "PARTS", {}))
+
+
+def with_part(algorithm: Algorithm, config: Any, start: Policy | None) -> tuple[Any, list[str]]:
+    """The configuration for a run that begins with a trained part, whose settings then hold.
+
+    Returns:
+      The configuration, in which the part is not trained again, and a sentence for the user.
+
+    Raises:
+      InputError: a setting of the part is given, and the trained part has another.
+    """
+    if start is None or start.algorithm not in parts_of(algorithm).values():
+        return config, []
+    part, default = start.algorithm, type(config)()
+    taken = {}
+    for field in dataclasses.fields(part.Config):
+        if field.metadata.get("pytree_node", True) or field.name == "max_epochs":
+            continue
+        ours, theirs = getattr(config, field.name), getattr(start.config, field.name)
+        if ours not in (theirs, getattr(default, field.name)):
+            raise InputError(
+                f"{field.name} is {ours}, and the {algorithm_name(part)} to start from has "
+                f"{theirs}: expected the same, or none"
+            )
+        taken[field.name] = theirs
+    said = f"the {algorithm_name(part)} is given, with its own settings, and is not trained again"
+    return config.replace(**taken, max_epochs=0), [said]
+
+
 def start_from(start: Policy | None, algorithm: Algorithm, arrays: Any, units: Any) -> Any:
     """Fresh (learner, sampling keys) with the states of a trained policy, lane by lane.
 
-    The count of steps and the random keys begin anew; networks and optimisers continue.
+    The count of steps and the random keys begin anew; networks and optimisers continue. Where
+    `start` is a part of the algorithm, such as a model, only that part is taken.
 
     Raises:
       InputError: the policy is of another algorithm, other shapes, other units or other lanes.
@@ -56,11 +112,21 @@ def start_from(start: Policy | None, algorithm: Algorithm, arrays: Any, units: A
     if start is None:
         return arrays
     learner, keys = arrays
-    fresh, found = learner.state, with_lanes(start).state
+    _check_units(start, units)
+    for name, part in parts_of(algorithm).items():
+        if part is start.algorithm:
+            _check_reward_units(start, units)
+            taken = _state_of(start, part, getattr(learner.state, name), keys)
+            return learner._replace(state=learner.state.replace(**{name: taken})), keys
     ours, theirs = algorithm_name(algorithm), algorithm_name(start.algorithm)
     if ours != theirs:
         raise InputError(f"start is a policy of {theirs}, not of {ours}")
-    _check_units(start, units)
+    return learner._replace(state=_state_of(start, algorithm, learner.state, keys)), keys
+
+
+def _state_of(start: Policy, algorithm: Algorithm, fresh: Any, keys: Any) -> Any:
+    """The state of `start` in the place of a fresh one, for each lane."""
+    ours, found = algorithm_name(algorithm), with_lanes(start).state
     lanes = keys.shape[0]
     if jax.tree.structure(found) != jax.tree.structure(fresh):
         raise InputError(f"start is a policy of {ours} with other networks than this configuration")
@@ -73,8 +139,20 @@ def start_from(start: Policy | None, algorithm: Algorithm, arrays: Any, units: A
     host = jax.tree.map(np.asarray, unwrap_keys(found))
     like = jax.tree.map(np.asarray, unwrap_keys(fresh))
     state = jax.tree.map(lambda x, y: np.broadcast_to(x, y.shape).copy(), host, like)
-    state = wrap_keys(state, fresh).replace(step=fresh.step, key=fresh.key)
-    return learner._replace(state=state), keys
+    return wrap_keys(state, fresh).replace(step=fresh.step, key=fresh.key)
+
+
+def _check_reward_units(start: Policy, units: Any) -> None:
+    """Refuses a model whose rewards are in other units than those of the log."""
+    if start.normalization is None:
+        return
+    for field in ("reward_scale", "reward_shift"):
+        ours, theirs = (float(getattr(x.normalization, field)) for x in (units, start))
+        if not np.isclose(ours, theirs, rtol=1e-5):
+            raise InputError(
+                f"{units.info.name} has a {field} of {ours:.6g}, and the "
+                f"{algorithm_name(start.algorithm)} to start from was trained with {theirs:.6g}"
+            )
 
 
 def with_lanes(policy: Policy) -> Policy:

@@ -28,7 +28,7 @@ from ddm.runner.signals import StopSignals
 from ddm.runner.snapshots import Snapshots, check_length
 from ddm.runner.sources import check_room, example, share
 from ddm.runner.stages import StagePlan
-from ddm.runner.start import complete, start_from
+from ddm.runner.start import complete, start_from, with_part
 from ddm.types import Algorithm, diagnose, num_minibatches
 
 FAILED_LANES = 3  # exit code of a run in which some lanes diverged, and the others ended well
@@ -115,14 +115,16 @@ class _Run:
         defaults = records.config_defaults(algorithm, options)
         config, notices = records.resolve_schedules(algorithm, config, options)
         sources, start, holdout = complete(algorithm, given, options)
+        config, said = with_part(algorithm, config, start)
+        notices.extend(said)
         self._holdout = holdout
         shared = share(algorithm, config, sources, environment, options)
         self._units = shared.units
         config = training.prepare(algorithm, config, self._units)
         self._plan = StagePlan(algorithm, config)
         self.schedule, fitted = make_schedule(options, self._plan.minibatches, self._plan.ends)
-        self._plan.check_length(self.schedule.num_updates)
         notices.extend([*self._units.info.notes, *fitted])
+        notices.extend(training.notes(algorithm, config, self._units))
         configs, self._lanes = sweep.expand(config, options.sweep, options.seeds, options.seed)
         self._means: dict[str, np.ndarray] = {}  # of all lanes, over the last interval
         self._record = records.describe_run(algorithm, config, shared, environment, options, start)

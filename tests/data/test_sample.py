@@ -257,7 +257,6 @@ def test_whole_dataset_is_every_transition_once_in_order():
 @pytest.mark.parametrize(
     "options",
     [
-        {"minibatches": 2},
         {"window": 3},
         {"fields": ("next_actions",)},
         {"fields": ("initial_observations",)},

@@ -128,7 +128,7 @@ def test_stages_run_one_after_the_other_and_finish_once(tmp_path, log):
     """Metrics carry the stage's name; without a policy there is no score; intervals end there."""
     staged = model_then_policy()
     folder = tmp_path / "whole"
-    result = runner.train(staged, BC, log, CORRIDOR, options(folder, num_updates=10))
+    result = runner.train(staged, BC, log, CORRIDOR, options(folder, num_updates=4))
     steps = {tuple(line.split(",")[i] for i in (0, 2)) for line in rows_of(folder).splitlines()[1:]}
     assert {step for step, name in steps if name == "model/loss"} == {"4", "6"}
     assert {step for step, name in steps if name == "policy/loss"} == {"8", "10"}
@@ -138,11 +138,11 @@ def test_stages_run_one_after_the_other_and_finish_once(tmp_path, log):
     assert all(np.allclose(x, 7.0, atol=0.1) for x in weights)
 
 
-def test_a_run_that_is_stopped_between_stages_goes_on_in_the_second(tmp_path, log):
+def test_a_run_that_is_stopped_in_the_second_stage_goes_on_there(tmp_path, log):
     staged = model_then_policy()
-    at_once = runner.train(staged, BC, log, None, options(tmp_path / "a", num_updates=10))
-    runner.train(staged, BC, log, None, options(tmp_path / "b", num_updates=7))
-    longer = options(tmp_path / "b", num_updates=10, resume=True)
+    at_once = runner.train(staged, BC, log, None, options(tmp_path / "a", num_updates=4))
+    runner.train(staged, BC, log, None, options(tmp_path / "b", num_updates=1))
+    longer = options(tmp_path / "b", num_updates=4, resume=True)
     resumed = runner.train(staged, BC, log, None, longer)
     assert_same(resumed.policy.state, at_once.policy.state)
 
@@ -150,7 +150,7 @@ def test_a_run_that_is_stopped_between_stages_goes_on_in_the_second(tmp_path, lo
 def test_a_run_that_goes_on_where_a_stage_ended_makes_no_evaluation_of_its_own(tmp_path, log):
     """The step belongs to the stage that has ended, which has no policy to evaluate."""
     staged = model_then_policy()
-    asked = {"num_updates": 9, "log_every": 3, "eval_every": 3, "checkpoint_every": 3, "keep": 3}
+    asked = {"num_updates": 3, "log_every": 3, "eval_every": 3, "checkpoint_every": 3, "keep": 3}
     runner.train(staged, BC, log, CORRIDOR, options(tmp_path, **asked))
     rows = rows_of(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "9")
@@ -232,8 +232,6 @@ def test_what_cannot_be_collected_or_held_out_is_refused(tmp_path, changes, envi
 
 def test_stages_without_steps_are_refused(tmp_path, log):
     staged = model_then_policy()
-    with pytest.raises(InputError, match="the stages before 'policy' take 6 gradient steps"):
-        runner.train(staged, BC, log, None, options(tmp_path, num_updates=6))
     staged.stages = lambda config: (
         Stage("model", bc.update, bc.batch_spec(BC)), Stage("policy", bc.update, bc.batch_spec(BC)),
     )  # fmt: skip

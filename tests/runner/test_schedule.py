@@ -14,7 +14,7 @@ def schedule(num_updates, log_every, eval_every, checkpoint_every, minibatches=1
         eval_every=eval_every,
         checkpoint_every=checkpoint_every,
     )
-    return make_schedule(options, minibatches)
+    return make_schedule(options, (minibatches,))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_intervals_are_fitted_together(asked, fitted):
 
 def test_intervals_are_multiples_of_the_minibatches():
     result, _ = schedule(9, 3, 3, 9, minibatches=2)
-    assert result == Schedule(10, 4, 4, 12)
+    assert result == Schedule(10, 4, 4, 12, minibatches=(2,))
     assert [result.next_step(step) for step in (0, 4, 8)] == [4, 8, 10]
 
 
@@ -70,3 +70,36 @@ def test_wherever_a_run_begins_it_meets_the_grid_and_ends_at_its_end(first):
     while steps[-1] < 11:
         steps.append(result.next_step(steps[-1]))
     assert steps[1:] == [step for step in (4, 8, 11) if step > first]
+
+
+def staged(num_updates, minibatches, ends, **intervals):
+    options = Options(
+        num_updates=num_updates, **{"eval_every": 0, "checkpoint_every": 0} | intervals
+    )
+    return make_schedule(options, minibatches, ends)
+
+
+def stops(schedule):
+    steps = [0]
+    while steps[-1] < schedule.num_updates:
+        steps.append(schedule.next_step(steps[-1]))
+    return steps[1:]
+
+
+def test_stages_with_updates_of_different_sizes_meet_what_is_due_at_the_next_update():
+    """A model whose epoch has 7 gradient steps, three times, and a policy in rounds of 10."""
+    result, notices = staged(40, (7, 10), (21,), log_every=5, eval_every=20, checkpoint_every=10)
+    assert stops(result) == [7, 14, 21, 31, 41, 51, 61]
+    assert [step for step in stops(result) if result.evaluates_at(step)] == [21, 41, 61]
+    assert [step for step in stops(result) if result.saves_at(step)] == [14, 21, 31, 41, 51, 61]
+    assert notices == ["the stages before the last take 21 gradient steps in addition"]
+
+
+@pytest.mark.parametrize(("asked", "length"), [(0, 21), (7, 7), (8, 14), (100, 21)])
+def test_a_last_stage_with_an_end_of_its_own_ends_the_run(asked, length):
+    assert staged(asked, (7,), (21,))[0].num_updates == length
+
+
+def test_no_steps_are_refused_where_the_last_stage_has_no_end():
+    with pytest.raises(InputError, match="num_updates is 0, expected at least 1"):
+        staged(0, (7, 10), (21,))

@@ -1,0 +1,355 @@
+"""The members of an ensemble of models: their data, loss, error and predictions.
+
+Functions of one member take its parameters without an axis of members; `jax.vmap` gives the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from ddm import networks
+from ddm.errors import InputError
+from ddm.model_based.parts import terminations
+from ddm.types import Batch, Metrics, PRNGKey, chosen
+
+_BOUNDS_WEIGHT = 0.01  # of the distance of the log-variance's bounds (Chua et al. 2018)
+
+
+class Rows(struct.PyTreeNode):
+    """N transitions as a model sees them."""
+
+    observations: jax.Array  # (N, O)
+    actions: jax.Array  # (N, A)
+    targets: jax.Array  # (N, 1 + O): the reward, and the change of the observation
+    terminations: jax.Array  # (N,) bool
+
+
+class Scales(struct.PyTreeNode):
+    """Means and standard deviations of inputs and targets."""
+
+    observation_mean: jax.Array  # (O,)
+    observation_std: jax.Array  # (O,)
+    action_mean: jax.Array  # (A,)
+    action_std: jax.Array  # (A,)
+    target_mean: jax.Array  # (1 + O,)
+    target_std: jax.Array  # (1 + O,)
+
+
+class Prediction(struct.PyTreeNode):
+    """What each of E members expects of B transitions, in the units of the log."""
+
+    means: jax.Array  # (E, B, 1 + O): the reward, and the next observation
+    stds: jax.Array  # (E, B, 1 + O); 0 if the members are regressions
+    termination_probs: jax.Array  # (E, B); without meaning if a rule is known
+
+
+# Data.
+
+
+def rows_of(batch: Batch) -> Rows:
+    """Transitions of a batch."""
+    change = batch.next_observations - batch.observations
+    targets = jnp.concatenate([batch.rewards[:, None], change], axis=-1)
+    return Rows(batch.observations, batch.actions, targets, batch.terminations)
+
+
+def no_scales(observation_size: int, action_size: int) -> Scales:
+    """Scales that change nothing."""
+    sizes = (observation_size, action_size, 1 + observation_size)
+    pairs = [(jnp.zeros(size, jnp.float32), jnp.ones(size, jnp.float32)) for size in sizes]
+    return Scales(*(array for pair in pairs for array in pair))
+
+
+def scales_of(rows: Rows) -> Scales:
+    """The scales of rows; 1 for a dimension that does not vary."""
+
+    def moments(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+        std = jnp.std(values, axis=0)
+        return jnp.mean(values, axis=0), jnp.where(std > 1e-6, std, jnp.ones_like(std))
+
+    fields = (rows.observations, rows.actions, rows.targets)
+    return Scales(*(array for values in fields for array in moments(values)))
+
+
+def split(config: Any, key: PRNGKey, rows: Rows) -> tuple[jax.Array, jax.Array]:
+    """Row numbers that are held out, and those that are learned; the same for the same key."""
+    count = rows.terminations.shape[0]
+    held_out = max(1, min(int(config.holdout_share * count), config.max_holdout))
+    if held_out >= count:
+        raise InputError(f"dynamics: a log of {count} transitions leaves none to learn from")
+    order = jax.random.permutation(jax.random.fold_in(key, 0), count).astype(jnp.int32)
+    return order[:held_out], order[held_out:]
+
+
+def draw_order(
+    config: Any, split_key: PRNGKey, key: PRNGKey, learned: jax.Array, steps: int
+) -> jax.Array:
+    """(E, K, B) row numbers of each member's K gradient steps in one epoch.
+
+    A member's rows are drawn once from those to learn, with replacement (a bootstrap), and pass in
+    another order in each epoch.
+    """
+    count = len(learned)
+    if steps < 1:
+        raise InputError(
+            "dynamics: steps_per_epoch is not set; ddm.prepare(dynamics, config, dataset) sets it"
+        )
+    places = np.arange(steps * config.model_batch_size) % count  # a short log passes several times
+
+    def member(index: jax.Array) -> jax.Array:
+        rows = learned
+        if config.bootstrap:
+            draw_key = jax.random.fold_in(split_key, index + 1)
+            rows = learned[jax.random.randint(draw_key, (count,), 0, count, jnp.int32)]
+        order = jax.random.permutation(jax.random.fold_in(key, index), count)
+        return rows[order[places]].reshape(steps, config.model_batch_size)
+
+    return jax.vmap(member)(jnp.arange(config.num_members, dtype=jnp.uint32))
+
+
+# One member.
+
+
+def outcome(
+    member: networks.Trainable,
+    params: Any,
+    scales: Scales,
+    observations: jax.Array,
+    actions: jax.Array,
+) -> networks.Outcome:
+    """What the parameters of one member say of raw inputs, in standardised targets."""
+    return member.apply(
+        params,
+        (observations - scales.observation_mean[None]) / scales.observation_std[None],
+        (actions - scales.action_mean[None]) / scales.action_std[None],
+    )
+
+
+def standardized(rows: Rows, scales: Scales) -> jax.Array:
+    """Targets (N, 1 + O) of mean 0 and standard deviation 1."""
+    return (rows.targets - scales.target_mean[None]) / scales.target_std[None]
+
+
+def loss(
+    config: Any, member: networks.Trainable, params: Any, scales: Scales, rows: Rows
+) -> tuple[jax.Array, Metrics]:
+    """L_i of :mod:`ddm.model_based.dynamics`; plus the cross-entropy of learned terminations."""
+    found = outcome(member, params, scales, rows.observations, rows.actions)
+    squares = (standardized(rows, scales) - found.mean) ** 2
+    if config.probabilistic:
+        value = jnp.mean(squares * jnp.exp(-found.log_variance) + found.log_variance)
+        value = value + _BOUNDS_WEIGHT * _distance_of_bounds(params)
+    else:
+        value = jnp.mean(squares)
+    if config.termination == terminations.LEARNED:
+        labels = rows.terminations.astype(jnp.float32)
+        value = value + jnp.mean(
+            optax.sigmoid_binary_cross_entropy(found.termination_logit, labels)
+        )
+    decays = zip(_decays(config, params), kernels(params), strict=True)
+    value = value + sum(0.5 * decay * jnp.sum(kernel**2) for decay, kernel in decays)
+    return value, {"loss": value}
+
+
+def error(member: networks.Trainable, params: Any, scales: Scales, rows: Rows) -> jax.Array:
+    """Mean squared error of one member's mean, in standardised units."""
+    found = outcome(member, params, scales, rows.observations, rows.actions)
+    return jnp.mean((standardized(rows, scales) - found.mean) ** 2)
+
+
+def log_likelihood(
+    member: networks.Trainable, params: Any, scales: Scales, rows: Rows
+) -> jax.Array:
+    """Mean log-density of one member per dimension, of standardised targets."""
+    found = outcome(member, params, scales, rows.observations, rows.actions)
+    squares = (standardized(rows, scales) - found.mean) ** 2 * jnp.exp(-found.log_variance)
+    return -0.5 * jnp.mean(squares + found.log_variance + np.log(2.0 * np.pi).astype(np.float32))
+
+
+def kernels(params: Any) -> list[jax.Array]:
+    """The weights of the layers, in the order of their names."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return [leaf for path, leaf in leaves if getattr(path[-1], "key", "") == "kernel"]
+
+
+def check_decay(config: Any, params: Any) -> None:
+    """Refuses decays that do not fit the layers.
+
+    Raises:
+      InputError: naming how many layers there are.
+    """
+    given, layers = len(config.model_weight_decay), len(kernels(params))
+    if given not in (1, layers):
+        raise InputError(
+            f"dynamics: model_weight_decay has {given} numbers, expected {layers}, one for each "
+            "layer and the output, or one for all"
+        )
+
+
+def _decays(config: Any, params: Any) -> tuple[float, ...]:
+    count = len(kernels(params))
+    return tuple(config.model_weight_decay) * (count if len(config.model_weight_decay) == 1 else 1)
+
+
+def _distance_of_bounds(params: Any) -> jax.Array:
+    """Sum over targets of the range that a log-variance can have; 0 for another network."""
+    bounds = params["params"]
+    if "log_variance_max" not in bounds:
+        return jnp.zeros((), jnp.float32)
+    return jnp.sum(bounds["log_variance_max"] - bounds["log_variance_min"])
+
+
+# All members.
+
+
+def errors(trained: networks.Trainable, scales: Scales, rows: Rows) -> jax.Array:
+    """(E,) :func:`error` of each member at its present parameters."""
+    return jax.vmap(lambda params: error(trained, params, scales, rows))(trained.params)
+
+
+def elites(config: Any, holdout_errors: jax.Array) -> jax.Array:
+    """(num_elites,) the members with the smallest errors."""
+    return jnp.argsort(holdout_errors)[: config.num_elites]
+
+
+def select(better: jax.Array, new: Any, old: Any) -> Any:
+    """`new` for the members (E,) that are better, `old` for the others."""
+
+    def pick(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(pick, new, old)
+
+
+def predict(
+    config: Any,
+    member: networks.Trainable,
+    params: Any,
+    scales: Scales,
+    observations: jax.Array,
+    actions: jax.Array,
+) -> Prediction:
+    """See :func:`ddm.model_based.dynamics.predict`."""
+    found = jax.vmap(lambda params: outcome(member, params, scales, observations, actions))(params)
+    units = scales.target_std[None, None]
+    targets = found.mean * units + scales.target_mean[None, None]
+    before = jnp.concatenate([jnp.zeros_like(observations[:, :1]), observations], axis=-1)
+    stds = jnp.exp(0.5 * found.log_variance) * units
+    return Prediction(
+        means=targets + before[None],
+        stds=stds if config.probabilistic else jnp.zeros_like(stds),
+        termination_probs=jax.nn.sigmoid(found.termination_logit),
+    )
+
+
+def sample(
+    config: Any,
+    prediction: Prediction,
+    elites: jax.Array,
+    observations: jax.Array,
+    actions: jax.Array,
+    key: PRNGKey,
+) -> Batch:
+    """Transitions, each from one of the elites; see :func:`ddm.model_based.dynamics.transition`."""
+    member_key, noise_key, end_key = jax.random.split(key, 3)
+    rows = len(observations)
+    member = elites[jax.random.randint(member_key, (rows,), 0, len(elites))]
+    pick = lambda values: values[member, jnp.arange(rows)]  # noqa: E731
+    mean, std, probability = map(
+        pick, (prediction.means, prediction.stds, prediction.termination_probs)
+    )
+    drawn = mean + std * jax.random.normal(noise_key, mean.shape, mean.dtype)
+    next_observations = drawn[:, 1:]
+    if config.termination == terminations.LEARNED:
+        ends = jax.random.bernoulli(end_key, probability)
+    else:
+        ends = _rule(config)(in_environment_units(config, next_observations))
+    return Batch(
+        observations=observations,
+        actions=actions,
+        rewards=drawn[:, 0],
+        next_observations=next_observations,
+        terminations=ends,
+        truncations=jnp.zeros(rows, bool),
+    )
+
+
+def _rule(config: Any) -> terminations.TerminationFn:
+    if config.termination == terminations.AUTO:
+        raise InputError(
+            "dynamics: termination=auto is replaced by what fits the log: call "
+            "ddm.prepare(algorithm, config, dataset), or name a rule"
+        )
+    return chosen(config, "termination")
+
+
+# Units.
+
+
+def in_environment_units(config: Any, observations: jax.Array) -> jax.Array:
+    """Observations (..., O) of the log as the environment gives them."""
+    if not config.observation_std:
+        return observations
+    shape = (1,) * (observations.ndim - 1) + (-1,)
+    std = np.asarray(config.observation_std, np.float32)
+    mean = np.asarray(config.observation_mean or np.zeros_like(std), np.float32)
+    return observations * std.reshape(shape) + mean.reshape(shape)
+
+
+def uncertainty(config: Any, prediction: Prediction, function: Any) -> jax.Array:
+    """(B,) of one of :mod:`ddm.model_based.parts.uncertainty`, in the environment's units."""
+    units = np.ones((1, 1, prediction.means.shape[-1]), np.float32)
+    units[..., 0] = 1.0 / config.reward_unit
+    if config.observation_std:
+        units[..., 1:] = config.observation_std
+    return function(prediction.means * units, prediction.stds * units)
+
+
+def epoch_length(config: Any, dataset: Any) -> Any:
+    """The configuration with the gradient steps of one pass over the log, where not given."""
+    if config.steps_per_epoch:
+        return config
+    count = dataset.rewards.shape[-1] if hasattr(dataset, "rewards") else dataset.capacity
+    held_out = min(int(config.holdout_share * count), config.max_holdout)
+    return config.replace(steps_per_epoch=max(1, (count - held_out) // config.model_batch_size))
+
+
+def units_of(config: Any, dataset: Any) -> Any:
+    """The configuration with the units of a log, and a termination rule for it.
+
+    Raises:
+      InputError: the dataset is traced, as under jit.
+    """
+    units = dataset.normalization
+    known = bool(config.observation_std) and config.termination != terminations.AUTO
+    if known or units.observation_std is None:
+        return config
+    if isinstance(units.observation_std, jax.core.Tracer):
+        raise InputError(
+            "dynamics: units and the termination rule are read from the values of the log: call "
+            "ddm.prepare(algorithm, config, dataset) outside of jit"
+        )
+    if config.termination == terminations.AUTO:
+        config = config.replace(termination=terminations.find(dataset))
+    return config.replace(
+        observation_mean=tuple(np.asarray(units.observation_mean).ravel().tolist()),
+        observation_std=tuple(np.asarray(units.observation_std).ravel().tolist()),
+        reward_unit=abs(float(units.reward_scale)),
+    )
+
+
+def termination_notes(config: Any, dataset: Any) -> list[str]:
+    """How imagined episodes end, and how well that agrees with the log."""
+    rule = config.termination
+    if not isinstance(rule, str) or rule in (terminations.LEARNED, terminations.AUTO):
+        return [f"imagined episodes end as the model learns from the log (termination={rule})"]
+    share = terminations.agreement(terminations.RULES[rule], dataset)
+    return [f"imagined episodes end by the rule '{rule}', which says the same as "
+            f"{100.0 * share:.2f} % of the log's transitions"]  # fmt: skip
