@@ -215,19 +215,19 @@ class NearestOnGrid:
         seen = model.counts > 0.0
         # (S, S, A): from a cell to each other one, infinitely far where the action was not seen.
         far = jnp.where(seen[None], jnp.asarray(distances, jnp.float32)[..., None], jnp.inf)
-        example = jnp.argmin(far, axis=1), jnp.arange(num_actions)[None]  # pairs (S, A) that count
-        targets = self._shift(jnp.asarray(rows), self.num_rows, example[0]) * self.num_columns
-        targets = targets + self._shift(jnp.asarray(columns), self.num_columns, example[0])
-        places = (*np.ogrid[:num_states, :num_actions, :1][:2], targets)
+        nearest, actions = jnp.argmin(far, axis=1), jnp.arange(num_actions)[None]  # (S, A), (1, A)
+        targets = self._shift(jnp.asarray(rows), self.num_rows, nearest) * self.num_columns
+        targets = targets + self._shift(jnp.asarray(columns), self.num_columns, nearest)
+        moved = jnp.zeros_like(model.transitions)
+        moved = moved.at[jnp.arange(num_states)[:, None, None], actions[..., None], targets]
         guess = Model(
             counts=model.counts,
-            rewards=model.rewards[example],
-            terminations=model.terminations[example],
-            transitions=jnp.zeros_like(model.transitions)
-            .at[places]
-            .add(model.transitions[example]),
+            rewards=model.rewards[nearest, actions],
+            terminations=model.terminations[nearest, actions],
+            transitions=moved.add(model.transitions[nearest, actions]),
         )
-        return _where(jnp.any(seen, axis=0, keepdims=True) & ~seen, guess, stay(model))
+        # A pair that was seen is its own example.
+        return _where(jnp.any(seen, axis=0, keepdims=True), guess, stay(model))
 
     @staticmethod
     def _shift(coordinate: jax.Array, length: int, nearest: jax.Array) -> jax.Array:
@@ -237,7 +237,7 @@ class NearestOnGrid:
 
 
 def _where(pairs: jax.Array, model: Model, other: Model) -> Model:
-    """One model at the given pairs (S, A), the other one elsewhere."""
+    """One model at the given pairs, (S, A) or (1, A) bool, the other one elsewhere."""
 
     def select(one: jax.Array, two: jax.Array) -> jax.Array:
         return jnp.where(pairs.reshape(pairs.shape + (1,) * (one.ndim - 2)), one, two)

@@ -206,6 +206,22 @@ def test_of_two_examples_the_nearer_one_counts():
     np.testing.assert_array_equal(jnp.argmax(model.transitions[:, 0], -1), [0, 1, 2, 2, 3])
 
 
+@pytest.mark.parametrize("uncertainty", sorted(tabular_model.UNCERTAINTIES))
+def test_a_generalization_computes_in_float32(strict, uncertainty):
+    batch = jax.tree.map(
+        lambda leaf: (
+            leaf if leaf.dtype == bool else leaf.astype(leaf.dtype.name.replace("64", "32"))
+        ),
+        _rows(6, [(1, EAST, 1.0, 2, False), (2, SOUTH, 0.0, 5, True)]),
+    )
+    nearest = tabular_model.NearestOnGrid(2, 3)
+    config = tabular_model.Config(num_actions=4, generalization=nearest, uncertainty=uncertainty)
+    state = jax.eval_shape(tabular_model.init, config, jax.random.key(0), batch)
+    after, metrics = jax.eval_shape(tabular_model.update, config, state, batch)
+    assert after.action_values.dtype == jnp.float32
+    assert {value.dtype for value in metrics.values()} == {np.dtype(np.float32)}
+
+
 def test_a_grid_of_another_size_is_refused(grid):
     config, batch, _ = grid
     config = config.replace(generalization=tabular_model.NearestOnGrid(10, 9))
