@@ -18,7 +18,7 @@ ALGORITHMS = {
 }
 VALUE_METHODS = sorted(set(ALGORITHMS) - {"policy_gradient"})
 # Their values are means of what was seen, or move by a step of at most 1: none runs away.
-TABLES = {"q_learning", "tabular_cql", "spibb", "constrained_iteration"}
+TABLES = {"q_learning", "tabular_cql", "spibb", "constrained_iteration", "tabular_model"}
 DISCRETE = {*TABLES, "fitted_q", "discrete_bcq", "spibb_dqn", "kl_control"}
 BOTH = {"iql", "awac", "awr", "crr", "one_step"}
 KEY = jax.random.key(0)

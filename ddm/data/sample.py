@@ -30,7 +30,7 @@ def sample_log(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec)
     episode, drawn uniformly over episodes whatever their length and whatever else is in the row.
 
     A spec with `whole_dataset` gets every transition once, in order, and `key` and `batch_size`
-    are not used.
+    are not used. Its initial observations are those of all episodes in turn, again and again.
 
     Args:
       dataset: an argument of the jitted caller, not closed over.
@@ -49,12 +49,7 @@ def sample_log(dataset: Dataset, key: PRNGKey, batch_size: int, spec: BatchSpec)
     if not isinstance(dataset.episode_starts, jax.core.Tracer):
         check_episodes(dataset, spec)
     if spec.whole_dataset:
-        return gather(
-            dataset,
-            jnp.arange(dataset.num_transitions, dtype=jnp.int32),
-            dataset.episode_ids,
-            spec.fields,
-        )
+        return _take_all(dataset, spec)
     rows = batch_size * spec.minibatches
     if spec.window is None:
         return _sample_transitions(dataset, key, rows, spec)
@@ -96,11 +91,8 @@ def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
         )
     if spec.window is None and "mask" in spec.fields:
         raise InputError("batch field 'mask' belongs to windows: declare a window in the spec")
-    drawn = {"next_actions", "initial_observations"} & set(spec.fields)
-    if spec.whole_dataset and (spec.window is not None or drawn):
-        raise InputError(
-            "a spec of the whole dataset has no window, no next_actions and no initial_observations"
-        )
+    if spec.whole_dataset and (spec.window is not None or "next_actions" in spec.fields):
+        raise InputError("a spec of the whole dataset has no window and no next_actions")
     if spec.window is not None and "initial_observations" in spec.fields:
         raise InputError(
             "batch field 'initial_observations' belongs to single transitions: declare no window"
@@ -131,7 +123,11 @@ def draw_transitions(
 
 def draw_initial_observations(dataset: Dataset, key: PRNGKey, rows: int) -> jax.Array:
     """(rows, *O) first observations of episodes, uniform over episodes."""
-    episodes = _draw_below(dataset.num_episodes, key, rows)
+    return _first_observations(dataset, _draw_below(dataset.num_episodes, key, rows))
+
+
+def _first_observations(dataset: Dataset, episodes: jax.Array) -> jax.Array:
+    """(B, *O) of the given episodes (B,)."""
     return _take(dataset.observations, _take(dataset.episode_starts, episodes) + episodes)
 
 
@@ -171,6 +167,21 @@ def gather(
         "mask": lambda: mask,
     }
     return Batch(**{field: gathers[field]() for field in fields})
+
+
+def _take_all(dataset: Dataset, spec: BatchSpec) -> Batch:
+    """Every transition once, in order."""
+    transitions = jnp.arange(dataset.num_transitions, dtype=jnp.int32)
+    initial_observations = None
+    if "initial_observations" in spec.fields:
+        initial_observations = _first_observations(dataset, transitions % dataset.num_episodes)
+    return gather(
+        dataset,
+        transitions,
+        dataset.episode_ids,
+        spec.fields,
+        initial_observations=initial_observations,
+    )
 
 
 def _sample_transitions(dataset: Dataset, key: PRNGKey, rows: int, spec: BatchSpec) -> Batch:

@@ -23,6 +23,7 @@ from ddm.envs.tabular import (
     sepsis_features,
     sepsis_world,
     tightrope,
+    walled_grid,
 )
 from ddm.errors import InputError, MissingDependencyError
 
@@ -56,6 +57,7 @@ _TABULAR = (
     TabularEnvironment(
         functools.partial(combination_lock, 10), name="CombinationLock-10-v0", max_steps=10
     ),
+    TabularEnvironment(walled_grid, name="WalledGrid-10-v0", max_steps=100),
     TabularEnvironment(dialogue_world, name="Utterance-16-v0", max_steps=8),
     TabularEnvironment(sepsis_world, "Sepsis-v0", max_steps=20, features=sepsis_features),
 )

@@ -23,6 +23,7 @@ import functools
 
 import jax
 
+from ddm import ops
 from ddm.model_based import dynamics
 from ddm.model_based.parts import branched
 from ddm.model_based.parts.branched import PARTS, State, act, batch_spec, diagnose, init
@@ -70,5 +71,6 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
 def penalized(config: Config, rows: Batch, unsure: jax.Array) -> tuple[Batch, dict]:
     """Imagined transitions with the penalty in their rewards."""
-    penalty = config.penalty * config.reward_unit * unsure
-    return rows.replace(rewards=rows.rewards - penalty), {"penalty": penalty}
+    weight = config.penalty * config.reward_unit
+    rewards = ops.penalized_rewards(rows.rewards, unsure, weight)
+    return rows.replace(rewards=rewards), {"penalty": weight * unsure}

@@ -15,6 +15,7 @@ from ddm.ops import (
 )
 from ddm.ops.control import cond_if_any
 from ddm.ops.penalties import logsumexp_gap, orthogonality_penalty
+from ddm.ops.pessimism import halted, is_unknown, penalized_rewards
 from ddm.ops.updates import cosine_decay, polyak, share_done
 from ddm.ops.value_learning import (
     expectile_loss,
@@ -35,7 +36,9 @@ __all__ = [
     "diffusion",
     "divergences",
     "expectile_loss",
+    "halted",
     "improvement",
+    "is_unknown",
     "kernels",
     "lambda_returns",
     "langevin",
@@ -45,6 +48,7 @@ __all__ = [
     "mix_ensemble",
     "of_actions",
     "orthogonality_penalty",
+    "penalized_rewards",
     "plans",
     "polyak",
     "share_done",

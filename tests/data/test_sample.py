@@ -240,6 +240,13 @@ def test_impossible_specs_are_refused():
         data.sample(one_step, key, 2, BatchSpec(("next_actions",)))
 
 
+def test_whole_dataset_starts_in_each_episode_in_turn():
+    spec = BatchSpec(("rewards", "initial_observations"), whole_dataset=True)
+    batch = data.sample(numbered_dataset(), jax.random.key(0), 2, spec)
+    expected = [[i % 5, 0] for i in range(16)]  # (episode, step): 16 transitions, five episodes
+    np.testing.assert_array_equal(batch.initial_observations, expected)
+
+
 def test_whole_dataset_is_every_transition_once_in_order():
     dataset = numbered_dataset()
     fields = ("observations", "actions", "rewards", "next_observations")
@@ -259,7 +266,6 @@ def test_whole_dataset_is_every_transition_once_in_order():
     [
         {"window": 3},
         {"fields": ("next_actions",)},
-        {"fields": ("initial_observations",)},
     ],
 )
 def test_whole_dataset_excludes_draws(options):

@@ -41,6 +41,7 @@ def test_gymnasium_missing_is_one_sentence(monkeypatch):
         "LineWorld-5-v0",
         "Tightrope-v0",
         "CombinationLock-10-v0",
+        "WalledGrid-10-v0",
         "Fork-5-v0",
         "PointMass-8-v0",
         "Road-v0",

@@ -262,7 +262,11 @@ def test_learners_on_a_broad_log(figures):
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("grid_world", []), ("compounding_error", ["--sampled_episodes=20", "--longest=200"])],
+    [
+        ("grid_world", []),
+        ("compounding_error", ["--sampled_episodes=20", "--longest=200"]),
+        ("model_exploitation", []),
+    ],
 )
 def test_scripts_write_a_table_and_a_picture(name, arguments, tmp_path):
     script = FOLDER / f"{name}.py"
@@ -290,3 +294,28 @@ def test_only_constrained_learners_treat_better_than_the_clinicians(figures):
     assert belief > 0.98
     cloned, _ = sepsis.learn("BC", mdp, log, 300)
     assert cloned == pytest.approx(0.25, abs=0.03)  # knows less than the clinicians
+
+
+# The walled grid.
+
+
+def test_planners_believe_and_earn_what_the_closed_forms_say(figures):
+    rows = figures("model_exploitation").solve()
+    straight, safe, at_the_wall = 0.97**8, 0.97**26, 0.97**4
+    assert len(rows) == 1 + 61 + 41
+    for row in rows:
+        setting = row["setting"]
+        through, steps = {
+            "none": lambda _: (straight, 9),
+            "penalty": lambda weight: (straight - weight * at_the_wall, 9),
+            "halt": lambda kappa: (-kappa * at_the_wall, 5),
+        }[row["pessimism"]](setting)
+        assert row["believed"] == pytest.approx(max(through, safe), abs=2e-5)
+        crosses = through > safe
+        assert row["earned"] == pytest.approx(0.0 if crosses else safe, abs=2e-5)
+        assert (row["steps"], row["unseen"]) == ((steps, 1) if crosses else (27, 0))
+        assert row["world_path"][-1] == (4 if crosses else 9)
+    believed = [(row["pessimism"], row["setting"]) for row in rows if row["unseen"]]
+    assert ("penalty", 0.37) in believed
+    assert ("penalty", 0.38) not in believed
+    assert not [kappa for name, kappa in believed if name == "halt" and kappa >= 0.0]

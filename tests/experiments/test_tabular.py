@@ -12,6 +12,7 @@ import scripts
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 SCRIPTS = (
     "constrained_iteration", "fitted_q", "q_learning", "spibb", "tabular_bc", "tabular_cql",
+    "tabular_model",
 )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from ddm.envs.tabular.solvers import (
     reach_within,
     value_iteration,
 )
+from ddm.envs.tabular.walled_grid import walled_grid, walled_grid_support
 from ddm.envs.tabular.worlds import (
     DISCOUNT_GRID,
     combination_lock,
@@ -84,4 +85,6 @@ __all__ = [
     "sepsis_world",
     "tightrope",
     "value_iteration",
+    "walled_grid",
+    "walled_grid_support",
 ]

@@ -13,7 +13,7 @@ from ddm.errors import InputError
 from ddm.types import PRNGKey
 
 NORTH, EAST, SOUTH, WEST = range(4)
-_MOVES = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]])  # (row, column), rows counted from the top
+MOVES = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]])  # (row, column), rows counted from the top
 
 DISCOUNT_GRID = """
       .    .    .    .    .
@@ -74,7 +74,7 @@ def grid_world(
         rewards[state] = living_reward
         for action in range(4):
             for turn, probability in ((0, 1.0 - noise), (1, noise / 2), (-1, noise / 2)):
-                target = tuple(cells[state] + _MOVES[(action + turn) % 4])
+                target = tuple(cells[state] + MOVES[(action + turn) % 4])
                 transitions[state, action, index.get(target, state)] += probability
     starts = np.array([rows[row][column] == "S" for row, column in cells] + [False])
     if not starts.any():
