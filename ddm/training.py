@@ -129,7 +129,8 @@ def fit_online(
       InputError: the policy does not fit the environment, the buffer is smaller than a batch, or
         `num_steps` does not divide.
     """
-    config = prepare(algorithm, config, collector.empty_buffer(log, 1))
+    with jax.ensure_compile_time_eval():  # the units are numbers, also under jit
+        config = prepare(algorithm, config, collector.empty_buffer(log, 1))
     spec = algorithm.batch_spec(config)
     init_key, sampling_key, collect_key = jax.random.split(key, 3)
     if learner is None:

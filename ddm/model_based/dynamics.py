@@ -171,7 +171,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
     Metrics: ``train_loss``, mean L_i over members and the last epoch in which they learned;
     ``holdout_error``, mean squared error of the elites' means in standardised units: 1 is that of
-    a model which knows nothing; ``idle_epochs``, epochs since a member became better.
+    a model which knows nothing; ``idle_epochs``, epochs since a member became better; ``epoch``,
+    how many there were.
     """
     check_batch(batch, batch_spec(config), "dynamics")
     rows = members.rows_of(batch)
@@ -274,6 +275,7 @@ def metrics(config: Config, state: State) -> Metrics:
         "train_loss": state.train_loss,
         "holdout_error": jnp.mean(errors),
         "idle_epochs": state.idle_epochs.astype(jnp.float32),
+        "epoch": state.step.astype(jnp.float32) / max(config.steps_per_epoch, 1),
     }
 
 
@@ -340,14 +342,15 @@ def transition(
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
     """Sentences if the model still improved when its training ended, or explains little."""
-    error, idle = (metrics.get(name, 0.0) for name in ("holdout_error", "idle_epochs"))
+    error, idle = metrics.get("holdout_error", 0.0), metrics.get("idle_epochs", 0.0)
+    ended = 0 < config.max_epochs <= metrics.get("epoch", 0.0)
     found = []
-    if "idle_epochs" in metrics and idle < min(config.patience, 1.0):
+    if ended and idle < 1.0:
         found.append(
             f"the model still improved at its last epoch (held-out error {error:.3g} of the "
             "variance): raise max_epochs"
         )
-    if error > 0.5:
+    if error > 0.5 and (ended or not config.max_epochs):
         found.append(
             f"the model explains less than half of what happens (held-out error {error:.3g} of the "
             "variance): the log may be too small or too noisy for a model"

@@ -47,8 +47,8 @@ def stages(config: Config) -> tuple[Stage, ...]:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """Imagined episodes, and `rollout_frequency` steps of SAC; before them the model's own steps.
 
-    Metrics: those of SAC and of the imagined episodes (`branched.imagine`); the model's
-    ``holdout_error`` and ``idle_epochs``.
+    Metrics: those of SAC and of the imagined episodes (`branched.imagine`); those of the
+    model (`dynamics.update`).
     """
     check_batch(batch, batch_spec(config), "mbpo")
     key, rollout_key, learning_key = jax.random.split(state.key, 3)

@@ -54,7 +54,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """Imagined episodes, and `rollout_frequency` steps of SAC.
 
     Metrics: those of SAC and of the imagined episodes (`branched.imagine`); ``penalty``, its mean
-    over imagined transitions; the model's ``holdout_error`` and ``idle_epochs``.
+    over imagined transitions; those of
+    the model (`dynamics.update`).
     """
     check_batch(batch, batch_spec(config), "mopo")
     key, rollout_key, learning_key = jax.random.split(state.key, 3)
