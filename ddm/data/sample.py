@@ -96,10 +96,15 @@ def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
         )
     if spec.window is None and "mask" in spec.fields:
         raise InputError("batch field 'mask' belongs to windows: declare a window in the spec")
-    drawn = {"next_actions", "initial_observations"} & set(spec.fields)
-    if spec.whole_dataset and (spec.minibatches > 1 or spec.window is not None or drawn):
+    if spec.whole_dataset and spec.window is not None:
         raise InputError(
-            "a spec of the whole dataset has no mini-batches, no window, no next_actions and no "
+            f"{dataset.info.name} is a log, and the method learns from its present policy's own "
+            "steps alone: train it with ddm.fit_online or --online, without a log"
+        )
+    drawn = {"next_actions", "initial_observations"} & set(spec.fields)
+    if spec.whole_dataset and (spec.minibatches > 1 or drawn):
+        raise InputError(
+            "a spec of the whole dataset has no mini-batches, no next_actions and no "
             "initial_observations"
         )
     if spec.window is not None and "initial_observations" in spec.fields:

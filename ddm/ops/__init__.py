@@ -15,7 +15,7 @@ from ddm.ops import (
 )
 from ddm.ops.control import cond_if_any
 from ddm.ops.penalties import logsumexp_gap, orthogonality_penalty
-from ddm.ops.updates import cosine_decay, polyak, share_done
+from ddm.ops.updates import cosine_decay, linear_decay, polyak, share_done
 from ddm.ops.value_learning import (
     expectile_loss,
     lambda_returns,
@@ -38,6 +38,7 @@ __all__ = [
     "improvement",
     "kernels",
     "lambda_returns",
+    "linear_decay",
     "langevin",
     "largest_reward",
     "latent",

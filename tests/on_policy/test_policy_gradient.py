@@ -16,8 +16,13 @@ from ddm.on_policy import policy_gradient
 from ddm.types import Batch
 
 CONTRACT = contract.Contract(
-    variants=[{"head": "tabular", "num_actions": contract.NUM_ACTIONS, "entropy_weight": 0.1}],
+    small={"window": 4},
+    variants=[
+        {"head": "tabular", "num_actions": contract.NUM_ACTIONS, "entropy_weight": 0.1},
+        {"window": 0},
+    ],
     other={
+        "window": 5,
         "head": "tanh_gaussian",
         "features": lambda observations: 2.0 * contract.pair_features(observations),
         "entropy_weight": 0.5,
@@ -32,7 +37,7 @@ CONTRACT = contract.Contract(
 )
 
 NUM_STATES, NUM_ACTIONS = 4, 3  # of the random MDP; the last state is terminal
-CONFIG = policy_gradient.Config(head="tabular", num_actions=NUM_ACTIONS)
+CONFIG = policy_gradient.Config(head="tabular", num_actions=NUM_ACTIONS, window=0)
 
 
 def _random_mdp():
@@ -172,7 +177,9 @@ def test_learns_the_optimal_policy_of_a_room(head, features):
     best = float(room.initial @ tabular.value_iteration(room).values)
     assert best == pytest.approx(1.0 - 4 * 0.1)  # four moves and the exit
     environment = tabular.TabularEnvironment(lambda: room, max_steps=30)
-    config = policy_gradient.Config(head=head, num_actions=4, features=features, learning_rate=0.2)
+    config = policy_gradient.Config(
+        head=head, num_actions=4, features=features, learning_rate=0.2, window=0
+    )
     state = _start(config, 10)
     update = jax.jit(policy_gradient.update)
     params = environment.default_params
@@ -191,6 +198,6 @@ def test_heads_that_cannot_be_used_are_refused():
         observations=jnp.zeros((4, 1)), actions=jnp.zeros((4, 1)), returns_to_go=jnp.zeros(4)
     )
     with pytest.raises(InputError, match="head=mse does not explore"):
-        policy_gradient.init(policy_gradient.Config(head="mse"), jax.random.key(0), batch)
+        policy_gradient.init(policy_gradient.Config(head="mse", window=0), jax.random.key(0), batch)
     with pytest.raises(InputError, match="head=tabular does not fit continuous"):
         policy_gradient.init(CONFIG, jax.random.key(0), batch)
