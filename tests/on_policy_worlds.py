@@ -93,11 +93,12 @@ class Aim(Steady):
 def trainer(algorithm: Any, config: Any, environment: Any, updates: int, copies: int) -> Any:
     """(key, environment's parameters) -> (learner, metrics), compiled at its first call."""
     spec = dataclasses.replace(algorithm.collect_spec(config), copies=copies)
+    collector = ddm.Collector.create(environment, spec)
 
     @jax.jit
     def train(key: Any, params: Any) -> Any:
-        collector = ddm.Collector.create(environment, spec).replace(params=params)
-        return ddm.fit_online(algorithm, config, collector, key, updates)
+        own = collector.replace(params=params)
+        return ddm.fit_online(algorithm, config, own, key, updates)
 
     return train
 

@@ -11,8 +11,10 @@ TD(lambda) returns by Adam.
 
 It is the planner of MOReL (Kidambi et al. 2020, arXiv 2005.05951), whose code is mjrl. There the
 "normalised step size" is alpha^2 (g . x), twice the KL divergence: its 0.02 is 0.01 here. As there,
-advantages are standardised, there is no line search, and the values of an update are those fitted
-in the one before. mjrl fits V by two passes over mini-batches of 64; here they are a share of the
+advantages are standardised, and the values of an update are those fitted in the one before. Unlike
+there, a step whose measured divergence is more than twice `kl_step` is halved until it is not: near
+the end of a tanh, or where all samples are clipped, the second order is no guide, and one such step
+can end all learning. mjrl fits V by two passes over mini-batches of 64; here they are a share of the
 steps. Its policy is a Gaussian with one learned width for all states, two tanh layers of 32 units,
 and the density of the sample before it is clipped; here it is any head, see
 :mod:`ddm.on_policy.parts.actor_critic`.
@@ -63,6 +65,8 @@ class Config(actor_critic.Config):
     damping: float = leaf(1e-4, "[0, inf)")  # added to the Fisher matrix's diagonal
     value_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
     cg_iterations: int = static(10, "[1, inf)")  # of the conjugate gradients
+    # halvings of a step that changes the policy by more than twice `kl_step`; 0: mjrl's
+    max_halvings: int = static(10, "[0, inf)")
     num_epochs: int = static(2, "[1, inf)")  # passes of the values over the steps of an update
     num_minibatches: int = static(32, "[1, inf)")  # of each pass
 
@@ -83,8 +87,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     Metrics, before the update: ``value``, ``return`` and ``explained_variance`` of the values;
     ``reward_max``, the largest size of a reward; ``entropy``, estimated by - mean log pi(a | s).
     Of the step: ``kl``, the estimate mean(rho - 1 - log rho) of the divergence that it made;
-    ``gain``, the mean advantage that it should have gained, sqrt(2 kl_step (g . x)); ``value_loss``
-    over the mini-batches of the fit.
+    ``gain``, the mean advantage that it should have gained to first order, alpha (g . x);
+    ``value_loss`` over the mini-batches of the fit.
     """
     check_batch(batch, batch_spec(config), "npg")
     steps = windows.evaluate(state.value, batch, config.discount, config.trace_decay)
@@ -95,19 +99,14 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 def improve(config: Config, state: State, steps: windows.Steps) -> tuple[State, Metrics]:
     """The step and the fit on steps whose advantages are given."""
     key, order_key = jax.random.split(state.key)
+    old_log_probs = log_prob(config, state, steps.observations, steps.actions)
     direction, slope = natural_direction(config, state.actor, steps)
     rate = jnp.sqrt(2.0 * config.kl_step / jnp.maximum(slope, 1e-20))
-    ascent = jax.tree.map(jnp.negative, direction)  # the optimiser goes down
-    after = state.replace(actor=networks.descend(ascent, state.actor, rate))
-    log_probs, old_log_probs = (
-        log_prob(config, each, steps.observations, steps.actions) for each in (after, state)
-    )
-    log_ratios = jnp.clip(log_probs - old_log_probs, -20.0, 20.0)
-    divergences = jnp.exp(log_ratios) - 1.0 - log_ratios
+    actor, rate, divergence = _step(config, state, steps, direction, rate, old_log_probs)
     value, loss = _fit_values(config, state.value, steps, order_key)
-    return after.replace(value=value, step=state.step + 1, key=key), {
+    return state.replace(actor=actor, value=value, step=state.step + 1, key=key), {
         "entropy": -windows.weighted_mean(old_log_probs, steps.weights),
-        "kl": windows.weighted_mean(divergences, steps.weights),
+        "kl": divergence,
         "gain": rate * slope,
         "value_loss": loss,
     }
@@ -140,6 +139,39 @@ def natural_direction(
     gradient = jax.grad(surrogate)(actor.params)
     solution = natural.conjugate_gradient(product, gradient, config.cg_iterations)
     return solution, natural.inner(gradient, solution)
+
+
+def _step(
+    config: Config,
+    state: State,
+    steps: windows.Steps,
+    direction: Any,
+    rate: jax.Array,
+    old_log_probs: jax.Array,
+) -> tuple[networks.Trainable, jax.Array, jax.Array]:
+    """The policy after the longest step that it may make, the step's rate and its divergence."""
+    ascent = jax.tree.map(jnp.negative, direction)  # the optimiser goes down
+
+    def divergence(actor: networks.Trainable) -> jax.Array:
+        after = state.replace(actor=actor)
+        log_probs = log_prob(config, after, steps.observations, steps.actions)
+        log_ratios = jnp.clip(log_probs - old_log_probs, -20.0, 20.0)
+        each = jnp.exp(log_ratios) - 1.0 - log_ratios
+        return windows.weighted_mean(each, steps.weights)
+
+    def attempt(rate: jax.Array, count: jax.Array) -> tuple[Any, ...]:
+        actor = networks.descend(ascent, state.actor, rate)
+        return actor, rate, divergence(actor), count
+
+    def too_long(tried: tuple[Any, ...]) -> jax.Array:
+        _, _, found, count = tried
+        return (found > 2.0 * config.kl_step) & (count < config.max_halvings)
+
+    first = attempt(rate, jnp.zeros((), jnp.int32))
+    actor, rate, found, _ = jax.lax.while_loop(
+        too_long, lambda tried: attempt(0.5 * tried[1], tried[3] + 1), first
+    )
+    return actor, rate, found
 
 
 def _fit_values(

@@ -26,6 +26,7 @@ CONTRACT = contract.Contract(
         "damping": 1.0,
         "window": 5,
         "cg_iterations": 2,
+        "max_halvings": 3,
         "num_epochs": 3,
         "num_minibatches": 3,
     },
@@ -92,6 +93,29 @@ def test_a_step_changes_the_policy_by_the_divergence_that_is_asked_for():
             assert float(divergence) == pytest.approx(kl_step, rel=0.05)
             assert float(metrics["kl"]) == pytest.approx(kl_step, rel=0.05)
     assert float(metrics["entropy"]) == pytest.approx(np.log(3.0), rel=1e-5)
+
+
+def test_a_step_that_changes_too_much_is_halved():
+    """At the end of a tanh, the second order is no guide: the mean would jump from 1 to -1."""
+    config = npg.Config(
+        head="gaussian", hidden_sizes=(), window=6, kl_step=0.03, damping=1e-6, num_minibatches=1
+    )
+    rows = jnp.ones((1, 64, 1))
+    actions = jnp.linspace(-0.9, 0.9, 64)[None, :, None]
+    no = jnp.zeros((1, 64), bool)
+    batch = Batch(
+        observations=rows, actions=actions, rewards=-actions[..., 0], next_observations=rows,
+        terminations=~no, truncations=no,
+    )  # fmt: skip
+    state = npg.init(config, jax.random.key(0), batch)
+    far = lambda x: jnp.array([3.0, 0.0]) if x.shape == (2,) else jnp.zeros_like(x)  # noqa: E731
+    state = state.replace(actor=state.actor.replace(params=jax.tree.map(far, state.actor.params)))
+    update = jax.jit(npg.update)
+    _, free = update(config.replace(max_halvings=0), state, batch)
+    _, held = update(config, state, batch)
+    assert float(free["kl"]) > 0.1
+    assert 1e-3 < float(held["kl"]) <= 0.06
+    assert 0.0 < float(held["gain"]) < float(free["gain"])
 
 
 def test_it_finds_the_way_out_of_a_room():
