@@ -1,4 +1,4 @@
-"""PPO in an environment: it learns from the steps of its present policy alone (Schulman et al. 2017).
+"""PPO in an environment, from the steps of its present policy alone (Schulman et al. 2017).
 
     python experiments/ppo.py --environment=ddm/Pendulum-v1 --seeds=3
     python experiments/ppo.py --environment=Hopper-v5 --collect_copies=4 --window=512

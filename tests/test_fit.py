@@ -204,7 +204,7 @@ def test_what_is_not_the_present_policys_is_refused(log):
         ddm.fit_online(ppo, PPO, own, key, 1, log=log)
     with pytest.raises(InputError, match="keeps the steps of older policies"):
         ddm.fit_online(ppo, PPO, COLLECTOR, key, 1)
-    with pytest.raises(InputError, match="holds 5 steps of each copy.*windows of 4"):
+    with pytest.raises(InputError, match=r"holds 5 steps of each copy.*windows of 4"):
         ddm.fit_online(ppo, PPO.replace(window=4), own, key, 1)
     spec = ddm.CollectSpec(on_policy=True, steps_per_update=7, copies=3, random_steps=9)
     assert (spec.capacity, spec.random_steps) == (21, 0)

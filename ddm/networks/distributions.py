@@ -50,11 +50,12 @@ def gaussian_parameters(policy: Any) -> tuple[jax.Array, jax.Array] | None:
     Args:
       policy: a distribution; None is returned for one that is not made of a single Gaussian.
     """
+    distrax = _distrax()
     base = policy._base if isinstance(policy, TanhGaussian) else policy
-    normal = getattr(base, "distribution", None)
-    if not (hasattr(normal, "loc") and hasattr(normal, "scale")):
+    if not isinstance(base, distrax.Independent):
         return None
-    return normal.loc, normal.scale
+    each = base.distribution
+    return (each.loc, each.scale) if isinstance(each, distrax.Normal) else None
 
 
 def clipped_log_prob(policy: Any, actions: jax.Array) -> jax.Array:

@@ -14,9 +14,9 @@ It is the planner of MOReL (Kidambi et al. 2020, arXiv 2005.05951), whose code i
 advantages are standardised, and the values of an update are those fitted in the one before. Unlike
 there, a step whose measured divergence is more than twice `kl_step` is halved until it is not: near
 the end of a tanh, or where all samples are clipped, the second order is no guide, and one such step
-can end all learning. mjrl fits V by two passes over mini-batches of 64; here they are a share of the
-steps. Its policy is a Gaussian with one learned width for all states, two tanh layers of 32 units,
-and the density of the sample before it is clipped; here it is any head, see
+can end all learning. mjrl fits V by two passes over mini-batches of a fixed size; here they are a
+share of the steps. Its policy is a Gaussian with one learned width for all states, two tanh layers
+of 32 units, and the density of the sample before it is clipped; here it is any head, see
 :mod:`ddm.on_policy.parts.actor_critic`.
 
 Terminations stop the bootstrap. A truncation ends the trace, but its value goes on. `step` counts

@@ -3,25 +3,26 @@
     L(theta) = - mean_i [ log pi_theta(a_i | s_i) (g_i - b) ]
     g_i = G_i - c log pi_theta(a_i | s_i), held constant;   b = mean_i g_i
 
-over the steps of episodes that the current policy sampled, with G_i the return from step i on. Minus the gradient of L estimates the gradient of the expected return, divided by the mean
-length of an episode. The baseline b does not change the expected direction: because it contains the
-row's own return, it shrinks the estimate by a factor that goes to one with many episodes. With c
-above 0 the mean entropy of the policy in the visited states is raised too.
+over the steps of episodes that the current policy sampled, with G_i the return from step i on.
+Minus the gradient of L estimates the gradient of the expected return, divided by the mean length of
+an episode. The baseline b does not change the expected direction: because it contains the row's own
+return, it shrinks the estimate by a factor that goes to one with many episodes. With c above 0 the
+mean entropy of the policy in the visited states is raised too.
 
-Its own experience comes in windows of `window` steps of every copy of the environment. A step counts
-if its episode ends inside the window, by a termination or by a truncation; then its return is the
-sum of the rewards up to there, discounted from the step on. The others are left out: the rest of
-their return is not known, and without values there is nothing to put in its place. An episode that
-crosses the window's end is left out from there on, so that long episodes count less often than
-short ones: choose a window of several times the length of an episode. A truncation is the end, as
-in a task of that many steps. A sum discounted from the step on is the usual estimate; it weighs
-late states more than the gradient of the discounted return does.
+Its own experience comes in windows of `window` steps of every copy of the environment. A step
+counts if its episode ends inside the window, by a termination or by a truncation; then its return
+is the sum of the rewards up to there, discounted from the step on. The others are left out: the
+rest of their return is not known, and without values there is nothing to put in its place. So an
+episode that crosses the window's end counts only with its later part, in the next window, and long
+episodes are cut more often than short ones: choose a window of several times the length of an
+episode. A truncation is the end, as in a task of that many steps. A sum discounted from the step on
+is the usual estimate; it weighs late states more than the gradient of the discounted return does.
 
     collector = ddm.Collector.create(environment, policy_gradient.collect_spec(config))
     learner, metrics = ddm.fit_online(policy_gradient, config, collector, key, num_steps=100)
 
-With a `window` of 0, the caller gives rows of whole episodes with their `returns_to_go`, and chooses
-what these are.
+With a `window` of 0, the caller gives rows of whole episodes with their `returns_to_go`, and
+chooses what these are.
 
 The policy classes are those of :mod:`ddm.networks.heads`, except ``mse``, which does not explore.
 The loss is that of behaviour cloning, weighted by returns. Samples of the heads without a tanh are
@@ -76,7 +77,7 @@ class State(struct.PyTreeNode):
 
 
 def batch_spec(config: Config) -> BatchSpec:
-    """The present policy's last steps in windows; or all rows, each with the return that followed."""
+    """The present policy's last steps in windows; or rows, each with the return that followed."""
     of_windows = ("observations", "actions", "rewards", "terminations", "truncations")
     return BatchSpec(
         fields=of_windows if config.window else ("observations", "actions", "returns_to_go"),

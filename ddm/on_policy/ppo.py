@@ -14,8 +14,8 @@ mini-batches.
 
 How actions outside their box are handled is said in :mod:`ddm.on_policy.parts.actor_critic`. The
 authors' policy is a Gaussian without a tanh whose density is that of the sample before it is
-clipped; ``head=gaussian`` has the probability of the clipped one, whose policy gradient has the same
-expectation and less variance (Fujita & Maeda 2018).
+clipped; ``head=gaussian`` has the probability of the clipped one, whose policy gradient has the
+same expectation and less variance (Fujita & Maeda 2018).
 
 Where this leaves the authors' code (baselines) and those who follow it. Policy and values have a
 network, an optimiser and a limit of the gradient norm each, so there is no weight of the value
@@ -113,7 +113,7 @@ def improve(config: Config, state: State, steps: windows.Steps) -> tuple[State, 
         for rate in (config.actor_learning_rate, config.value_learning_rate)
     )
 
-    def step(carry: tuple[Any, ...], order: jax.Array) -> tuple[tuple[Any, ...], Metrics]:
+    def step(carry: tuple[Any, ...], order: jax.Array) -> tuple[tuple[Any, ...], Any]:
         actor, value, going = carry
         rows, old = windows.take((steps, old_log_probs), order)
         actor_gradients, metrics = jax.grad(
@@ -188,6 +188,4 @@ def resolve(config: Config, num_updates: int) -> Config:
 
 def clipped_adam(learning_rate: Any, max_norm: Any = 1.0) -> optax.GradientTransformation:
     """Adam on gradients of at most that norm; its epsilon is that of the authors' code."""
-    return optax.chain(
-        optax.clip_by_global_norm(max_norm), optax.adam(learning_rate, eps=1e-5)
-    )
+    return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(learning_rate, eps=1e-5))

@@ -102,7 +102,9 @@ def test_steps_outside_the_mask_do_not_count():
     got = windows.evaluate(value, masked, DISCOUNT, TRACE_DECAY)
     first = got.advantages.reshape(3, 9)[:, :6]
     np.testing.assert_allclose(first.ravel(), expected.advantages, atol=1e-6)
-    np.testing.assert_array_equal(got.weights.reshape(3, 9), np.broadcast_to(np.arange(9) < 6, (3, 9)))
+    np.testing.assert_array_equal(
+        got.weights.reshape(3, 9), np.broadcast_to(np.arange(9) < 6, (3, 9))
+    )
     ours, theirs = (windows.standardized(each) for each in (got, expected))
     np.testing.assert_allclose(
         ours.advantages.reshape(3, 9)[:, :6].ravel(), theirs.advantages, atol=1e-5
@@ -110,7 +112,9 @@ def test_steps_outside_the_mask_do_not_count():
     np.testing.assert_allclose(
         windows.explained_variance(got), windows.explained_variance(expected), rtol=1e-5
     )
-    assert float(windows.weighted_mean(theirs.advantages, theirs.weights)) == pytest.approx(0, abs=1e-6)
+    assert float(windows.weighted_mean(theirs.advantages, theirs.weights)) == pytest.approx(
+        0, abs=1e-6
+    )
     assert float(theirs.advantages.std()) == pytest.approx(1.0, rel=1e-5)
 
 
@@ -125,7 +129,7 @@ def test_every_epoch_visits_all_rows_once_but_for_a_rest():
 
 
 def test_clipped_samples_have_the_probability_of_the_tails():
-    """Of a Gaussian and a mixture: tails and inside add up to 1, and shares are those of samples."""
+    """Of a Gaussian and a mixture: all add up to 1, and the tail is the share of samples there."""
     gaussian = networks.diagonal_gaussian(jnp.array([0.8]), jnp.log(jnp.array([0.5])))
     mixture = networks.GaussianMixture(
         jnp.log(jnp.array([0.3, 0.7])), jnp.array([[-0.9], [0.6]]),
@@ -144,9 +148,7 @@ def test_clipped_samples_have_the_probability_of_the_tails():
     assert float(upper) == pytest.approx(np.log(0.344578), rel=1e-4)
     tanh = networks.TanhGaussian(jnp.zeros(1), jnp.zeros(1))
     actions = jnp.array([[0.3], [1.0]])
-    np.testing.assert_array_equal(
-        networks.clipped_log_prob(tanh, actions), tanh.log_prob(actions)
-    )
+    np.testing.assert_array_equal(networks.clipped_log_prob(tanh, actions), tanh.log_prob(actions))
 
 
 def test_the_estimate_of_an_entropy_has_its_gradient():

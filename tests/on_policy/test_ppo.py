@@ -56,9 +56,10 @@ def _steps(actions, advantages, returns=None):
     )  # fmt: skip
 
 
-def _start(config=TABLE, observation_size=1, action=jnp.zeros((1, 4), jnp.int32)):
+def _start(config=TABLE, action=None):
+    action = jnp.zeros((1, 4), jnp.int32) if action is None else action
     no = jnp.zeros((1, 4), bool)
-    rows = jnp.zeros((1, 4, observation_size)).at[..., 0].set(1.0)
+    rows = jnp.ones((1, 4, 1))
     batch = Batch(
         observations=rows, actions=action, rewards=jnp.ones((1, 4)), next_observations=rows,
         terminations=no, truncations=no,

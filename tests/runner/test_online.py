@@ -292,7 +292,11 @@ def test_a_policy_learns_from_its_present_steps_alone(tmp_path, environment):
     """It needs no --online; stopped and resumed, a run is the uninterrupted one, bit for bit."""
     asked = {"collect_copies": 2, "checkpoint_every": 2, "log_every": 2, "eval_every": 2}
     train = lambda folder, updates, **more: runner.train(  # noqa: E731
-        ppo, PPO, None, environment, options(tmp_path / folder, num_updates=updates, **asked, **more)
+        ppo,
+        PPO,
+        None,
+        environment,
+        options(tmp_path / folder, num_updates=updates, **asked, **more),
     )
     at_once = train("a", 4)
     assert at_once.summary["collect"] == {

@@ -118,9 +118,7 @@ def init(
 def check_explores(config: heads.HeadConfig, name: str) -> None:
     """Refuses a policy that is one action at each observation."""
     if not heads.find(config).density:
-        raise InputError(
-            f"{name}: head={config.head} does not explore; choose a stochastic policy"
-        )
+        raise InputError(f"{name}: head={config.head} does not explore; choose a stochastic policy")
 
 
 def act(

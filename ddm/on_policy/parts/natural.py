@@ -63,9 +63,7 @@ def coordinates(
     return (mean, jnp.log(std)), (1.0 / jnp.square(std), jnp.full_like(std, 2.0))
 
 
-def conjugate_gradient(
-    product: Callable[[Any], Any], target: Any, num_iterations: int
-) -> Any:
+def conjugate_gradient(product: Callable[[Any], Any], target: Any, num_iterations: int) -> Any:
     """The x of A x = target after so many steps of the method of conjugate gradients.
 
     Args:
@@ -96,7 +94,7 @@ def inner(one: Any, other: Any) -> jax.Array:
 
 
 def add(one: Any, factor: jax.Array | float, other: Any) -> Any:
-    """one + factor * other, of two trees."""
+    """A tree plus `factor` times another one."""
     return jax.tree.map(lambda x, y: x + factor * y, one, other)
 
 

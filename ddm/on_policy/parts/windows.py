@@ -8,12 +8,13 @@ step before them counts as a cut of the window.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ddm import networks, ops
+from ddm import ops
 from ddm.types import Batch, PRNGKey
 
 
@@ -29,14 +30,15 @@ class Steps(NamedTuple):
 
 
 def evaluate(
-    value: networks.Trainable,
+    value: Callable[[jax.Array], jax.Array],
     batch: Batch,
     discount: jax.Array | float,
     trace_decay: jax.Array | float,
 ) -> Steps:
     """Generalised advantage estimates (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
 
-        A_t = sum_l (discount * trace_decay)^l delta_{t+l},   delta_t = r_t + discount V(s_{t+1}) - V(s_t)
+        A_t = sum_l (discount * trace_decay)^l delta_{t+l}
+        delta_t = r_t + discount V(s_{t+1}) - V(s_t)
 
     The sum ends with the episode, and at the end of the window. What follows a termination is worth
     0. What follows a truncation, or a window, is worth V of the observation that was reached. The
