@@ -27,6 +27,7 @@ from ddm.model_based.parts.uncertainty import UNCERTAINTIES, UncertaintyFn, max_
 from ddm.types import Batch, BatchSpec, Metrics, Stage, check_batch, choice, chosen, leaf, static
 
 _CHUNK = 4096  # rows of the log that are predicted at once
+_LOG = BatchSpec(fields=("observations", "actions", "rewards"), whole_dataset=True)
 
 
 class Measured(struct.PyTreeNode):
@@ -104,8 +105,7 @@ def unmeasured() -> Measured:
 
 def stage() -> Stage:
     """One step between the model and the policy, which measures the model on the log."""
-    spec = BatchSpec(fields=("observations", "actions", "rewards"), whole_dataset=True)
-    return Stage("threshold", _measure, spec, num_steps=1, evaluated=False)
+    return Stage("threshold", _measure, _LOG, num_steps=1, evaluated=False)
 
 
 def _measure(config: Any, state: Any, batch: Batch) -> tuple[Any, Metrics]:
@@ -114,7 +114,7 @@ def _measure(config: Any, state: Any, batch: Batch) -> tuple[Any, Metrics]:
     Metrics: ``disagreement``, ``disagreement_std`` and ``disagreement_max`` on the log;
     ``threshold``; ``halt_reward``.
     """
-    check_batch(batch, stage().batch_spec, "threshold")
+    check_batch(batch, _LOG, "threshold")
     found = measure(config, state.model, batch)
     reported = {
         "disagreement": found.mean,
@@ -134,9 +134,8 @@ def measure(config: Any, model: dynamics.State, batch: Batch) -> Measured:
         return dynamics.uncertainty(config, model, observation[None], action[None], function)[0]
 
     unsure = jax.lax.map(one, (batch.observations, batch.actions), batch_size=_CHUNK)
-    return Measured(
-        jnp.mean(unsure), jnp.std(unsure), jnp.max(unsure), jnp.min(batch.rewards)
-    )  # fmt: skip
+    moments = jnp.mean(unsure), jnp.std(unsure), jnp.max(unsure)
+    return Measured(*moments, smallest_reward=jnp.min(batch.rewards))
 
 
 def threshold(config: Any, found: Measured) -> jax.Array:
@@ -188,5 +187,5 @@ def diagnose(config: Any, metrics: Mapping[str, float]) -> list[str]:
     return [
         f"{100.0 * share:.3g} % of the imagined steps are unknown, with a disagreement above "
         f"{metrics.get('threshold', float('nan')):.3g}: nothing can be planned; raise "
-        f"threshold_coefficient (lower it for threshold=largest), or train the model for longer"
+        "threshold_coefficient (lower it for threshold=largest), or train the model for longer"
     ]
