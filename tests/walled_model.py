@@ -1,10 +1,10 @@
 """A model of a walled box that is exact, but that nobody trusts inside the wall.
 
-A point moves in [-1, 1]^2 towards a goal on the right, at a cost of 0.1 for each step. A wall stands
-between, around which a way leads above and one below. The log says nothing of the wall. The members
-of the model all believe that one walks through it, and disagree by a known amount about where one
-arrives. So the shortest way that is believed leads through the wall, and the shortest safe one
-around it.
+A point moves in [-1, 1]^2 towards a goal on the right, at a cost of 0.1 for each step. A wall
+stands between, around which a way leads above and one below. The log says nothing of the wall. The
+members of the model all believe that one walks through it, and disagree by a known amount about
+where one arrives. So the shortest way that is believed leads through the wall, and the shortest
+safe one around it.
 """
 
 from __future__ import annotations

@@ -146,6 +146,7 @@ def test_the_threshold_is_measured_on_the_log_by_a_trained_model_and_by_one_that
     config = ddm.prepare(morel, config, log)
     model, threshold, policy = stages_of(morel, config)
     assert (model.name, threshold.name, policy.name) == ("dynamics", "threshold", "policy")
+    assert model.num_steps is not None
     steps = model.num_steps + 1
     state, metrics = ddm.fit(morel, config, log, jax.random.key(0), steps + 2, batch_size=2)
     assert state.step == steps + 2
@@ -197,7 +198,7 @@ def test_a_disagreement_that_is_not_finite_is_unknown_and_nothing_of_it_is_kept(
 
 def test_an_uncertainty_that_its_members_do_not_have_is_refused():
     config = contract.small_config(morel, uncertainty="max_std")
-    with pytest.raises(InputError, match="uncertainty=max_std is 0 .* or probabilistic=True"):
+    with pytest.raises(InputError, match=r"uncertainty=max_std is 0 .* or probabilistic=True"):
         morel.init(config, jax.random.key(0), contract.make_batch(morel, config))
     with pytest.raises(InputError, match="threshold=median is unknown; choose one of mean_std"):
         morel.Config(threshold="median")
