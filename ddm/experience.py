@@ -14,22 +14,33 @@ from ddm.envs import stream as streams
 from ddm.errors import InputError
 from ddm.evaluation import Policy
 from ddm.evaluation.matching import check_spaces
-from ddm.types import Algorithm, Batch, Box, Metrics, PRNGKey, Space
+from ddm.types import Algorithm, Batch, BatchSpec, Box, Metrics, PRNGKey, Space, Spec
 
 OWN = "own"  # name of the policy's own rows among the sources of an algorithm
 
 
 @dataclasses.dataclass(frozen=True)
 class CollectSpec:
-    """How a policy collects while it learns; what a module's `collect_spec(config)` declares."""
+    """How a policy collects while it learns; what a module's `collect_spec(config)` declares.
+
+    With `on_policy`, an update sees the steps of the present policy alone: no random ones, and the
+    whole buffer is filled anew before each update. `capacity` and `random_steps` follow from that,
+    whatever is given.
+    """
 
     steps_per_update: int = 1  # steps of every copy before each update
     capacity: int = 1_000_000  # transitions that are kept
     random_steps: int = 5_000  # transitions by uniformly random actions before the first update
     copies: int = 1  # of the environment
+    on_policy: bool = False  # nothing is kept from one update to the next
 
     def __post_init__(self):
-        for name, value in dataclasses.asdict(self).items():
+        if self.on_policy:
+            object.__setattr__(self, "capacity", self.steps_per_update * self.copies)
+            object.__setattr__(self, "random_steps", 0)
+        names = ("steps_per_update", "copies", "capacity", "random_steps")
+        for name in names[:2] if self.on_policy else names:
+            value = getattr(self, name)
             if value < 1:
                 raise InputError(f"CollectSpec: {name} is {value}, expected at least 1")
         if self.capacity < self.copies:
@@ -74,13 +85,17 @@ class Collector(struct.PyTreeNode):
         self, log: data.Dataset | None = None, capacity: int | None = None
     ) -> data.Buffer:
         """A buffer for the environment's transitions, in the units of the log if one is given."""
+        copies = self.spec.copies if self.spec.on_policy and capacity is None else 0
         capacity = self.spec.capacity if capacity is None else capacity
         if log is not None:
-            return data.Buffer.like(log, capacity)
-        return data.Buffer.empty(capacity, self.observation_space, self.action_space)
+            return data.Buffer.like(log, capacity, copies=copies)
+        spaces = self.observation_space, self.action_space
+        return data.Buffer.empty(capacity, *spaces, copies=copies)
 
-    def example(self, buffer: data.Buffer) -> Batch:
-        """One row of shapes and types, for an algorithm's `init`."""
+    def example(self, buffer: data.Buffer, spec: Spec | None = None) -> Batch:
+        """Shapes and types of one row, or of what the spec asks for, for an algorithm's `init`."""
+        if isinstance(spec, BatchSpec):
+            return buffer.example(spec)
         return jax.tree.map(lambda x: x[:1], buffer.rows)
 
 
@@ -92,7 +107,7 @@ def begin(
     key: PRNGKey,
     log: data.Dataset | None = None,
 ) -> Experience:
-    """The experience before the first update: transitions by random actions.
+    """The experience before the first update: transitions by random actions, if there are any.
 
     Args:
       collector: environment and numbers.
@@ -114,6 +129,8 @@ def begin(
     key, start_key, random_key = jax.random.split(key, 3)
     memory = policy.initial_state()
     stream = streams.start(environment, params, start_key, spec.copies, memory)
+    if not spec.random_steps:
+        return Experience(stream, buffer, key)
 
     def act_randomly(observation, key, policy_state):
         del observation
@@ -138,18 +155,21 @@ def collect(
     episode that ended (0 before one has); ``collect/episodes``, how many have ended.
     """
     environment, params = collector.environment, collector.params
-    stream, buffer = experience.stream, experience.buffer
-    assert stream is not None  # always so if the collector has an environment
-    policy = policy_of(algorithm, config, state, buffer)
+    assert experience.stream is not None  # always so if the collector has an environment
+    policy = policy_of(algorithm, config, state, experience.buffer)
     memory = policy.initial_state()
 
     def act(observation, key, policy_state):
         return policy(observation, key, policy_state, deterministic=False)
 
-    key = jax.random.fold_in(experience.key, state.step)
-    for step_key in jax.random.split(key, collector.spec.steps_per_update):
+    def step(carry, step_key):
+        stream, buffer = carry
         stream, rows = streams.advance(environment, params, act, stream, step_key, memory)
-        buffer = buffer.insert(to_units(rows, buffer.normalization))
+        return (stream, buffer.insert(to_units(rows, buffer.normalization))), None
+
+    key = jax.random.fold_in(experience.key, state.step)
+    keys = jax.random.split(key, collector.spec.steps_per_update)
+    (stream, buffer), _ = jax.lax.scan(step, (experience.stream, experience.buffer), keys)
     metrics = {
         "collect/return": jnp.mean(stream.last_returns),
         "collect/episodes": stream.episodes.astype(jnp.float32),

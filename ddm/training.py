@@ -109,7 +109,11 @@ def fit_online(
 
     Pure, as :func:`fit`. Before each update every copy of the environment takes
     `collector.spec.steps_per_update` steps. An algorithm whose `batch_spec` is a dict gets its
-    own experience as "own" and the log as "log"; any other gets rows of both in one batch.
+    own experience as "own" and the log as "log"; any other gets rows of both in one batch. One that
+    learns from its present policy alone, such as PPO, has a `collect_spec` for the collector:
+
+        collector = ddm.Collector.create(environment, ppo.collect_spec(config))
+        learner, metrics = ddm.fit_online(ppo, config, collector, key, 100)
 
     Args:
       algorithm: the algorithm module.
@@ -136,7 +140,7 @@ def fit_online(
     if learner is None:
         buffer = collector.empty_buffer(log)
         data.check_sources(own_sources(buffer, log, log_share, spec), spec, batch_size)
-        state = algorithm.init(config, init_key, collector.example(buffer))
+        state = algorithm.init(config, init_key, collector.example(buffer, spec))
         begun = experience.begin(collector, algorithm, config, state, collect_key, log)
         learner = Learner(state, begun)
 

@@ -63,7 +63,9 @@ class BatchSpec:
     window: int | None = None  # steps T of each window; None for single transitions
     history: int = 0  # how many of the T steps lie before the step that was drawn
     min_episode_steps: int = 1  # a dataset with a shorter episode is refused
-    whole_dataset: bool = False  # all transitions, in order, whatever the batch size: exact sweeps
+    # All transitions, in order, whatever the batch size: exact sweeps. With a window: the last T
+    # steps of each copy of the environment, all by the present policy; never those of a log.
+    whole_dataset: bool = False
     one_hot_observations: bool = False  # rows of a table: any other observation is refused
     num_actions: int = 0  # a log with a larger discrete action is refused; 0: any action
 
@@ -145,7 +147,8 @@ class Algorithm(Protocol):
     # `batch_spec` may be a dict of specs, one for each source; `init` and `update` then get a dict
     # of batches. `stages(config)` gives the parts of a training, see :class:`Stage`.
     # `prepare(config, dataset)` fills in fields that are not set from the log: see `ddm.prepare`.
-    # `collect_spec(config)` says how a policy collects own experience: `ddm.CollectSpec`.
+    # `collect_spec(config)` says how a policy collects own experience: `ddm.CollectSpec`, or None
+    # if it collects nothing under this configuration.
     # `notes(config, dataset)` says to the user what `prepare` chose. `PARTS` names fields of the
     # State that a run of another algorithm can give (`--start_from`), such as a model.
     # `loss(config, state, batch, key)` gives metrics of held-out data; without it, they are the

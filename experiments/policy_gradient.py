@@ -1,10 +1,15 @@
-"""REINFORCE in a small world: the policy's own episodes, and its exact return as it learns.
+"""REINFORCE: from its own steps in any environment, or in a small world beside its exact return.
 
+    python experiments/policy_gradient.py --online --environment=PointMass-8-v0 --collect_copies=16
     python experiments/policy_gradient.py --environment=GridWorld-Discount-v0
 
-Nothing is logged data here: it shows what a policy class can reach before any of it is. The
-columns are the mean return of the sampled episodes, and the exact return of the stochastic policy
-and of its mode, all with the world's discount and step limit.
+With --online, an update follows `window` steps of each copy of the environment; metrics,
+checkpoints, learning curves and a summary go to a folder under `runs`.
+
+Without it, the environment is a finite MDP, the policy is a table, and a table is printed. It shows
+what a policy class can reach before anything is logged data. The columns are the mean return of the
+sampled episodes, and the exact return of the stochastic policy and of its mode, all with the
+world's discount and step limit.
 """
 
 from __future__ import annotations
@@ -22,30 +27,48 @@ from ddm.errors import InputError
 from ddm.on_policy import policy_gradient
 from ddm.types import Batch
 
-_ENVIRONMENT = flags.DEFINE_string(
-    "environment", "GridWorld-Discount-v0", "Id of a finite MDP of ddm.envs."
+runner.define_flags(
+    policy_gradient, environment="GridWorld-Discount-v0", num_updates=200, log_every=10,
+    eval_every=50, checkpoint_every=100,
+)  # fmt: skip
+_ITERATIONS = flags.DEFINE_integer(
+    "iterations", 200, "Gradient steps, without --online.", lower_bound=1
 )
-_ITERATIONS = flags.DEFINE_integer("iterations", 200, "Gradient steps.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 2_000, "Environment steps of each one.", lower_bound=1)
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.1, "Adam's step size.", lower_bound=0.0)
-_ENTROPY_WEIGHT = flags.DEFINE_float("entropy_weight", 0.0, "Weight of the entropy, in returns.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0)
+_STEPS = flags.DEFINE_integer(
+    "steps", 2_000, "Environment steps of each one, without --online.", lower_bound=1
+)
+_LEARNING_RATE = 0.1  # of a table, unless the flag is given
 
 
 def main(_):
     """Collect, improve, evaluate, by turns."""
-    environment = envs.make(_ENVIRONMENT.value)
+    if not flags.FLAGS.online:
+        return print_exact_returns()
+    options, config = runner.parse_flags(policy_gradient)
+    dataset = runner.load_dataset(options)
+    environment = runner.find_environment(options, dataset)
+    return runner.train(policy_gradient, config, dataset, environment, options)
+
+
+def print_exact_returns() -> None:
+    """The exact return in a finite MDP as the policy learns."""
+    given = flags.FLAGS
+    environment = envs.make(given.environment)
     if not isinstance(environment, envs.TabularEnvironment):
-        raise InputError(f"--environment={_ENVIRONMENT.value} is no finite MDP with known arrays")
+        raise InputError(
+            f"--environment={given.environment} is no finite MDP with known arrays: learn there "
+            "with --online"
+        )
     params = environment.default_params
     mdp = params.mdp
     config = policy_gradient.Config(
         head="tabular",
         num_actions=mdp.num_actions,
-        learning_rate=_LEARNING_RATE.value,
-        entropy_weight=_ENTROPY_WEIGHT.value,
+        learning_rate=given.learning_rate if given["learning_rate"].present else _LEARNING_RATE,
+        entropy_weight=given.entropy_weight,
+        window=0,  # the returns are computed here
     )
-    init_key, key = jax.random.split(jax.random.key(_SEED.value))
+    init_key, key = jax.random.split(jax.random.key(given.seed))
     update = jax.jit(policy_gradient.update)
     state = policy_gradient.init(config, init_key, _example(mdp))
     optimum = float(mdp.initial @ tabular.value_iteration(mdp).values)

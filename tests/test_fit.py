@@ -16,6 +16,7 @@ from ddm import data, envs, experience
 from ddm.errors import InputError
 from ddm.imitation import autoregressive, bc
 from ddm.off_policy import sac
+from ddm.on_policy import ppo
 from ddm.policy_constraint import spibb_dqn
 from ddm.types import TRANSITION_FIELDS, BatchSpec, Stage
 
@@ -143,6 +144,71 @@ def test_what_is_collected_is_what_happened(online):
             x[copy::2] for x in (places, later, rows.terminations | rows.truncations)
         )
         np.testing.assert_allclose(place[1:], np.where(ended[:-1], 0.0, after[:-1]))
+
+
+PPO = ppo.Config(hidden_sizes=(8,), window=5, num_epochs=1, num_minibatches=1)
+
+
+@pytest.fixture(scope="module")
+def on_policy():
+    """Three updates from two copies, fresh or continued."""
+    spec = dataclasses.replace(ppo.collect_spec(PPO), copies=2)
+    collector = ddm.Collector.create(CORRIDOR, spec)
+
+    @jax.jit
+    def train(key, learner=None):
+        return ddm.fit_online(ppo, PPO, collector, key, 3, learner=learner)
+
+    return train
+
+
+def test_an_update_sees_the_steps_of_the_present_policy_and_no_others(on_policy):
+    """Ten rows, all new, as two windows in which one step follows the other."""
+    key = jax.random.key(6)
+    learner, metrics = on_policy(key)
+    buffer = learner.experience.buffer
+    assert (buffer.capacity, int(buffer.size), int(buffer.position)) == (10, 10, 0)
+    batch = buffer.sample(key, 1, ppo.batch_spec(PPO))
+    places, later = batch.observations[..., 0], batch.next_observations[..., 0]
+    ended = batch.terminations | batch.truncations
+    assert ended.any()
+    np.testing.assert_allclose(places[:, 1:], np.where(ended, 0.0, later)[:, :-1])
+    np.testing.assert_array_equal(batch.terminations, later > 3.5)
+    again, _ = on_policy(key, learner)
+    new = again.experience.buffer.rows
+    assert not np.isin(np.asarray(new.actions), np.asarray(buffer.rows.actions)).any()
+    # Where the last window stopped, the next one goes on.
+    stopped = learner.experience.stream.observations[:, 0]
+    after = learner.experience.buffer.sample(key, 1, ppo.batch_spec(PPO))
+    last = np.where(ended, 0.0, after.next_observations[..., 0])[:, -1]
+    np.testing.assert_allclose(stopped, last)
+    assert metrics["collect/return"].shape == (3,)
+
+
+def test_on_policy_learning_is_continued_bit_for_bit(on_policy):
+    key = jax.random.key(7)
+    going_on, _ = on_policy(key, on_policy(key)[0])
+    spec = dataclasses.replace(ppo.collect_spec(PPO), copies=2)
+    collector = ddm.Collector.create(CORRIDOR, spec)
+    at_once, _ = jax.jit(lambda key: ddm.fit_online(ppo, PPO, collector, key, 6))(key)
+    assert same(going_on, at_once)
+
+
+def test_what_is_not_the_present_policys_is_refused(log):
+    """A log; a buffer of older steps; windows of another length."""
+    key = jax.random.key(0)
+    with pytest.raises(InputError, match="is a log, and the method learns from its present"):
+        ddm.fit(ppo, PPO, log, key, 1)
+    own = ddm.Collector.create(CORRIDOR, ppo.collect_spec(PPO))
+    with pytest.raises(InputError, match="is a log, and the method learns from its present"):
+        ddm.fit_online(ppo, PPO, own, key, 1, log=log)
+    with pytest.raises(InputError, match="keeps the steps of older policies"):
+        ddm.fit_online(ppo, PPO, COLLECTOR, key, 1)
+    with pytest.raises(InputError, match=r"holds 5 steps of each copy.*windows of 4"):
+        ddm.fit_online(ppo, PPO.replace(window=4), own, key, 1)
+    spec = ddm.CollectSpec(on_policy=True, steps_per_update=7, copies=3, random_steps=9)
+    assert (spec.capacity, spec.random_steps) == (21, 0)
+    assert dataclasses.replace(spec, copies=2).capacity == 14
 
 
 def test_lanes_collect_for_themselves(online):

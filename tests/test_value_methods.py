@@ -21,6 +21,9 @@ VALUE_METHODS = sorted(set(ALGORITHMS) - {"policy_gradient"})
 TABLES = {"q_learning", "tabular_cql", "spibb", "constrained_iteration", "tabular_model"}
 DISCRETE = {*TABLES, "fitted_q", "discrete_bcq", "spibb_dqn", "kl_control"}
 BOTH = {"iql", "awac", "awr", "crr", "one_step"}
+# The head of their policy says which actions they take.
+HEADS = {"npg", "ppo"}
+OF_STATES = {"awr", *HEADS}  # their values are V(s)
 KEY = jax.random.key(0)
 
 
@@ -79,7 +82,7 @@ def test_images_are_refused_in_one_sentence(name):
         _shapes(name, config, batch.replace(**images))
 
 
-@pytest.mark.parametrize("name", sorted(set(VALUE_METHODS) - DISCRETE))
+@pytest.mark.parametrize("name", sorted(set(VALUE_METHODS) - DISCRETE - HEADS))
 def test_discrete_logs_are_refused_by_name(name):
     config, batch = _config_and_batch(name)
     actions = jnp.zeros(batch.rewards.shape, jnp.int32)
@@ -115,7 +118,7 @@ def test_values_beyond_what_rewards_allow_are_reported(name):
     config, batch = _config_and_batch(name)
     state = _shapes(name, config, batch)
     _, metrics = jax.eval_shape(algorithm.update, config, state, batch)
-    value = "value" if name == "awr" else "q_value"
+    value = "value" if name in OF_STATES else "q_value"
     assert {value, "reward_max"} <= set(metrics)
     quiet = {"reward_max": 2.0, value: 0.9 * 2.0 / (1.0 - config.discount)}
     assert diagnose(algorithm, config, quiet) == []

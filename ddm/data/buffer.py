@@ -22,6 +22,9 @@ class Buffer(struct.PyTreeNode):
     """The last `capacity` transitions, as a pytree; sampled like a :class:`ddm.data.Dataset`.
 
     All rows are in the units that an algorithm sees, as in a dataset. Empty slots are never drawn.
+
+    With `copies`, all rows are replaced between two updates: they are the steps of the present
+    policy, and a spec with `whole_dataset` gets all of them.
     """
 
     rows: Batch  # leaves (capacity, ...), of the fields in FIELDS
@@ -29,6 +32,8 @@ class Buffer(struct.PyTreeNode):
     size: jax.Array  # () int32, slots that were written
     normalization: Normalization
     info: DatasetInfo = struct.field(pytree_node=False)
+    # Rows come in blocks, one step of each of so many copies of an environment; 0: in any order.
+    copies: int = struct.field(pytree_node=False, default=0)
 
     @classmethod
     def empty(
@@ -39,6 +44,7 @@ class Buffer(struct.PyTreeNode):
         *,
         normalization: Normalization | None = None,
         name: str = "own experience",
+        copies: int = 0,
     ) -> Buffer:
         """A buffer without transitions.
 
@@ -49,12 +55,17 @@ class Buffer(struct.PyTreeNode):
           normalization: the units of the rows; None: observations and rewards as the environment
             has them, actions of a box from -1 to 1.
           name: how messages call it.
+          copies: of the environment whose steps fill the buffer block by block; 0: no such order.
 
         Raises:
-          InputError: the capacity is not positive.
+          InputError: the capacity is not positive, or no multiple of the copies.
         """
         if capacity < 1:
             raise InputError(f"{name}: capacity is {capacity}, expected at least 1")
+        if copies and capacity % copies:
+            raise InputError(
+                f"{name}: capacity is {capacity}, expected a multiple of the {copies} copies"
+            )
         assert isinstance(observation_space, Box)  # observations are flattened
         if normalization is None:
             normalization = units_of(observation_space, action_space)
@@ -75,10 +86,12 @@ class Buffer(struct.PyTreeNode):
             name=name, observation_space=observation_space, action_space=action_space
         )
         position, size = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        return cls(rows, position, size, normalization, info)
+        return cls(rows, position, size, normalization, info, copies)
 
     @classmethod
-    def like(cls, dataset: Dataset, capacity: int, name: str = "own experience") -> Buffer:
+    def like(
+        cls, dataset: Dataset, capacity: int, name: str = "own experience", copies: int = 0
+    ) -> Buffer:
         """An empty buffer for transitions in the spaces and units of a dataset."""
         info = dataset.info
         return cls.empty(
@@ -87,6 +100,7 @@ class Buffer(struct.PyTreeNode):
             info.action_space,
             normalization=dataset.normalization,
             name=name,
+            copies=copies,
         )
 
     @classmethod
@@ -149,26 +163,50 @@ class Buffer(struct.PyTreeNode):
     def sample(self, key: PRNGKey, batch_size: int, spec: BatchSpec) -> Batch:
         """Rows drawn uniformly and with replacement from those that were written.
 
+        A spec with `whole_dataset` gets all rows instead, in the order of time, and `key` and
+        `batch_size` are not used. With a `window` they come as one window for each copy.
+
         Args:
           key: used once.
           batch_size: B, rows per gradient step.
           spec: `minibatches` * B rows are drawn.
 
         Returns:
-          The declared fields, (minibatches * B, ...).
+          The declared fields, (minibatches * B, ...); of the whole buffer (capacity, ...), or
+          (copies, T, ...) as windows.
 
         Raises:
           InputError: the buffer is empty (if it is traced, its first slot is read: fill it before),
-            or the spec asks for what single transitions do not have.
+            or the spec asks for what it does not have.
         """
         check_buffer(self, spec)
+        if spec.whole_dataset:
+            return self._take(spec, self._in_time(windows=spec.window is not None))
         bits = jax.random.bits(key, (batch_size * spec.minibatches,), jnp.uint32)
         slots = (bits % jnp.maximum(self.size, 1).astype(jnp.uint32)).astype(jnp.int32)
+        return self._take(spec, slots)
+
+    def _in_time(self, windows: bool) -> jax.Array:
+        """The slots of a full buffer, oldest first: (capacity,), or (copies, T) as windows."""
+        slots = (self.position + jnp.arange(self.capacity, dtype=jnp.int32)) % self.capacity
+        return slots.reshape(-1, self.copies).T if windows else slots
+
+    def _take(self, spec: BatchSpec, slots: jax.Array) -> Batch:
         picked = {
             name: getattr(self.rows, name).at[slots].get(mode="promise_in_bounds")
             for name in spec.fields
         }
         return Batch(**picked)
+
+    def example(self, spec: BatchSpec) -> Batch:
+        """Shapes and types of a batch of one row, or one window, for each mini-batch of a spec."""
+        leading = (spec.minibatches,) + (() if spec.window is None else (spec.window,))
+        known = {name: getattr(self.rows, name) for name in spec.fields if name in FIELDS}
+        rows = {name: jnp.zeros(leading + x.shape[1:], x.dtype) for name, x in known.items()}
+        for name in ("observations", "next_observations"):
+            if spec.one_hot_observations and name in rows:
+                rows[name] = rows[name].at[..., 0].set(1)
+        return Batch(**rows)
 
     def ordered(self) -> Batch:
         """The rows that were written, oldest first, as numpy arrays; outside of jit."""
@@ -192,7 +230,7 @@ def units_of(observation_space: Box, action_space: Space) -> Normalization:
 
 
 def check_buffer(buffer: Buffer, spec: BatchSpec) -> None:
-    """Refuses specs that single transitions, or an empty buffer, cannot satisfy.
+    """Refuses specs that a buffer, or an empty one, cannot satisfy.
 
     Raises:
       InputError: naming the buffer and what the spec asks for.
@@ -204,9 +242,33 @@ def check_buffer(buffer: Buffer, spec: BatchSpec) -> None:
             f"{name} has single transitions, of which batch field {missing[0]!r} is not known: "
             "this method learns from a log only"
         )
-    wanted = {"a window": spec.window, "the whole dataset": spec.whole_dataset or None}
-    asked = [what for what, value in wanted.items() if value is not None]
-    if asked:
-        raise InputError(f"{name} has single transitions, and the method asks for {asked[0]}")
+    if spec.whole_dataset and spec.window is not None:
+        _check_windows(buffer, spec.window)
+    elif spec.whole_dataset and not buffer.copies:
+        raise InputError(f"{name} has single transitions, and the method asks for the whole log")
+    elif spec.window is not None and not spec.whole_dataset:
+        raise InputError(f"{name} has single transitions, and the method asks for a window")
     if not isinstance(buffer.size, jax.core.Tracer) and np.all(np.asarray(buffer.size) == 0):
         raise InputError(f"{name} is empty: insert transitions before they are drawn")
+    if spec.whole_dataset and not isinstance(buffer.size, jax.core.Tracer):
+        size = int(np.min(np.asarray(buffer.size)))
+        if size < buffer.capacity:
+            raise InputError(
+                f"{name} holds {size} of {buffer.capacity} rows, and the method learns from all "
+                "of them: fill it before each update"
+            )
+
+
+def _check_windows(buffer: Buffer, window: int) -> None:
+    """Refuses a buffer that does not hold one window of the present policy for each copy."""
+    name = buffer.info.name
+    if not buffer.copies:
+        raise InputError(
+            f"{name} keeps the steps of older policies, and the method learns from those of its "
+            "present policy alone: collect with CollectSpec(on_policy=True)"
+        )
+    if buffer.capacity // buffer.copies != window:
+        raise InputError(
+            f"{name} holds {buffer.capacity // buffer.copies} steps of each copy, and the method "
+            f"asks for windows of {window}: steps_per_update and window must be equal"
+        )

@@ -91,8 +91,13 @@ def check_spec(dataset: Dataset, spec: BatchSpec) -> None:
         )
     if spec.window is None and "mask" in spec.fields:
         raise InputError("batch field 'mask' belongs to windows: declare a window in the spec")
-    if spec.whole_dataset and (spec.window is not None or "next_actions" in spec.fields):
-        raise InputError("a spec of the whole dataset has no window and no next_actions")
+    if spec.whole_dataset and spec.window is not None:
+        raise InputError(
+            f"{dataset.info.name} is a log, and the method learns from its present policy's own "
+            "steps alone: train it with ddm.fit_online or --online, without a log"
+        )
+    if spec.whole_dataset and "next_actions" in spec.fields:
+        raise InputError("a spec of the whole dataset has no next_actions")
     if spec.window is not None and "initial_observations" in spec.fields:
         raise InputError(
             "batch field 'initial_observations' belongs to single transitions: declare no window"

@@ -133,12 +133,12 @@ def check_sources(source: Sources, spec: Spec, batch_size: int | None = None) ->
         for part in source.parts:
             check_sources(part, spec)
     elif isinstance(source, Buffer):
-        if batch_size is not None and source.capacity < batch_size:
+        if batch_size is not None and not spec.whole_dataset and source.capacity < batch_size:
             raise InputError(
                 f"{source.info.name}: capacity is {source.capacity}, expected at least the "
                 f"{batch_size} rows of a batch"
             )
-        check_buffer(source.replace(size=jnp.ones((), jnp.int32)), spec)
+        check_buffer(source.replace(size=jnp.asarray(source.capacity, jnp.int32)), spec)
     elif isinstance(source, Dataset):
         check_spec(source, spec)
         if not isinstance(source.episode_starts, jax.core.Tracer):

@@ -14,7 +14,9 @@ from ddm.networks.distributions import (
     GaussianMixture,
     TanhGaussian,
     categorical,
+    clipped_log_prob,
     diagonal_gaussian,
+    gaussian_parameters,
 )
 from ddm.networks.duals import dual_at_bound, dual_step, log_bounds, log_dual
 from ddm.networks.dynamics import GaussianDynamics, Outcome
@@ -140,6 +142,7 @@ __all__ = [
     "categorical",
     "causal_mask",
     "check_encoder",
+    "clipped_log_prob",
     "concatenate_inputs",
     "descend",
     "diagonal_gaussian",
@@ -151,6 +154,7 @@ __all__ = [
     "fan_in_uniform",
     "first_member",
     "follow",
+    "gaussian_parameters",
     "heads",
     "log_bounds",
     "log_dual",

@@ -7,10 +7,12 @@ of this module.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import log_ndtr
 
 from ddm.errors import MissingDependencyError
 
@@ -40,6 +42,50 @@ def diagonal_gaussian(mean: jax.Array, log_std: jax.Array) -> Any:
 def categorical(logits: jax.Array) -> Any:
     """Softmax of logits (..., K): samples (...,) int32."""
     return _distrax().Categorical(logits=logits, dtype=jnp.int32)
+
+
+def gaussian_parameters(policy: Any) -> tuple[jax.Array, jax.Array] | None:
+    """Mean and standard deviation (..., A) of a diagonal Gaussian, or of the one under a tanh.
+
+    Args:
+      policy: a distribution; None is returned for one that is not made of a single Gaussian.
+    """
+    distrax = _distrax()
+    base = policy._base if isinstance(policy, TanhGaussian) else policy
+    if not isinstance(base, distrax.Independent):
+        return None
+    each = base.distribution
+    return (each.loc, each.scale) if isinstance(each, distrax.Normal) else None
+
+
+def clipped_log_prob(policy: Any, actions: jax.Array) -> jax.Array:
+    """Log-probability (...,) of samples that were clipped to [-1, 1], as an action box does.
+
+    A coordinate at a bound stands for all samples beyond it, so that its probability is that of a
+    tail of the Gaussian (Fujita & Maeda 2018, arXiv 1802.07564); inside it has its density. Bounds
+    begin at +-ACTION_BOUND, because a change of units may move the last bits of an action.
+
+    Args:
+      policy: a distribution. One that is neither a Gaussian nor a mixture of them has no samples to
+        clip, and its own `log_prob` is returned.
+      actions: (..., A), or (...,) indices.
+    """
+    if isinstance(policy, GaussianMixture):
+        mean, std = policy.means, jnp.exp(policy.log_stds)
+        each = _clipped_normal_log_prob(mean, std, actions[..., None, :])
+        return jax.nn.logsumexp(jax.nn.log_softmax(policy.logits) + each, axis=-1)
+    parameters = None if isinstance(policy, TanhGaussian) else gaussian_parameters(policy)
+    if parameters is None:
+        return policy.log_prob(actions)
+    return _clipped_normal_log_prob(*parameters, actions)
+
+
+def _clipped_normal_log_prob(mean: jax.Array, std: jax.Array, actions: jax.Array) -> jax.Array:
+    scaled = (actions - mean) / std
+    inside = -0.5 * (jnp.square(scaled) + math.log(2.0 * math.pi)) - jnp.log(std)
+    above, below = (log_ndtr(x / std) for x in (mean - 1.0, -1.0 - mean))
+    upper, lower = actions >= ACTION_BOUND, actions <= -ACTION_BOUND
+    return jnp.sum(jnp.where(upper, above, jnp.where(lower, below, inside)), axis=-1)
 
 
 def _distrax_adds_axes() -> Any:
@@ -96,6 +142,7 @@ class GaussianMixture:
         """Takes logits (..., K), means and log standard deviations (..., K, A)."""
         self.logits = logits
         self.means = means
+        self.log_stds = log_stds
         self._components = diagonal_gaussian(means, log_stds)
 
     def log_prob(self, actions: jax.Array) -> jax.Array:

@@ -1,1 +1,1 @@
-"""Policy gradients from episodes of the policy itself."""
+"""Methods that learn from the steps of their present policy alone."""

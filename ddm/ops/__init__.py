@@ -16,7 +16,7 @@ from ddm.ops import (
 from ddm.ops.control import cond_if_any
 from ddm.ops.penalties import logsumexp_gap, orthogonality_penalty
 from ddm.ops.pessimism import halted, is_unknown, penalized_rewards
-from ddm.ops.updates import cosine_decay, polyak, share_done
+from ddm.ops.updates import cosine_decay, linear_decay, polyak, share_done
 from ddm.ops.value_learning import (
     expectile_loss,
     lambda_returns,
@@ -44,6 +44,7 @@ __all__ = [
     "langevin",
     "largest_reward",
     "latent",
+    "linear_decay",
     "logsumexp_gap",
     "mix_ensemble",
     "of_actions",

@@ -45,6 +45,19 @@ def cosine_decay(
     return learning_rate * factor
 
 
+def linear_decay(
+    learning_rate: jax.Array | float, step: jax.Array | int, decay_steps: jax.Array | int | None
+) -> jax.Array:
+    """Learning rate at `step` of a line from `learning_rate` to 0 over `decay_steps`.
+
+    A `decay_steps` of 0, or None, keeps the rate constant; it may be traced.
+    """
+    if decay_steps is None:
+        return jnp.asarray(learning_rate, jnp.float32)
+    left = 1.0 - share_done(step, decay_steps)
+    return learning_rate * jnp.where(decay_steps > 0, left, 1.0)
+
+
 def share_done(step: jax.Array | int, steps: jax.Array | int) -> jax.Array:
     """The share of `steps` that is done at `step`, float32 from 0 to 1; 1 if there are none."""
     step, steps = jnp.asarray(step, jnp.float32), jnp.asarray(steps, jnp.float32)

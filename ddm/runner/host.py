@@ -38,7 +38,8 @@ class HostCollection:
       environment: makes one gymnasium environment at each call.
       collector: how much is collected.
       seeds: of all lanes.
-      every: updates between two visits of the simulators; the acting policy is up to that old.
+      every: updates between two visits of the simulators; the acting policy is up to that old. A
+        method that learns from its present policy alone visits before each update.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class HostCollection:
         seeds: list[int],
         every: int,
     ):
-        self._device, self._spec, self._every = device, collector.spec, every
+        self._device, self._spec = device, collector.spec
+        self._every = 1 if self._spec.on_policy else every
         self._seeds = seeds
         local = device.layout.indices[: device.layout.num_local]
         self._local = local

@@ -47,7 +47,8 @@ class Options:
     random_steps: int = 0
     # Own transitions that are kept; 0: the algorithm's own number, or 1,000,000.
     buffer_capacity: int = 0
-    # Updates between two visits of gymnasium environments, where own experience is collected there.
+    # Updates between two visits of gymnasium environments, where own experience is collected there;
+    # always 1 for a method that learns from its present policy alone.
     collect_every: int = 20
     # Share of the log in each batch, beside own experience.
     log_share: float = 0.5

@@ -62,7 +62,7 @@ def describe_run(
         "sources": {name: _describe_source(log) for name, log in logs.items()}
         if isinstance(logs, Mapping)
         else None,
-        "collect": None if collector is None else dataclasses.asdict(collector.spec),
+        "collect": None if collector is None else _describe_collection(collector.spec),
         "start": None if start is None else _state_digest(start.state),
         "environment": None if environment is None else _environment_name(environment, named),
         "environment_spec": _environment_spec(environment),
@@ -74,6 +74,12 @@ def describe_run(
         "commit": _commit(),
     }
     return _as_json(record)
+
+
+def _describe_collection(spec: Any) -> dict[str, Any]:
+    """How experience is collected; `on_policy` only where it is so, as older records lack it."""
+    numbers = dataclasses.asdict(spec)
+    return numbers if numbers.pop("on_policy") is False else {**numbers, "on_policy": True}
 
 
 def _state_digest(state: Any) -> str:

@@ -15,7 +15,7 @@ from ddm.evaluation.collecting import HostStream
 from ddm.evaluation.evaluate import resolve_environment
 from ddm.experience import Collector, CollectSpec
 from ddm.runner.options import Options
-from ddm.types import Algorithm, Batch, Spec
+from ddm.types import Algorithm, Spec
 
 
 class Shared(struct.PyTreeNode):
@@ -55,7 +55,7 @@ def share(
     """The sources of a run.
 
     Args:
-      algorithm: one with a `collect_spec` always collects.
+      algorithm: one that has a `collect_spec` for this configuration always collects.
       config: its configuration.
       logs: a dataset, a dict of them by name, or None.
       environment: the one for the score; experience is collected there.
@@ -64,14 +64,15 @@ def share(
     Raises:
       InputError: there is no source, or no environment in which to collect experience.
     """
-    declared = getattr(algorithm, "collect_spec", None)
+    declare = getattr(algorithm, "collect_spec", None)
+    declared = None if declare is None else declare(config)
     if declared is None and not options.online:
         if logs is None:
             raise InputError("there is nothing to learn from: give a log, or collect with --online")
         return Shared(logs, None, options.log_share)
     if environment is None:
         raise InputError("--online collects experience, and there is no environment to do so in")
-    spec = _collect_spec(CollectSpec() if declared is None else declared(config), options)
+    spec = _collect_spec(CollectSpec() if declared is None else declared, options)
     environment = resolve_environment(environment)
     if isinstance(environment, envs.Environment):
         return Shared(logs, Collector.create(environment, spec), options.log_share)
@@ -87,7 +88,17 @@ def host_spaces(environment: Any) -> tuple[Any, Any]:
 
 
 def _collect_spec(spec: CollectSpec, options: Options) -> CollectSpec:
-    """The algorithm's own numbers, unless an option sets others."""
+    """The algorithm's own numbers, unless an option sets others.
+
+    Raises:
+      InputError: an option for what a method keeps that keeps nothing.
+    """
+    given = [name for name in ("random_steps", "buffer_capacity") if getattr(options, name)]
+    if spec.on_policy and given:
+        raise InputError(
+            f"{given[0]} is {getattr(options, given[0])}, and the method learns from the steps of "
+            "its present policy alone: leave it out"
+        )
     asked = {
         "steps_per_update": options.collect_steps,
         "copies": options.collect_copies,
@@ -112,7 +123,7 @@ def check_room(shared: Shared, lanes: int) -> None:
     collector = shared.collector
     if collector is None:
         return
-    buffer = jax.eval_shape(lambda: _no_rows(shared, collector.spec.capacity))
+    buffer = jax.eval_shape(lambda: _no_rows(shared))
     each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(buffer.rows))
     name = f"own experience of {lanes} lanes with a buffer_capacity of {collector.spec.capacity}"
     data.check_fits(lanes * each, name=name)
@@ -127,7 +138,7 @@ def check(shared: Shared, spec: Spec, batch_size: int) -> None:
     collector = shared.collector
     seen = None
     if collector is not None:
-        seen = _Seen(jax.eval_shape(lambda: _no_rows(shared, collector.spec.capacity)))
+        seen = _Seen(jax.eval_shape(lambda: _no_rows(shared)))
     data.check_sources(shared.source(seen, spec), spec, batch_size)
 
 
@@ -137,7 +148,7 @@ class _Seen(NamedTuple):
     buffer: data.Buffer
 
 
-def _no_rows(shared: Shared, capacity: int) -> data.Buffer:
+def _no_rows(shared: Shared, capacity: int | None = None) -> data.Buffer:
     assert shared.collector is not None
     return shared.collector.empty_buffer(shared.first_log, capacity)
 
@@ -151,6 +162,5 @@ def _draw_example(source: Any, spec: Spec) -> Any:
     if isinstance(source, data.Mixture):
         source = source.parts[0]
     if isinstance(source, data.Buffer):
-        row = jax.tree.map(lambda x: x[:1].repeat(spec.minibatches, axis=0), source.rows)
-        return Batch(**{name: getattr(row, name) for name in spec.fields})
+        return source.example(spec)
     return data.sample(source, jax.random.key(0), 1, spec)

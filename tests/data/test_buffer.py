@@ -119,6 +119,26 @@ def test_units_are_those_of_an_algorithm():
     assert int(discrete.normalization.normalize_actions(jnp.array(1))) == 0
 
 
+def windows_of(copies, spec=None, *, window=3, count=6, first=0):
+    """All rows of a buffer of six, from `first` on, that were inserted copy by copy."""
+    buffer = data.Buffer.empty(6, OBSERVATIONS, ACTIONS, copies=copies)
+    for step in range(first, first + count, 2):
+        buffer = buffer.insert(rows(step, 2))
+    spec = spec or BatchSpec(("rewards", "observations"), window=window, whole_dataset=True)
+    return buffer.sample(jax.random.key(0), 1, spec)
+
+
+@pytest.mark.parametrize("count", [6, 8, 12])
+def test_the_steps_of_each_copy_are_a_window_in_time(count):
+    """Whether the ring has begun again or not."""
+    batch = windows_of(2, count=count)
+    last = np.arange(count)[-6:]
+    np.testing.assert_array_equal(batch.rewards, [last[0::2], last[1::2]])
+    assert batch.observations.shape == (2, 3, 2)
+    spec = BatchSpec(("rewards",), whole_dataset=True)
+    np.testing.assert_array_equal(windows_of(2, spec, count=count).rewards, last)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -134,6 +154,11 @@ def test_units_are_those_of_an_algorithm():
             "a window",
         ),
         (lambda: filled(3).insert(rows(0, 1).replace(rewards=None)), "batch.rewards is missing"),
+        (lambda: windows_of(0, BatchSpec(("actions",), whole_dataset=True)), "the whole log"),
+        (lambda: windows_of(0), "steps of older policies.*on_policy=True"),
+        (lambda: windows_of(2, window=2), "holds 3 steps of each copy.*windows of 2"),
+        (lambda: windows_of(2, count=4), "holds 4 of 6 rows"),
+        (lambda: windows_of(4), "capacity is 6, expected a multiple of the 4 copies"),
     ],
 )
 def test_what_single_transitions_cannot_give_is_refused(call, words):

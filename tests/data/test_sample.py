@@ -270,5 +270,5 @@ def test_whole_dataset_is_every_transition_once_in_order():
 )
 def test_whole_dataset_excludes_draws(options):
     spec = BatchSpec(**({"fields": ("rewards",), "whole_dataset": True} | options))
-    with pytest.raises(InputError, match="whole dataset"):
+    with pytest.raises(InputError, match=r"whole dataset|present policy"):
         data.sample(numbered_dataset(), jax.random.key(0), 2, spec)

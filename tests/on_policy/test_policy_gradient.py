@@ -6,6 +6,7 @@ import contract
 import jax
 import jax.numpy as jnp
 import numpy as np
+import on_policy_worlds as worlds
 import pytest
 from jax.tree_util import Partial
 
@@ -16,8 +17,13 @@ from ddm.on_policy import policy_gradient
 from ddm.types import Batch
 
 CONTRACT = contract.Contract(
-    variants=[{"head": "tabular", "num_actions": contract.NUM_ACTIONS, "entropy_weight": 0.1}],
+    small={"window": 4},
+    variants=[
+        {"head": "tabular", "num_actions": contract.NUM_ACTIONS, "entropy_weight": 0.1},
+        {"window": 0},
+    ],
     other={
+        "window": 5,
         "head": "tanh_gaussian",
         "features": lambda observations: 2.0 * contract.pair_features(observations),
         "entropy_weight": 0.5,
@@ -32,7 +38,7 @@ CONTRACT = contract.Contract(
 )
 
 NUM_STATES, NUM_ACTIONS = 4, 3  # of the random MDP; the last state is terminal
-CONFIG = policy_gradient.Config(head="tabular", num_actions=NUM_ACTIONS)
+CONFIG = policy_gradient.Config(head="tabular", num_actions=NUM_ACTIONS, window=0)
 
 
 def _random_mdp():
@@ -152,27 +158,22 @@ def test_entropy_weight_follows_the_gradient_of_the_entropy():
     assert float(metrics["entropy"]) == pytest.approx(entropy, rel=1e-5)
 
 
-ROOM = """
-    S . .
-    . . .
-    . . 1
-"""
-
-
 def _moves(observations):
     """(row, column, 1) in the block of each of the four moves: no table, 12 weights."""
-    places = np.concatenate([np.c_[tabular.grid_cells(ROOM), np.ones(9)], np.zeros((1, 3))])
+    places = np.concatenate([np.c_[tabular.grid_cells(worlds.ROOM), np.ones(9)], np.zeros((1, 3))])
     blocks = (observations @ jnp.asarray(places))[..., None, None, :] * jnp.eye(4)[..., None]
     return blocks.reshape(*observations.shape[:-1], 4, -1)
 
 
 @pytest.mark.parametrize(("head", "features"), [("tabular", None), ("linear_softmax", _moves)])
 def test_learns_the_optimal_policy_of_a_room(head, features):
-    room = tabular.grid_world(ROOM, discount=1.0, living_reward=-0.1)
+    room = worlds.room()
     best = float(room.initial @ tabular.value_iteration(room).values)
-    assert best == pytest.approx(1.0 - 4 * 0.1)  # four moves and the exit
+    assert best == pytest.approx(worlds.BEST_IN_ROOM)  # 1 - 4 * 0.1: four moves and the exit
     environment = tabular.TabularEnvironment(lambda: room, max_steps=30)
-    config = policy_gradient.Config(head=head, num_actions=4, features=features, learning_rate=0.2)
+    config = policy_gradient.Config(
+        head=head, num_actions=4, features=features, learning_rate=0.2, window=0
+    )
     state = _start(config, 10)
     update = jax.jit(policy_gradient.update)
     params = environment.default_params
@@ -186,11 +187,52 @@ def test_learns_the_optimal_policy_of_a_room(head, features):
     assert float(metrics["entropy"]) < 0.7
 
 
+def test_steps_count_where_their_episode_ends_in_the_window():
+    """Two windows of four steps, discounted by 1/2; the last ones are cut by the window itself."""
+    no = np.zeros((2, 4), bool)
+    terminations, truncations = no.copy(), no.copy()
+    terminations[0, 1] = truncations[1, 2] = True
+    batch = Batch(
+        observations=jnp.zeros((2, 4, 1)), actions=jnp.arange(8).reshape(2, 4),
+        rewards=jnp.array([[1.0, 2.0, 4.0, 8.0], [1.0, 1.0, 4.0, 2.0]]),
+        terminations=jnp.asarray(terminations), truncations=jnp.asarray(truncations),
+    )  # fmt: skip
+    rows = policy_gradient.with_returns(batch, 0.5)
+    np.testing.assert_array_equal(rows.actions, np.arange(8))
+    np.testing.assert_array_equal(rows.mask, [1, 1, 0, 0, 1, 1, 1, 0])
+    counted = np.asarray(rows.returns_to_go)[np.asarray(rows.mask)]
+    np.testing.assert_allclose(counted, [2.0, 2.0, 2.5, 3.0, 4.0])
+    state = _start(CONFIG, 4)
+    four = jnp.eye(4)[jnp.array([0, 1, 1, 2, 3])]
+    extra = Batch(
+        observations=four, actions=jnp.array([0, 1, 2, 1, 0], jnp.int32),
+        returns_to_go=jnp.array([1.0, -2.0, 0.5, 3.0, 50.0]), mask=jnp.arange(5) < 4,
+    )  # fmt: skip
+    whole = jax.tree.map(lambda x: x[:4], extra.replace(mask=None))
+    np.testing.assert_allclose(
+        _loss_gradient(CONFIG, state, extra), _loss_gradient(CONFIG, state, whole), atol=1e-6
+    )
+
+
+def test_it_learns_from_its_own_steps():
+    """The returns are computed inside."""
+    config = policy_gradient.Config(
+        head="tabular", window=100, discount=1.0, learning_rate=0.2, entropy_weight=0.02
+    )
+    train = worlds.trainer(policy_gradient, config, worlds.IN_ROOM, updates=50, copies=6)
+    learner, metrics = train(jax.random.key(0), worlds.IN_ROOM.default_params)
+    policy = worlds.policy_of(policy_gradient, config, learner)
+    exact = evaluation.exact_return(policy, worlds.room(), horizon=30)
+    assert float(exact) == pytest.approx(worlds.BEST_IN_ROOM, abs=1e-5)
+    assert float(metrics["collect/return"][0]) < 0.0
+    assert 0.5 < float(metrics["share"][0]) < 1.0
+
+
 def test_heads_that_cannot_be_used_are_refused():
     batch = Batch(
         observations=jnp.zeros((4, 1)), actions=jnp.zeros((4, 1)), returns_to_go=jnp.zeros(4)
     )
     with pytest.raises(InputError, match="head=mse does not explore"):
-        policy_gradient.init(policy_gradient.Config(head="mse"), jax.random.key(0), batch)
+        policy_gradient.init(policy_gradient.Config(head="mse", window=0), jax.random.key(0), batch)
     with pytest.raises(InputError, match="head=tabular does not fit continuous"):
         policy_gradient.init(CONFIG, jax.random.key(0), batch)

@@ -48,3 +48,12 @@ def test_decay_steps_may_be_swept():
 
 def test_a_schedule_without_a_length_is_constant():
     assert float(updates.cosine_decay(0.3, 10**6, None)) == pytest.approx(0.3)
+
+
+def test_linear_decay_at_its_landmarks():
+    steps = jnp.array([0, 25, 100, 300])
+    rates = jax.vmap(lambda step: ops.linear_decay(0.4, step, 100))(steps)
+    np.testing.assert_allclose(rates, [0.4, 0.3, 0.0, 0.0], rtol=1e-6)
+    assert float(ops.linear_decay(0.4, jnp.array(10**6), 0)) == pytest.approx(0.4)
+    assert float(ops.linear_decay(0.4, 10**6, None)) == pytest.approx(0.4)
+    assert float(ops.linear_decay(0.4, 25, jnp.array(50))) == pytest.approx(0.2)

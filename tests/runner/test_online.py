@@ -17,6 +17,7 @@ from ddm.errors import InputError
 from ddm.evaluation.collecting import HostStream
 from ddm.imitation import bc
 from ddm.off_policy import sac
+from ddm.on_policy import ppo
 from ddm.types import Stage
 
 SAC = sac.Config(hidden_sizes=(8,))
@@ -210,6 +211,20 @@ def test_episodes_that_are_held_out_are_reported_and_not_learned_from(tmp_path, 
 
 
 @pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"random_steps": 9}, "random_steps is 9, and the method learns from the steps of its"),
+        ({"buffer_capacity": 99}, "buffer_capacity is 99, and the method learns"),
+        ({"collect_steps": 4}, "holds 4 steps of each copy, and the method asks for windows of 6"),
+    ],
+)
+def test_options_of_a_memory_are_refused_where_nothing_is_remembered(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        runner.train(ppo, PPO, None, CORRIDOR, options(tmp_path / "no", **changes))
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
     ("changes", "environment", "words"),
     [
         ({"online": True}, None, "there is no environment"),
@@ -265,6 +280,48 @@ def test_gymnasium_environments_are_stepped_on_the_host(tmp_path):
     assert_same(resumed.policy.state, at_once.policy.state)
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
     assert "collect/return" in rows_of(tmp_path / "a")
+
+
+PPO = ppo.Config(hidden_sizes=(8,), window=6, num_epochs=1, num_minibatches=1, decay_steps=0)
+
+
+@pytest.mark.parametrize("environment", [CORRIDOR, Walk], ids=["pure", "gymnasium"])
+def test_a_policy_learns_from_its_present_steps_alone(tmp_path, environment):
+    """It needs no --online; stopped and resumed, a run is the uninterrupted one, bit for bit."""
+    asked = {"collect_copies": 2, "checkpoint_every": 2, "log_every": 2, "eval_every": 2}
+    train = lambda folder, updates, **more: runner.train(  # noqa: E731
+        ppo,
+        PPO,
+        None,
+        environment,
+        options(tmp_path / folder, num_updates=updates, **asked, **more),
+    )
+    at_once = train("a", 4)
+    assert at_once.summary["collect"] == {
+        "steps_per_update": 6, "capacity": 12, "random_steps": 0, "copies": 2, "on_policy": True,
+    }  # fmt: skip
+    assert "collect/return" in rows_of(tmp_path / "a")
+    train("b", 2)
+    assert_same(train("b", 4, resume=True).policy.state, at_once.policy.state)
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+
+
+def test_the_host_visits_before_each_update_of_an_on_policy_method(tmp_path, monkeypatch):
+    """Whatever `collect_every` says: six steps of each of two copies, with the policy of then."""
+    seen = []
+    collect = HostStream.collect
+
+    def watched(stream, policy, steps):
+        seen.append((steps, int(np.asarray(policy.state.step)[0])))
+        return collect(stream, policy, steps)
+
+    monkeypatch.setattr(HostStream, "collect", watched)
+    asked = {"collect_copies": 2, "collect_every": 20, "log_every": 3, "eval_every": 0}
+    result = runner.train(
+        ppo, PPO, None, Walk, options(tmp_path, num_updates=3, eval_at_start=False, **asked)
+    )
+    assert seen == [(6, 0), (6, 1), (6, 2)]
+    assert int(result.policy.state.step[0]) == 3
 
 
 def test_what_the_host_collects_is_what_happened():

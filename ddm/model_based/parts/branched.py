@@ -70,13 +70,17 @@ def batch_spec(config: Config) -> BatchSpec:
 
 
 def stages(config: Any, update: Callable) -> tuple[Stage, ...]:
-    """The model, unless it is given (`max_epochs` is 0), and then the policy."""
-    policy = Stage("policy", update, batch_spec(config), collects=True)
+    """The model, unless it is given, and then the policy."""
+    return (*model_stages(config), Stage("policy", update, batch_spec(config), collects=True))
+
+
+def model_stages(config: Any) -> tuple[Stage, ...]:
+    """The training of the model; none where it is given (`max_epochs` is 0)."""
     if config.max_epochs == 0:
-        return (policy,)
+        return ()
     [epochs] = dynamics.stages(config)
-    model = Stage("dynamics", train_model, epochs.batch_spec, epochs.num_steps, evaluated=False)
-    return model, policy
+    spec, steps = epochs.batch_spec, epochs.num_steps
+    return (Stage("dynamics", train_model, spec, steps, evaluated=False),)
 
 
 def init(config: Any, key: PRNGKey, batch: Batch) -> State:

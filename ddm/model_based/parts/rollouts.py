@@ -69,6 +69,21 @@ def roll_out(
     return Imagined(jax.tree.map(flat, rows), flat(valid), metrics)
 
 
+def windows(imagined: Imagined, horizon: int) -> Batch:
+    """Whole episodes as windows (B, H, ...) with a mask, for methods that learn on-policy.
+
+    Rows after an episode's end are 0: they may hold predictions that are not finite, and a sum over
+    a window takes 0 times their values.
+    """
+
+    def window(values: jax.Array) -> jax.Array:
+        kept = imagined.mask.reshape(-1, *(1,) * (values.ndim - 1))
+        rows = jnp.where(kept, values, jnp.zeros_like(values))
+        return jnp.moveaxis(rows.reshape(horizon, -1, *values.shape[1:]), 0, 1)
+
+    return jax.tree.map(window, imagined.rows).replace(mask=window(imagined.mask))
+
+
 def open_loop(
     step: Callable[[jax.Array, jax.Array], jax.Array], observations: jax.Array, actions: Any
 ) -> jax.Array:

@@ -32,7 +32,7 @@ def max_disagreement(means: jax.Array, stds: jax.Array) -> jax.Array:
     observations = means[..., 1:]
     largest = jnp.zeros(observations.shape[1:-1], observations.dtype)
     for index in range(1, len(observations)):  # each pair once, one member at a time
-        apart = _norm(observations[index:] - observations[index - 1])
+        apart = _norm(observations[index:] - observations[index - 1][None])
         largest = jnp.maximum(largest, jnp.max(apart, axis=0))
     return largest
 

@@ -1,0 +1,1 @@
+"""What the on-policy methods share, and is no method."""

@@ -1,0 +1,110 @@
+"""Worlds with known answers for methods that learn from their own steps, and their training."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+import ddm
+from ddm import envs, experience, training
+from ddm.envs import base, tabular
+from ddm.types import Box
+
+ROOM = """
+    S . .
+    . . .
+    . . 1
+"""
+
+
+def room() -> tabular.MDP:
+    """Four moves and the exit: the best return is 1 - 4 * 0.1."""
+    return tabular.grid_world(ROOM, discount=1.0, living_reward=-0.1)
+
+
+BEST_IN_ROOM = 0.6
+IN_ROOM = envs.TabularEnvironment(room, max_steps=30)
+
+
+@struct.dataclass
+class Params(base.EnvParams):
+    """Of both worlds below."""
+
+    terminates: bool | jax.Array = True  # whether an episode's end is one of the task
+    target: float | jax.Array = 0.5  # the best action
+
+
+@dataclasses.dataclass(frozen=True)
+class Steady(envs.Environment):
+    """Pays 1 at every step, whatever is done; after four steps it ends, or is only cut."""
+
+    name: str = "Steady"
+
+    @property
+    def default_params(self) -> Params:
+        """Four steps."""
+        return Params(max_steps=4)
+
+    def reset(self, key: Any, params: Any) -> tuple[jax.Array, base.EnvState]:
+        """Always the same."""
+        del key, params
+        return jnp.ones(1), base.EnvState(jnp.zeros((), jnp.int32))
+
+    def step(self, key: Any, state: Any, action: jax.Array, params: Any):
+        """One step nearer to the end."""
+        del key
+        time = state.time + 1
+        ends = time >= params.max_steps
+        reward = self.reward(action, params)
+        terminates = jnp.asarray(params.terminates)
+        return jnp.ones(1), base.EnvState(time), reward, ends & terminates, ends & ~terminates, {}
+
+    def reward(self, action: jax.Array, params: Any) -> jax.Array:
+        """1, whatever is done."""
+        del action, params
+        return jnp.ones(())
+
+    def observation_space(self, params: Any) -> Box:
+        """One constant."""
+        del params
+        return Box((1,), (0.0,), (1.0,))
+
+    def action_space(self, params: Any) -> Box:
+        """One number in units of its own: -1 to 1 of an algorithm is 0 to 4 here."""
+        del params
+        return Box((1,), (0.0,), (4.0,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim(Steady):
+    """Pays 1 - |a - target|; the target is in the algorithm's units, from -1 to 1."""
+
+    name: str = "Aim"
+
+    def reward(self, action: jax.Array, params: Any) -> jax.Array:
+        """1 at the target."""
+        return 1.0 - jnp.abs(action[0] / 2.0 - 1.0 - params.target)
+
+
+def trainer(algorithm: Any, config: Any, environment: Any, updates: int, copies: int) -> Any:
+    """(key, environment's parameters) -> (learner, metrics), compiled at its first call."""
+    spec = dataclasses.replace(algorithm.collect_spec(config), copies=copies)
+    collector = ddm.Collector.create(environment, spec)
+
+    @jax.jit
+    def train(key: Any, params: Any) -> Any:
+        own = collector.replace(params=params)
+        return ddm.fit_online(algorithm, config, own, key, updates)
+
+    return train
+
+
+def policy_of(algorithm: Any, config: Any, learner: Any) -> Any:
+    """The trained policy in the units of its environment."""
+    buffer = learner.experience.buffer
+    config = training.prepare(algorithm, config, buffer)
+    return experience.policy_of(algorithm, config, learner.state, buffer)
