@@ -258,7 +258,6 @@ def test_whole_dataset_is_every_transition_once_in_order():
     "options",
     [
         {"minibatches": 2},
-        {"window": 3},
         {"fields": ("next_actions",)},
         {"fields": ("initial_observations",)},
     ],
@@ -266,4 +265,10 @@ def test_whole_dataset_is_every_transition_once_in_order():
 def test_whole_dataset_excludes_draws(options):
     spec = BatchSpec(**({"fields": ("rewards",), "whole_dataset": True} | options))
     with pytest.raises(InputError, match="whole dataset"):
+        data.sample(numbered_dataset(), jax.random.key(0), 2, spec)
+
+
+def test_windows_of_all_steps_are_not_those_of_a_log():
+    spec = BatchSpec(fields=("rewards",), whole_dataset=True, window=3)
+    with pytest.raises(InputError, match="episodes is a log, and the method learns from its pres"):
         data.sample(numbered_dataset(), jax.random.key(0), 2, spec)
