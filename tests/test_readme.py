@@ -132,6 +132,19 @@ def test_a_script_collects_its_own_experience_and_goes_on_from_another_run(logs,
     assert "--online needs --environment" in done.stderr
 
 
+@pytest.mark.parametrize("name", _some_by_day(("ppo", "npg", "policy_gradient"), ("ppo",)))
+def test_experiments_that_learn_from_their_own_steps_need_no_log(name, tmp_path):
+    done = scripts.run(
+        ROOT / "experiments" / f"{name}.py", "--online", "--environment=PointMass-8-v0",
+        "--collect_copies=2", "--window=60", "--num_updates=2", "--log_every=1", "--eval_every=2",
+        "--eval_episodes=1", "--run_dir=run", "--noplots", SMALL, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["collect"]["capacity"] == 120
+    assert summary["score"]["metric"] == "return"
+
+
 @pytest.mark.parametrize(
     "name", _some_by_day(("crr", "discrete_bcq", "kl_control", "spibb_dqn"), ("discrete_bcq",))
 )

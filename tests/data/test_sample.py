@@ -272,3 +272,9 @@ def test_whole_dataset_excludes_draws(options):
     spec = BatchSpec(**({"fields": ("rewards",), "whole_dataset": True} | options))
     with pytest.raises(InputError, match=r"whole dataset|present policy"):
         data.sample(numbered_dataset(), jax.random.key(0), 2, spec)
+
+
+def test_windows_of_all_steps_are_not_those_of_a_log():
+    spec = BatchSpec(fields=("rewards",), whole_dataset=True, window=3)
+    with pytest.raises(InputError, match="episodes is a log, and the method learns from its pres"):
+        data.sample(numbered_dataset(), jax.random.key(0), 2, spec)
