@@ -105,7 +105,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     ``idle_epochs``.
 
     Raises:
-      InputError: a gradient step has no real rows, or none whose values should fall.
+      InputError: no row of a gradient step is imagined, and `rho_states` asks for them.
     """
     check_batch(batch, batch_spec(config), "combo")
     num_real = _num_real(config, len(batch.rewards) // config.rollout_frequency)
@@ -186,16 +186,11 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
 
 
 def _num_real(config: Config, batch_size: int) -> int:
-    """Real rows of a gradient step, where the penalty has what it needs."""
+    """Real rows of a gradient step, at least 1."""
     count = branched.num_real(config, batch_size)
-    if not count:
-        raise InputError(
-            f"combo: a gradient step has {batch_size} rows, expected at least 2: values rise at "
-            "real ones, and fall at the others"
-        )
     if count == batch_size and config.rho_states in ("imagined", imagined_states):
         raise InputError(
-            f"combo: rho_states=imagined, and real_share is {config.real_share}, expected "
-            "below 1: no row of a batch is imagined"
+            f"combo: rho_states=imagined, and all {batch_size} rows of a batch are real "
+            f"(real_share={config.real_share}): expected a share below 1"
         )
     return count

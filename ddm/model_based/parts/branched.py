@@ -158,10 +158,13 @@ def imagine(
 
 
 def num_real(config: Any, batch_size: int) -> int:
-    """How many rows of a gradient step's batch are real: the first ones."""
+    """How many rows of a gradient step's batch are real: the first ones.
+
+    A share between 0 and 1 leaves at least one row of each kind; a batch of one row is real.
+    """
     share = round(config.real_share * batch_size)
     if 0.0 < config.real_share < 1.0:
-        share = min(max(share, 1), batch_size - 1)
+        share = max(min(share, batch_size - 1), 1)
     return share
 
 
