@@ -28,6 +28,7 @@ from ddm.errors import InputError
 from ddm.lower_bound import cql
 from ddm.model_based import combo, mbpo
 from ddm.model_based.parts import branched
+from ddm.networks.mlp import Network
 from ddm.types import Batch
 
 SMALL = {**SMALL_MODEL, **SMALL_ROUNDS}
@@ -218,7 +219,7 @@ NUM_BINS = 8
 CENTERS = (np.arange(NUM_BINS) + 0.5) / (NUM_BINS / 2) - 1.0
 
 
-class Bins(networks.mlp.Network):
+class Bins(Network):
     """A number for each bin of an action, the same at all observations."""
 
     @nn.compact
@@ -229,7 +230,7 @@ class Bins(networks.mlp.Network):
         return table[:, places.astype(jnp.int32)]
 
 
-class Rewarding(networks.mlp.Network):
+class Rewarding(Network):
     """A model that knows the rewards: the center of the action's bin."""
 
     @nn.compact

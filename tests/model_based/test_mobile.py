@@ -15,6 +15,7 @@ from models import CONTEXT, OTHER, SMALL_MODEL, SMALL_ROUNDS
 
 from ddm import networks
 from ddm.model_based import mbpo, mobile
+from ddm.networks.mlp import Network
 from ddm.off_policy import sac
 from ddm.types import Batch
 
@@ -82,7 +83,7 @@ def spread_by_hand(policy, model, rows, key):
         for m in range(6):
             change = mean[:, 1:] + std[:, 1:] * noise[m, place]
             following[m, place] = rows.observations + change
-    flat = following.reshape(-1, size)
+    flat = jnp.asarray(following.reshape(-1, size))
     next_actions, _ = Squashed(CONFIG, policy.actor.params, flat).sample(action_key)
     values = np.asarray(critics(policy.critic.target_params, flat, next_actions))
     worth = values.min(axis=0).reshape(6, 3, count).mean(axis=0)
@@ -134,7 +135,7 @@ def assert_same_bits(one, other, name):
 
 def test_without_a_penalty_it_is_mbpo_to_the_bit():
     config = contract.small_config(mobile, penalty=0.0)
-    theirs = mbpo.Config(
+    plain = mbpo.Config(
         **SMALL, hidden_sizes=config.hidden_sizes, actor_learning_rate=1e-4,
         temperature_learning_rate=1e-4, temperature_max=1.0, backup_entropy=0.0,
     )  # fmt: skip
@@ -144,11 +145,12 @@ def test_without_a_penalty_it_is_mbpo_to_the_bit():
             contract.jitted_update(algorithm)(
                 each, algorithm.init(each, jax.random.key(0), batch), batch
             )
-            for algorithm, each in ((mobile, config), (mbpo, theirs))
+            for algorithm, each in ((mobile, config), (mbpo, plain))
         ),
         strict=True,
     )
-    assert_same_bits(*states, "state")
+    ours, theirs = states
+    assert_same_bits(ours, theirs, "state")
     for name, value in metrics[1].items():
         assert metrics[0][name] == value, name
     _, paid = contract.jitted_update(mobile)(
@@ -167,7 +169,7 @@ SLOPES, DISCOUNT = np.array([-1.5, 0.0, 1.5], np.float32), 0.6
 THRESHOLD = DISCOUNT / np.std(SLOPES, ddof=1)  # 0.4
 
 
-class Mover(networks.mlp.Network):
+class Mover(Network):
     """One member; `slope` is its w."""
 
     @nn.compact
