@@ -22,8 +22,8 @@ one of their two repositories). On hopper medium, and medium-replay in one, they
 at 0.2 (`initial_temperature=0.2 --temperature_learning_rate=0`).
 
 The price: with 5 elites and M = 10, u takes 50 next states for each imagined row, each with one
-pass of the policy and of all target critics, without gradients. That is about ten times the
-arithmetic of SAC's step.
+pass of the policy and of all target critics, without gradients. On hopper's sizes with 256 rows a
+step then takes 10.6 times the arithmetic of SAC's (6.0 against 0.57 GFLOP).
 """
 
 from __future__ import annotations
