@@ -6,14 +6,14 @@
 SAC in a learned model that is believed, as in MBPO, with the penalty of CQL on the values: they
 fall where the policy and the model lead, and rise at the pairs of the log. So nothing has to say
 how unsure the model is. Logged pairs only are raised, not all pairs of a batch: this is what makes
-imagined pairs fall. Beta is `alpha`, as in :mod:`ddm.lower_bound.cql`, whose conventions hold here,
-with the dual variable and the unit of its gap. With weight 0 this is MBPO to the bit.
+imagined pairs fall. Beta is `alpha`, as in :mod:`ddm.lower_bound.cql`, whose conventions hold here
+but for the order of the steps, with the dual variable and the unit of its gap. With weight 0 this
+is MBPO to the bit.
 
 Its choices. rho, the states whose values fall: all states of a batch, or those of the model
-(`rho_states`). The actions of imagined episodes: the policy's, or uniform ones
-(`rollout_actions`). OfflineRL-Kit's settings
-for halfcheetah / hopper / walker2d: length 5 / 5 / 1; beta 0.5 / 5 / 5 on medium, 0.5 on
-medium-replay, 5 on medium-expert.
+(`rho_states`). The actions of imagined episodes: the policy's, or uniform ones (`rollout_actions`).
+OfflineRL-Kit's settings for halfcheetah / hopper / walker2d: `rollout_length` 5 / 5 / 1; beta 0.5 /
+5 / 5 on medium, 0.5 on medium-replay, 5 on medium-expert.
 
 From that code: a step takes the critics first and then the policy, as SAC does here; two layers of
 256, not three (`hidden_sizes`). The paper has a factor 1/2 on the squared error, which that code
