@@ -54,8 +54,8 @@ __all__ = ["Config", "State", "act", "batch_spec", "diagnose", "init", "update"]
 TARGET_GAP = 1.0 - math.log(30.0)
 
 
-class Config(sac.Config):
-    """Hyper-parameters of SAC and of the penalty; defaults of the authors' locomotion runs."""
+class PenaltyConfig(sac.Config):
+    """Hyper-parameters of SAC and of the penalty, which COMBO has too."""
 
     # Adam's step size; the paper's 3e-5 is slower
     actor_learning_rate: float = leaf(1e-4, "[0, inf)")
@@ -69,11 +69,16 @@ class Config(sac.Config):
     target_gap: float = leaf(TARGET_GAP, "(-inf, inf)")
     # Adam's step size of log alpha; used with `lagrange`
     alpha_learning_rate: float = leaf(3e-4, "[0, inf)")
-    # first steps in which the policy is cloned; authors: 40,000 on locomotion
-    bc_steps: int = leaf(0, "[0, inf)")
     num_samples: int = static(10, "[1, inf)")  # actions from each of the three sources
     lagrange: bool = static(False)  # learn alpha
     max_target_backup: bool = static(False)  # back up the best of `num_samples` actions, not one
+
+
+class Config(PenaltyConfig):
+    """Hyper-parameters; defaults of the authors' locomotion runs."""
+
+    # first steps in which the policy is cloned; authors: 40,000 on locomotion
+    bc_steps: int = leaf(0, "[0, inf)")
 
 
 class State(sac.State):
@@ -89,10 +94,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
       InputError: integer actions, or images.
     """
     check_continuous_example(config, batch, batch_spec(config), "cql")
-    base = sac.init(config, key, batch)
-    log_alpha = networks.log_dual(config.alpha, config.alpha_min, config.alpha_max)
-    fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
-    return State(**fields, alpha=networks.trainable(None, log_alpha))
+    return with_dual(config, sac.init(config, key, batch))
 
 
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -108,9 +110,9 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         state.actor,
         config.actor_learning_rate,
     )
-    targets = _critic_targets(config, state, batch, target_key)
-    actions, log_densities = _penalised_actions(config, state, batch, sample_key)
-    weight = _penalty_weight(config, state)
+    targets = critic_targets(config, state, batch, target_key)
+    actions, log_densities = penalised_actions(config, state, batch, sample_key)
+    weight = penalty_weight(config, state)
 
     def critic_loss(params: Any) -> tuple[jax.Array, Metrics]:
         every_action = jnp.concatenate([batch.actions[:, None, :], actions], axis=1)
@@ -131,7 +133,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         actor=actor,
         critic=networks.follow(critic, config.target_rate),
         temperature=sac.temperature_step(config, state, actor_metrics["entropy"], batch),
-        alpha=_alpha_step(config, state, critic_metrics["gap"]),
+        alpha=alpha_step(config, state, critic_metrics["gap"]),
         step=state.step + 1,
         key=key,
     )
@@ -150,20 +152,7 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
       config: one lane's, with numbers.
       metrics: that lane's, means over an interval.
     """
-    found = sac.diagnose(config, metrics)
-    if not config.lagrange or "alpha" not in metrics or config.alpha_learning_rate <= 0.0:
-        return found
-    gap = f"the gap of {metrics.get('gap', float('nan')):.3g} stays "
-    return found + networks.dual_at_bound(
-        "alpha",
-        metrics["alpha"],
-        config.alpha_min,
-        config.alpha_max,
-        below=f"{gap}below target_gap={config.target_gap:.3g} without any penalty, so nothing "
-        "keeps values low outside the data; lower target_gap",
-        above=f"{gap}above target_gap={config.target_gap:.3g}, and rewards hardly count any more; "
-        "raise target_gap",
-    )
+    return [*sac.diagnose(config, metrics), *alpha_at_bound(config, metrics)]
 
 
 def _actor_loss(
@@ -180,7 +169,20 @@ def _actor_loss(
     return loss, {"actor_loss": loss, "entropy": -jnp.mean(log_probs)}
 
 
-def _critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
+# Pieces, which COMBO composes with imagined rows.
+
+
+def with_dual(config: PenaltyConfig, base: sac.State) -> State:
+    """SAC's state and a fresh dual variable."""
+    log_alpha = networks.log_dual(config.alpha, config.alpha_min, config.alpha_max)
+    fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
+    return State(**fields, alpha=networks.trainable(None, log_alpha))
+
+
+def critic_targets(
+    config: PenaltyConfig, state: sac.State, batch: Batch, key: PRNGKey
+) -> jax.Array:
+    """Targets (B,): SAC's, or with the best of several actions."""
     if not config.max_target_backup:
         return sac.critic_targets(config, state, batch, key)
     policy = sac.policy_at(config, state.actor, batch.next_observations)
@@ -191,10 +193,13 @@ def _critic_targets(config: Config, state: State, batch: Batch, key: PRNGKey) ->
     return ops.td_target(batch.rewards, config.discount, batch.terminations, best)
 
 
-def _penalised_actions(
-    config: Config, state: State, batch: Batch, key: PRNGKey
+def penalised_actions(
+    config: PenaltyConfig, state: sac.State, batch: Batch, key: PRNGKey
 ) -> tuple[jax.Array, jax.Array]:
-    """Actions (B, 3 num_samples, A) at s and their log-densities (B, 3 num_samples)."""
+    """Actions (B, 3 num_samples, A) at s and their log-densities (B, 3 num_samples).
+
+    They are uniform, of pi(. | s), and of pi(. | s'); all of them are valued at s.
+    """
     uniform_key, current_key, next_key = jax.random.split(key, 3)
     rows, action_size = batch.actions.shape
     uniform = jax.random.uniform(
@@ -216,16 +221,34 @@ def _penalised_actions(
     )
 
 
-def _penalty_weight(config: Config, state: State) -> jax.Array | float:
+def penalty_weight(config: PenaltyConfig, state: State) -> jax.Array | float:
+    """Alpha: the given one, or the dual variable."""
     if not config.lagrange:
         return config.alpha
     return jnp.exp(state.alpha.params)
 
 
-def _alpha_step(config: Config, state: State, gap: jax.Array) -> networks.Trainable:
+def alpha_step(config: PenaltyConfig, state: State, gap: jax.Array) -> networks.Trainable:
     """Alpha rises while the gap is above its target: ascent on alpha (gap - target), in bounds."""
     if not config.lagrange:
         return state.alpha
     gradient = -jnp.exp(state.alpha.params) * (gap - config.target_gap)
     bounds = networks.log_bounds(config.alpha_min, config.alpha_max)
     return networks.dual_step(gradient, state.alpha, config.alpha_learning_rate, *bounds)
+
+
+def alpha_at_bound(config: PenaltyConfig, metrics: Mapping[str, float]) -> list[str]:
+    """A sentence if alpha, where it is learned, is at a bound."""
+    if not config.lagrange or "alpha" not in metrics or config.alpha_learning_rate <= 0.0:
+        return []
+    gap = f"the gap of {metrics.get('gap', float('nan')):.3g} stays "
+    return networks.dual_at_bound(
+        "alpha",
+        metrics["alpha"],
+        config.alpha_min,
+        config.alpha_max,
+        below=f"{gap}below target_gap={config.target_gap:.3g} without any penalty, so nothing "
+        "keeps values low outside the data; lower target_gap",
+        above=f"{gap}above target_gap={config.target_gap:.3g}, and rewards hardly count any more; "
+        "raise target_gap",
+    )

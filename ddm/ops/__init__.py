@@ -14,7 +14,7 @@ from ddm.ops import (
     weights,
 )
 from ddm.ops.control import cond_if_any
-from ddm.ops.penalties import logsumexp_gap, orthogonality_penalty
+from ddm.ops.penalties import logsumexp_gap, orthogonality_penalty, soft_maximum
 from ddm.ops.pessimism import halted, is_unknown, penalized_rewards
 from ddm.ops.updates import cosine_decay, linear_decay, polyak, share_done
 from ddm.ops.value_learning import (
@@ -53,6 +53,7 @@ __all__ = [
     "plans",
     "polyak",
     "share_done",
+    "soft_maximum",
     "squared_td_error",
     "tables",
     "td_target",

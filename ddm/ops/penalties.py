@@ -10,19 +10,42 @@ import jax
 import jax.numpy as jnp
 
 
+def soft_maximum(
+    sampled_values: jax.Array,
+    log_densities: jax.Array,
+    temperature: jax.Array | float = 1.0,
+) -> jax.Array:
+    """Soft maximum of Q over all actions, by importance sampling.
+
+    Estimates ``temperature * log integral exp(Q(s, a) / temperature) da`` of CQL(H) (Kumar et al.
+    2020, eq. 4 and appendix F). The integral is the mean over samples of exp(Q / temperature) /
+    density. The authors' code sums instead, which adds temperature * log(samples) and changes no
+    gradient; with the mean, the number (and a Lagrange threshold on it) means the same for any
+    number of samples.
+
+    Args:
+      sampled_values: (..., B, M) values of M sampled actions per state.
+      log_densities: (B, M) log-density of the distribution that each action was drawn from.
+      temperature: scalar above 0.
+
+    Returns:
+      (..., B) soft maxima.
+    """
+    chex.assert_rank(log_densities, 2)
+    chex.assert_equal_shape_suffix([sampled_values, log_densities], 2)
+    num_samples = log_densities.shape[-1]
+    log_densities = jnp.broadcast_to(log_densities, sampled_values.shape)
+    exponents = sampled_values / temperature - jax.lax.stop_gradient(log_densities)
+    return temperature * (jax.nn.logsumexp(exponents, axis=-1) - math.log(num_samples))
+
+
 def logsumexp_gap(
     sampled_values: jax.Array,
     log_densities: jax.Array,
     data_values: jax.Array,
     temperature: jax.Array | float = 1.0,
 ) -> jax.Array:
-    """Soft maximum of Q over all actions minus Q of the logged action, by importance sampling.
-
-    Estimates ``temperature * log integral exp(Q(s, a) / temperature) da - Q(s, a_data)``, the
-    penalty of CQL(H) (Kumar et al. 2020, eq. 4 and appendix F). The integral is the mean over
-    samples of exp(Q / temperature) / density. The authors' code sums instead, which shifts the
-    gap by temperature * log(samples) and changes no gradient; with the mean, the gap (and a
-    Lagrange threshold on it) means the same for any number of samples.
+    """Soft maximum of Q over all actions minus Q of the logged action: the penalty of CQL(H).
 
     Args:
       sampled_values: (..., B, M) values of M sampled actions per state.
@@ -33,14 +56,8 @@ def logsumexp_gap(
     Returns:
       (..., B) gaps.
     """
-    chex.assert_rank(log_densities, 2)
-    chex.assert_equal_shape_suffix([sampled_values, log_densities], 2)
     chex.assert_equal_shape([sampled_values[..., 0], data_values])
-    num_samples = log_densities.shape[-1]
-    log_densities = jnp.broadcast_to(log_densities, sampled_values.shape)
-    exponents = sampled_values / temperature - jax.lax.stop_gradient(log_densities)
-    soft_maximum = jax.nn.logsumexp(exponents, axis=-1) - math.log(num_samples)
-    return temperature * soft_maximum - data_values
+    return soft_maximum(sampled_values, log_densities, temperature) - data_values
 
 
 def orthogonality_penalty(params: Any) -> jax.Array:

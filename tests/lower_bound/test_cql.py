@@ -122,8 +122,8 @@ def test_max_target_backup_is_not_below_the_plain_one_on_average(left_half):
     batch = jax.tree.map(lambda leaf: leaf[:256], left_half)
     state = cql.init(CONFIG, jax.random.key(0), batch)
     key = jax.random.key(1)
-    plain = cql._critic_targets(CONFIG, state, batch, key)
-    best = cql._critic_targets(
+    plain = cql.critic_targets(CONFIG, state, batch, key)
+    best = cql.critic_targets(
         CONFIG.replace(max_target_backup=True, num_samples=16), state, batch, key
     )
     moving = ~np.asarray(batch.terminations)
@@ -139,7 +139,7 @@ def test_the_first_steps_clone(left_half):
 def test_sampled_actions_carry_their_own_densities(left_half):
     batch = jax.tree.map(lambda leaf: leaf[:8], left_half)
     state = cql.init(CONFIG, jax.random.key(0), batch)
-    actions, log_densities = cql._penalised_actions(CONFIG, state, batch, jax.random.key(1))
+    actions, log_densities = cql.penalised_actions(CONFIG, state, batch, jax.random.key(1))
     assert actions.shape == (8, 12, 1)
     np.testing.assert_allclose(log_densities[:, :4], -np.log(2.0), rtol=1e-6)
     policy = sac.policy_at(CONFIG, state.actor, batch.observations)

@@ -32,7 +32,7 @@ def _cql():
 
     def step(dual, sign):
         state: Any = types.SimpleNamespace(alpha=dual)
-        return cql._alpha_step(config, state, jnp.asarray(config.target_gap + sign))
+        return cql.alpha_step(config, state, jnp.asarray(config.target_gap + sign))
 
     return step, np.log(1e-6), np.log(1e6)
 

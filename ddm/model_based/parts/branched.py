@@ -36,6 +36,8 @@ from ddm.types import (
 # Transitions as the model gives them, and its uncertainty (B,) -> transitions that are learned
 # from, and numbers (B,) to report.
 JudgeFn = Callable[[Batch, jax.Array], tuple[Batch, Mapping[str, jax.Array]]]
+# (config, policy, observations (B, O), key) -> actions (B, A) in imagined episodes
+BehaviorFn = Callable[[Any, sac.State, jax.Array, PRNGKey], jax.Array]
 
 PARTS = {"model": dynamics}  # fields of the State that a run of another algorithm can give
 
@@ -107,8 +109,18 @@ def train_model(config: Any, state: State, batch: Batch) -> tuple[State, Metrics
     return state.replace(model=model, step=state.step + steps), metrics
 
 
+def own_actions(config: Any, policy: sac.State, observations: jax.Array, key: PRNGKey) -> jax.Array:
+    """Samples of the present policy."""
+    return sac.policy_at(config, policy.actor, observations).sample(seed=key)
+
+
 def imagine(
-    config: Any, state: State, batch: Batch, key: PRNGKey, judge: JudgeFn | None = None
+    config: Any,
+    state: State,
+    batch: Batch,
+    key: PRNGKey,
+    judge: JudgeFn | None = None,
+    behavior: BehaviorFn = own_actions,
 ) -> tuple[Buffer, Metrics]:
     """Imagined episodes of the present policy, from the first rows of a batch.
 
@@ -119,6 +131,7 @@ def imagine(
       key: used once.
       judge: what makes imagined transitions less attractive where the model may be wrong; None:
         they are believed.
+      behavior: what acts in place of the present policy.
 
     Returns:
       The buffer with the new transitions, the metrics of :func:`rollouts.roll_out`, and
@@ -135,7 +148,7 @@ def imagine(
         )
 
     def policy(observations: jax.Array, key: PRNGKey) -> jax.Array:
-        return sac.policy_at(config, state.policy.actor, observations).sample(seed=key)
+        return behavior(config, state.policy, observations, key)
 
     def step(observations: jax.Array, actions: jax.Array, key: PRNGKey):
         rows, prediction = dynamics.transition(config, state.model, observations, actions, key)
@@ -148,13 +161,22 @@ def imagine(
     return state.imagined.insert(imagined.rows, imagined.mask), imagined.metrics
 
 
+def num_real(config: Any, batch_size: int) -> int:
+    """How many rows of a gradient step's batch are real: the first ones.
+
+    A share between 0 and 1 leaves at least one row of each kind; a batch of one row is real.
+    """
+    share = round(config.real_share * batch_size)
+    if 0.0 < config.real_share < 1.0:
+        share = max(min(share, batch_size - 1), 1)
+    return share
+
+
 def real_rows(config: Any, batch: Batch) -> Batch:
     """The real rows of each batch of an update, (K, R, ...)."""
     steps = config.rollout_frequency
     size = len(batch.rewards) // steps
-    share = round(config.real_share * size)
-    if 0.0 < config.real_share < 1.0:
-        share = min(max(share, 1), size - 1)
+    share = num_real(config, size)
     return jax.tree.map(lambda x: x.reshape(steps, size, *x.shape[1:])[:, :share], batch)
 
 
