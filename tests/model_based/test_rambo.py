@@ -61,15 +61,10 @@ def log(rows=64, seed=0):
     actions = random.uniform(-1, 1, size=(rows, 1)).astype(np.float32)
     noise = 0.1 * random.normal(size=(rows, 2)).astype(np.float32)
     no = np.zeros(rows, bool)
-    rows_of_log = Batch(
-        observations=observations,
-        actions=actions,
-        rewards=observations[:, 0],
-        next_observations=observations + actions + noise,
-        terminations=no,
-        truncations=no,
-    )
-    return jax.tree.map(jnp.asarray, rows_of_log)
+    fields = (observations, actions, observations[:, 0], observations + actions + noise, no, no)
+    names = ("observations", "actions", "rewards", "next_observations", "terminations",
+             "truncations")  # fmt: skip
+    return Batch(**dict(zip(names, map(jnp.asarray, fields), strict=True)))
 
 
 def linear_config(**fields):
@@ -82,7 +77,10 @@ def linear_config(**fields):
 
 
 def likelihood_in_float64(config, state, rows):
-    kernel, bias = (np.float64(state.params["params"]["Dense_0"][n]) for n in ("kernel", "bias"))
+    kernel, bias = (
+        np.asarray(state.params["params"]["Dense_0"][name], np.float64)
+        for name in ("kernel", "bias")
+    )
     inputs = np.concatenate([rows.observations, rows.actions], axis=-1).astype(np.float64)
     elites = np.argsort(state.holdout_errors)[: config.num_elites]
     densities = [
@@ -113,7 +111,7 @@ def test_the_gradient_is_the_score_functions_and_that_of_the_likelihood():
     config = linear_config(num_members=1, num_elites=1, adversarial_weight=0.7)
     batch, known = log(), log(seed=1)
     state = rambo.init(config, jax.random.key(0), batch).model
-    advantages = np.random.default_rng(2).normal(size=64).astype(np.float32)
+    advantages = jnp.asarray(np.random.default_rng(2).normal(size=64), jnp.float32)
     loss = functools.partial(rambo.adversarial_loss, config, state)
     gradient = jax.grad(lambda params: loss(params, batch, advantages, members.rows_of(known))[0])(
         state.params
