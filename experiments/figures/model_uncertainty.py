@@ -5,11 +5,13 @@
     s' = s + 0.1 a + 0.05 sin(3 (s_2, s_1)) + noise,    r = -|| s' - 1/2 ||
 
 on [-1, 1]^2, but the log holds only states with s_1 < 0. Points with s_1 in [0.3, 1] are outside.
-MOPO's penalty, the largest predicted standard deviation, knows the noise; where the noise is the
-same everywhere it does not know where data are missing, and even orders new states below known
-ones. The disagreement of the members does know. Both are drawn against the distance of the elites'
-mean from the true mean, for noise of standard deviation 0.01, and for one that grows tenfold along
-the second coordinate, where it says something of the error inside of the data, too.
+MOPO's penalty, the largest predicted standard deviation, knows the noise and not where data are
+missing: it even orders new states below known ones. The disagreement of the members does know. All
+are drawn against the distance of the elites' mean from the true one, for noise of standard
+deviation 0.01, and for noise that grows tenfold along the second coordinate. There the deviation
+says something of the error inside of the data; outside it is as blind as before.
+
+How blind depends on the training: the log-variance is free where there are no data.
 """
 
 from __future__ import annotations
@@ -170,6 +172,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 f"inside {found['inside']:.2f}",
                 fontsize=9,
             )
+            axis.tick_params(axis="x", which="minor", labelbottom=False)
             drawing.tidy(axis)
         line[0].set_ylabel(f"{noise} noise\ntrue error of the mean")
     axes[0, 0].legend(frameon=False, fontsize=8)

@@ -160,7 +160,7 @@ def test_the_open_loop_by_hand(mover):
 @pytest.fixture(scope="module")
 def sanity():
     """Noise that is the same everywhere, and data in one half of the square."""
-    random, count = np.random.default_rng(0), 2_000
+    random, count = np.random.default_rng(0), 5_000
 
     def draw(low, high, rows):
         states, actions = random.uniform(-1, 1, (rows, 2)), random.uniform(-0.5, 0.5, (rows, 2))
@@ -170,16 +170,15 @@ def sanity():
     states, actions = draw(-1.0, 0.0, count)
     true = states + 0.1 * actions + 0.05 * np.sin(3.0 * states[:, ::-1])
     following = (true + 0.01 * random.normal(size=true.shape)).astype(np.float32)
-    flags = np.arange(count) % 1 == 0
+    flags = np.ones(count, bool)
     log = data.from_arrays(
         states, actions, -np.linalg.norm(following - 0.5, axis=-1), ~flags, flags, following,
         action_space=(-np.ones(2), np.ones(2)),
     )  # fmt: skip
     log, held = data.hold_out(data.normalize(log), 0.1)
     config = dynamics.Config(
-        model_hidden_sizes=(32, 32), model_weight_decay=(1e-5,), model_batch_size=64,
-        num_members=5, num_elites=3, model_learning_rate=2e-3,
-    )  # fmt: skip
+        model_hidden_sizes=(64, 64, 64), model_weight_decay=(1e-5,), num_members=4, num_elites=3
+    )
     config = ddm.prepare(dynamics, config, log)
     state, _ = jax.jit(
         lambda key, log: ddm.fit(dynamics, config, log, key, 60 * config.steps_per_epoch)

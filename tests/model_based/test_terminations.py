@@ -74,7 +74,7 @@ def _hopper_log(environment, wrong=0):
         observations, np.zeros((30, 3)), np.zeros(30), flags, last & ~flags, following,
         action_space=(-np.ones(3), np.ones(3)), environment_id=environment,
     )  # fmt: skip
-    return data.normalize(log)
+    return data.normalize(log, observations="standardize")
 
 
 @pytest.mark.parametrize(
