@@ -21,6 +21,7 @@ from typing import Any
 
 import drawing
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -115,7 +116,7 @@ def measure(
     random, rows = np.random.default_rng(seed + 1), []
     for where in ("inside", "outside"):
         states, actions = draw_inputs(random, POINTS, where)
-        seen = log.normalization.normalize_observations(states)
+        seen = log.normalization.normalize_observations(jnp.asarray(states))
         found = calibration.predict(config, state, seen, actions)
         errors = np.linalg.norm(found.mean[:, 1:] - mean_next(states, actions), axis=-1)
         for i, error in enumerate(errors):
