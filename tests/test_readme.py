@@ -33,6 +33,8 @@ SCRIPTS = {
     "history_bc": (SMALL, "--width=8"),
     "implicit_bc": ("--width=8",),
     "iql": (SMALL,),
+    "mbpo": (SMALL, "--num_rollouts=4", "--model_hidden_sizes=8", "--model_weight_decay=1e-4"),
+    "mopo": (SMALL, "--num_rollouts=4", "--model_hidden_sizes=8", "--model_weight_decay=1e-4"),
     "one_step": (SMALL,),
     "rebrac": (SMALL,),
     "reverse_kl": (SMALL,),

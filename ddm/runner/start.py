@@ -59,13 +59,20 @@ def load_start(algorithm: Algorithm, sources: Any, run_dir: str) -> Policy:
         if algorithm_name(part) != record["algorithm"]:
             continue
         log = sources if isinstance(sources, data.Dataset) else None
-        if log is not None and data.digest(log) != record["dataset"].get("digest"):
+        if log is not None and not _is_trained_on(log, record):
             raise InputError(
                 f"--start_from={run_dir}: its {algorithm_name(part)} was trained on another log, "
                 f"{record['dataset']['name']}, or on other rows of it than {log.info.name} now has"
             )
         return load_policy(run_dir, part, lane=None)
     return load_policy(run_dir, algorithm, lane=None)
+
+
+def _is_trained_on(log: data.Dataset, record: dict[str, Any]) -> bool:
+    """Whether a run learned from this log, or from what it left after it held episodes out."""
+    held = record["options"].get("holdout", 0.0)
+    left = [data.hold_out(log, held)[0]] if held and log.num_episodes > 1 else []
+    return record["dataset"].get("digest") in map(data.digest, (log, *left))
 
 
 def parts_of(algorithm: Algorithm) -> dict[str, Any]:

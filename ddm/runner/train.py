@@ -236,7 +236,8 @@ class _Run:
         self._write(training.named(stage, means))
         if last in self._plan.ends:
             self._device.finish_stage(number)
-            self.progress.note(f"stage {stage.name} has ended at gradient step {last}")
+            if stage.name:
+                self.progress.note(f"stage {stage.name} has ended at gradient step {last}")
 
     def _report_failures(self, new):
         """Reports which lanes diverged; stops, before anything is saved, if no lane is left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import pathlib
 import sys
@@ -266,6 +267,7 @@ def test_learners_on_a_broad_log(figures):
         ("grid_world", []),
         ("compounding_error", ["--sampled_episodes=20", "--longest=200"]),
         ("model_exploitation", []),
+        ("model_uncertainty", ["--transitions=300", "--epochs=2"]),
     ],
 )
 def test_scripts_write_a_table_and_a_picture(name, arguments, tmp_path):
@@ -319,3 +321,35 @@ def test_planners_believe_and_earn_what_the_closed_forms_say(figures):
     assert ("penalty", 0.37) in believed
     assert ("penalty", 0.38) not in believed
     assert not [kappa for name, kappa in believed if name == "halt" and kappa >= 0.0]
+
+
+# What uncertainties know.
+
+
+def test_disagreement_knows_where_data_are_missing(figures):
+    """From the points that were recorded, whose errors are those of the known system."""
+    uncertainty = figures("model_uncertainty")
+    path = FOLDER.parents[1] / "benchmarks" / "results" / "model_uncertainty.csv"
+    with path.open() as file:
+        rows = [
+            {k: v if k in ("noise", "where") else float(v) for k, v in row.items()}
+            for row in csv.DictReader(file)
+        ]
+    for noise in uncertainty.NOISES:
+        found = {name: uncertainty.judge(rows, noise, name) for name in uncertainty.UNCERTAINTIES}
+        assert found.pop("max_std")["auroc"] < 0.4
+        for numbers in found.values():
+            assert numbers["auroc"] > 0.95
+            assert numbers["all"] > 0.8
+    states = np.array([[0.5, -0.25]], np.float32)
+    following = uncertainty.mean_next(states, np.array([[0.5, -0.5]]))
+    expected = [0.55 + 0.05 * np.sin(-0.75), -0.3 + 0.05 * np.sin(1.5)]
+    np.testing.assert_allclose(following, [expected], rtol=1e-6)
+    stds = uncertainty.noise_std("heteroscedastic", np.array([[0.0, -1.0], [0.0, 1.0]]))
+    np.testing.assert_allclose(stds, [[0.003], [0.03]])
+    log = uncertainty.make_log("homoscedastic", 2_000, 0)
+    raw = np.asarray(log.normalization.denormalize_observations(log.observations))
+    begins, ends = raw[::2], raw[1::2]
+    assert begins[:, 0].max() < 0.0
+    noise = ends - uncertainty.mean_next(begins, np.asarray(log.actions))
+    np.testing.assert_allclose(noise.std(axis=0), 0.01, rtol=0.1)

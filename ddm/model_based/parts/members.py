@@ -303,13 +303,30 @@ def in_environment_units(config: Any, observations: jax.Array) -> jax.Array:
     return observations * std.reshape(shape) + mean.reshape(shape)
 
 
+def prediction_in_environment_units(
+    config: Any, prediction: Prediction
+) -> tuple[jax.Array, jax.Array]:
+    """Means and standard deviations (E, B, 1 + O); a shift of the log's rewards stays in them."""
+    units = _units(config, prediction.means.shape[-1])
+    shift = np.zeros_like(units)
+    if config.observation_mean:
+        shift[..., 1:] = config.observation_mean
+    return prediction.means * units + shift, prediction.stds * units
+
+
 def uncertainty(config: Any, prediction: Prediction, function: Any) -> jax.Array:
     """(B,) of one of :mod:`ddm.model_based.parts.uncertainty`, in the environment's units."""
-    units = np.ones((1, 1, prediction.means.shape[-1]), np.float32)
+    units = _units(config, prediction.means.shape[-1])
+    return function(prediction.means * units, prediction.stds * units)
+
+
+def _units(config: Any, size: int) -> np.ndarray:
+    """(1, 1, 1 + O) factors from the log's units of a reward and an observation."""
+    units = np.ones((1, 1, size), np.float32)
     units[..., 0] = 1.0 / config.reward_unit
     if config.observation_std:
         units[..., 1:] = config.observation_std
-    return function(prediction.means * units, prediction.stds * units)
+    return units
 
 
 def epoch_length(config: Any, dataset: Any) -> Any:
