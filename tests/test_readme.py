@@ -15,6 +15,7 @@ import scripts
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = "--hidden_sizes=8"
 TOKENS = ("--width=8", "--num_heads=2", "--num_layers=1")
+MODEL = (SMALL, "--num_rollouts=4", "--model_hidden_sizes=8", "--model_weight_decay=1e-4")
 SCRIPTS = {
     "act": (*TOKENS, "--chunk_size=4", "--execute_steps=4"),
     "algae_dice": (SMALL,),
@@ -33,8 +34,12 @@ SCRIPTS = {
     "history_bc": (SMALL, "--width=8"),
     "implicit_bc": ("--width=8",),
     "iql": (SMALL,),
-    "mbpo": (SMALL, "--num_rollouts=4", "--model_hidden_sizes=8", "--model_weight_decay=1e-4"),
-    "mopo": (SMALL, "--num_rollouts=4", "--model_hidden_sizes=8", "--model_weight_decay=1e-4"),
+    "combo": MODEL,
+    "mbpo": MODEL,
+    "mobile": MODEL,
+    "mopo": MODEL,
+    "morel": MODEL,
+    "rambo": (*MODEL, "--adversarial_steps=2", "--adversarial_batch_size=4"),
     "one_step": (SMALL,),
     "rebrac": (SMALL,),
     "reverse_kl": (SMALL,),

@@ -2,7 +2,7 @@
 
 The largest predicted standard deviation is the one of MOPO's analysis and code. It knows the noise
 of the environment; it does not know where data are missing, unless the log-variance happens to grow
-there. Where the noise is the same everywhere it can even rank new states below known ones.
+there. It depends on the training whether it does, and it can rank new states below known ones.
 The three others are spreads of the members' means. They know where data are missing, and nothing of
 the noise. Look at `calibration` before you choose.
 """
