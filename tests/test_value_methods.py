@@ -16,14 +16,14 @@ ALGORITHMS = {
     for each in contract.algorithms()
     if not each.__name__.startswith("ddm.imitation")
 }
-VALUE_METHODS = sorted(set(ALGORITHMS) - {"policy_gradient"})
+VALUE_METHODS = sorted(set(ALGORITHMS) - {"policy_gradient", "dynamics"})
 # Their values are means of what was seen, or move by a step of at most 1: none runs away.
 TABLES = {"q_learning", "tabular_cql", "spibb", "constrained_iteration", "tabular_model"}
 DISCRETE = {*TABLES, "fitted_q", "discrete_bcq", "spibb_dqn", "kl_control"}
 BOTH = {"iql", "awac", "awr", "crr", "one_step"}
 # The head of their policy says which actions they take.
 HEADS = {"npg", "ppo"}
-OF_STATES = {"awr", *HEADS}  # their values are V(s)
+OF_STATES = {"awr", "morel_npg", *HEADS}  # their values are V(s)
 KEY = jax.random.key(0)
 
 
@@ -115,7 +115,7 @@ def test_traced_actions_have_no_values_yet():
 @pytest.mark.parametrize("name", sorted(set(VALUE_METHODS) - TABLES))
 def test_values_beyond_what_rewards_allow_are_reported(name):
     algorithm = ALGORITHMS[name]
-    config, batch = _config_and_batch(name)
+    config, batch = _config_and_batch(name, discount=0.99)
     state = _shapes(name, config, batch)
     _, metrics = jax.eval_shape(algorithm.update, config, state, batch)
     value = "value" if name in OF_STATES else "q_value"

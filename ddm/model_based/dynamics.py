@@ -79,7 +79,7 @@ class Config(Configuration):
     # the environment's units.
     termination: str | terminations.TerminationFn = choice(terminations.choices, terminations.AUTO)
     # Units of the log, which `ddm.prepare` sets; empty: those of the environment.
-    observation_mean: tuple[float, ...] = static(())
+    observation_mean: tuple[float, ...] = static((), "(-inf, inf)")
     observation_std: tuple[float, ...] = static((), "(0, inf)")
     reward_unit: float = static(1.0, "(0, inf)")  # factor of the log on the environment's rewards
     dynamics_network: NetworkFn | None = network()  # in place of :func:`dynamics_network`

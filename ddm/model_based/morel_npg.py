@@ -42,6 +42,7 @@ from ddm.types import (
     PyTree,
     Stage,
     check_batch,
+    check_continuous_example,
     chosen,
     leaf,
     network,
@@ -121,6 +122,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
       InputError: integer actions, images, or an uncertainty that the members do not have.
     """
     halting.check(config, "morel_npg")
+    check_continuous_example(config, batch, batch_spec(config), "morel_npg")
     key, model_key, policy_key = jax.random.split(key, 3)
     model = dynamics.init(config, model_key, batch)
     fields = {name: getattr(batch, name)[:1, None] for name in TRANSITION_FIELDS}

@@ -28,6 +28,7 @@ from ddm.types import (
     PRNGKey,
     PyTree,
     Stage,
+    check_continuous_example,
     choice,
     chosen,
     static,
@@ -91,6 +92,8 @@ def init(config: Any, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: integer actions, or images.
     """
+    name = type(config).__module__.rpartition(".")[2]
+    check_continuous_example(config, batch, batch_spec(config), name)
     key, model_key, policy_key = jax.random.split(key, 3)
     capacity = config.retained_rounds * config.num_rollouts * config.rollout_length
     return State(
