@@ -312,9 +312,12 @@ def test_a_model_that_nothing_was_prepared_for():
 
 
 def test_a_model_that_has_not_converged_is_reported_with_its_error():
-    [found] = dynamics.diagnose(CONFIG, {"holdout_error": 0.25, "idle_epochs": 0.0})
+    ended = {"epoch": float(CONFIG.max_epochs)}
+    [found] = dynamics.diagnose(CONFIG, ended | {"holdout_error": 0.25, "idle_epochs": 0.0})
     assert "still improved" in found
     assert "0.25" in found
-    [found] = dynamics.diagnose(CONFIG, {"holdout_error": 0.75, "idle_epochs": 2.0})
+    [found] = dynamics.diagnose(CONFIG, ended | {"holdout_error": 0.75, "idle_epochs": 2.0})
     assert "explains less than half" in found
-    assert not dynamics.diagnose(CONFIG, {"holdout_error": 0.25, "idle_epochs": 1.0})
+    assert not dynamics.diagnose(CONFIG, ended | {"holdout_error": 0.25, "idle_epochs": 1.0})
+    # While it learns, both are to be expected.
+    assert not dynamics.diagnose(CONFIG, {"epoch": 0.0, "holdout_error": 0.75, "idle_epochs": 0.0})
