@@ -53,8 +53,7 @@ def report(
     found = calibration.predict(config, state, inputs, actions)
     errors = found.mean - targets
     if outside is None:
-        random = np.random.default_rng(seed).uniform(-1.0, 1.0, actions.shape)
-        outside = inputs, random.astype(np.float32)
+        outside = inputs, _random_actions(actions.shape, seed)
     far_observations, far_actions = (np.asarray(values)[:count] for values in outside)
     far = calibration.predict(config, state, far_observations, far_actions)
     distance = np.linalg.norm(errors[:, 1:], axis=-1)
@@ -76,6 +75,11 @@ def report(
             for name, values in found.uncertainties.items()
         },
     }
+
+
+def _random_actions(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Uniform in the action box."""
+    return np.random.default_rng(seed).uniform(-1.0, 1.0, shape).astype(np.float32)
 
 
 def _choose(total: int, count: int, seed: int) -> np.ndarray:
