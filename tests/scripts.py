@@ -8,6 +8,7 @@ is imported before, so that a script has only the modules of it that it asks for
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib
 import json
@@ -17,6 +18,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 LIBRARIES = (
@@ -63,6 +65,32 @@ def run(
             pathlib.Path(files[name]).read_text(encoding="utf-8") for name in ("stdout", "stderr")
         )
     return subprocess.CompletedProcess(job["arguments"], int(answer), stdout, stderr)
+
+
+@contextlib.contextmanager
+def imported(path: str | pathlib.Path) -> Iterator[Any]:
+    """Imports a script with its own folder on the path, and forgets it at the end.
+
+    Flags belong to the whole process, and two scripts may define the same one: at the end the
+    flags, and the modules of the script's folder, are those from before.
+
+    Yields:
+      The module; `importlib.import_module` finds others of its folder.
+    """
+    from absl import flags
+
+    folder = pathlib.Path(path).resolve().parent
+    flags_before, modules_before = set(flags.FLAGS), set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield importlib.import_module(pathlib.Path(path).stem)
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(flags.FLAGS) - flags_before:
+            delattr(flags.FLAGS, name)
+        for name in set(sys.modules) - modules_before:
+            if folder in pathlib.Path(getattr(sys.modules[name], "__file__", None) or "/").parents:
+                del sys.modules[name]
 
 
 @functools.cache

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -17,13 +15,9 @@ EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 
 @pytest.fixture(scope="module")
 def figure():
-    """The figure's module, imported with its own folder on the path."""
-    folder = str(EXPERIMENTS / "figures")
-    sys.path.insert(0, folder)
-    try:
-        yield importlib.import_module("alvinn")
-    finally:
-        sys.path.remove(folder)
+    """The figure's module."""
+    with scripts.imported(EXPERIMENTS / "figures" / "alvinn.py") as module:
+        yield module
 
 
 def test_sets_of_demonstrations(figure):

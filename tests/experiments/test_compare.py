@@ -25,14 +25,9 @@ SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "tables" / "compare
 
 @pytest.fixture(scope="module")
 def compare():
-    """Imported as its script does: with its own folder on the path."""
-    import importlib
-
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        yield importlib.import_module("compare")
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
+    """The command's module."""
+    with scripts.imported(SCRIPT) as module:
+        yield module
 
 
 def _run(*arguments):

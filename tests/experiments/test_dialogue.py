@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -20,12 +18,9 @@ TINY = ("--texts=20", "--logged=20", "--talks=20", "--prior_updates=40", "--spea
 
 @pytest.fixture(scope="module")
 def experiment():
-    """Imported as a script: with its own folder on the path."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        yield importlib.import_module("dialogue")
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
+    """The experiment's module."""
+    with scripts.imported(SCRIPT) as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +20,8 @@ FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "figures"
 @pytest.fixture(scope="module")
 def figures():
     """Imports a figure as its script does: with its own folder on the path."""
-    sys.path.insert(0, str(FOLDER))
-    try:
+    with scripts.imported(FOLDER / "drawing.py"):
         yield importlib.import_module
-    finally:
-        sys.path.remove(str(FOLDER))
 
 
 def _is_printed(value, text):

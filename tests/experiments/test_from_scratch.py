@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import scripts
 
 PATH = Path(__file__).parents[2] / "experiments" / "from_scratch.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("from_scratch", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # flax looks its classes up there
-    spec.loader.exec_module(module)
-    return module
+    """The example's module."""
+    with scripts.imported(PATH) as module:
+        yield module
 
 
 def test_it_needs_nothing_of_ddm_but_its_formulas():

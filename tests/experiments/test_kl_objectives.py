@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scripts
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "figures"
 
 
 @pytest.fixture(scope="module")
 def figure():
-    """Imported as its script does: with its own folder on the path."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield importlib.import_module("kl_objectives")
-    finally:
-        sys.path.remove(str(FOLDER))
+    """The figure's module."""
+    with scripts.imported(FOLDER / "kl_objectives.py") as module:
+        yield module
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scripts
 
 from ddm.envs.fork import Fork
 
@@ -18,17 +17,13 @@ FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "figures"
 
 @pytest.fixture(scope="module")
 def figure():
-    """Imported as its script does: with its own folder on the path, and flags at their defaults."""
+    """The figure's module, with flags at their defaults."""
     from absl import flags
 
-    sys.path.insert(0, str(FOLDER))
-    try:
-        module = importlib.import_module("mode_averaging")
+    with scripts.imported(FOLDER / "mode_averaging.py") as module:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS(["test"])
         yield module
-    finally:
-        sys.path.remove(str(FOLDER))
 
 
 @pytest.fixture(scope="module")

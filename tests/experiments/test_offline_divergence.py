@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import pathlib
-import sys
 
 import jax
 import numpy as np
 import pytest
+import scripts
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "figures"
 
 
 @pytest.fixture(scope="module")
 def figure():
-    """Imported as its script does: with its own folder on the path."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield importlib.import_module("offline_divergence")
-    finally:
-        sys.path.remove(str(FOLDER))
+    """The figure's module."""
+    with scripts.imported(FOLDER / "offline_divergence.py") as module:
+        yield module
 
 
 @pytest.mark.parametrize(("action", "after_50"), [(0.5, 6.8e12), (0.9, 1.17), (1.0, 0.0061)])
