@@ -11,63 +11,32 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
-import jax.core
-import numpy as np
-from flax import struct
 
+from ddm.batch import ABSENT as ABSENT
+from ddm.batch import TRANSITION_FIELDS as TRANSITION_FIELDS
+from ddm.batch import Batch as Batch
+from ddm.batch import BatchSpec as BatchSpec
+from ddm.checks import check_action_range as check_action_range
+from ddm.checks import check_actions as check_actions
+from ddm.checks import check_batch as check_batch
+from ddm.checks import check_continuous as check_continuous
+from ddm.checks import check_continuous_example as check_continuous_example
+from ddm.checks import check_example as check_example
+from ddm.checks import check_one_hot as check_one_hot
+from ddm.checks import check_vectors as check_vectors
 from ddm.configuration import Configuration as Configuration
 from ddm.configuration import NetworkFn as NetworkFn
 from ddm.configuration import choice as choice
 from ddm.configuration import chosen as chosen
 from ddm.configuration import leaf as leaf
 from ddm.configuration import network as network
-from ddm.configuration import own_networks
+from ddm.configuration import own_networks as own_networks
 from ddm.configuration import static as static
 from ddm.errors import InputError
 
 PRNGKey = jax.Array  # a typed key, from `jax.random.key`
 Metrics = Mapping[str, jax.Array]  # name -> scalar float
 PyTree = Any
-
-
-ABSENT: Any = None  # a field that was not declared; typed as an array: after the check it is one
-
-
-class Batch(struct.PyTreeNode):
-    """The data of one update: B rows, or B windows of T steps where a window is declared.
-
-    Only the fields that the algorithm declares in its :class:`BatchSpec` are filled, all others
-    are None (an empty pytree). Observations and actions are normalised: see
-    ``ddm.data.Normalization``.
-    """
-
-    observations: jax.Array = ABSENT  # (B, *O) float32, or uint8 images
-    actions: jax.Array = ABSENT  # (B, A) float32 in [-1, 1], or (B,) int32
-    rewards: jax.Array = ABSENT  # (B,) float32
-    next_observations: jax.Array = ABSENT  # (B, *O)
-    terminations: jax.Array = ABSENT  # (B,) bool: the bootstrap stops here
-    truncations: jax.Array = ABSENT  # (B,) bool: the episode was cut here, but values continue
-    next_actions: jax.Array = ABSENT  # (B, A); never taken from another episode
-    returns_to_go: jax.Array = ABSENT  # (B,) undiscounted sum of rewards to the episode's end
-    initial_observations: jax.Array = ABSENT  # (B, *O) first ones of other, random episodes
-    mask: jax.Array = ABSENT  # (B, T) bool: True where the window lies inside its episode
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchSpec:
-    """What an algorithm needs in a batch, declared as a value; the data's sampler provides it."""
-
-    fields: tuple[str, ...]  # names of Batch fields
-    # gradient steps in one `update`: B = minibatches * batch_size rows, or the whole dataset's
-    minibatches: int = 1
-    window: int | None = None  # steps T of each window; None for single transitions
-    history: int = 0  # how many of the T steps lie before the step that was drawn
-    min_episode_steps: int = 1  # a dataset with a shorter episode is refused
-    # All transitions, in order, whatever the batch size: exact sweeps. With a window: the last T
-    # steps of each copy of the environment, all by the present policy; never those of a log.
-    whole_dataset: bool = False
-    one_hot_observations: bool = False  # rows of a table: any other observation is refused
-    num_actions: int = 0  # a log with a larger discrete action is refused; 0: any action
 
 
 Spec = BatchSpec | Mapping[str, BatchSpec]  # of one source, or of several by their names
@@ -88,9 +57,6 @@ class Stage:
     finish: Callable[[Any, Any, Any, PRNGKey], Any] | None = None
     evaluated: bool = True  # whether the policy is worth a score while the stage runs
     collects: bool = False  # whether the policy collects own experience while the stage runs
-
-
-TRANSITION_FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,179 +246,3 @@ def diagnose(algorithm: Algorithm, config: Any, metrics: Mapping[str, float]) ->
     """
     find = getattr(algorithm, "diagnose", None)
     return [] if find is None else list(find(config, metrics))
-
-
-def check_batch(batch: Batch, spec: BatchSpec, name: str) -> None:
-    """Refuses, by name, a batch that lacks a declared field or whose rows do not line up.
-
-    Args:
-      batch: the batch that the algorithm got.
-      spec: what the algorithm declared.
-      name: the algorithm, for the message.
-
-    Raises:
-      InputError: a field is missing, has the wrong rank or another number of rows.
-    """
-    rows = None
-    leading = 1 if spec.window is None else 2
-    for field in spec.fields:
-        value = getattr(batch, field)
-        if value is None:
-            raise InputError(
-                f"{name}: batch.{field} is missing; the algorithm needs {', '.join(spec.fields)}"
-            )
-        scalar = field in ("rewards", "terminations", "truncations", "returns_to_go", "mask")
-        if value.ndim < leading or (scalar and value.ndim != leading):
-            expected = "(B,)" if leading == 1 else "(B, T)"
-            raise InputError(
-                f"{name}: batch.{field} has shape {value.shape}, expected {expected}"
-                f"{'' if scalar else ' and the feature axes'}"
-            )
-        if field in ("actions", "next_actions"):
-            _check_action_rank(value, leading, f"{name}: batch.{field}")
-        rows = value.shape[0] if rows is None else rows
-        if value.shape[0] != rows:
-            raise InputError(f"{name}: batch.{field} has {value.shape[0]} rows, expected {rows}")
-    if rows is not None and not spec.whole_dataset and rows % spec.minibatches:
-        raise InputError(f"{name}: {rows} rows do not divide into {spec.minibatches} mini-batches")
-
-
-def check_example(batch: Batch, spec: BatchSpec, name: str) -> None:
-    """:func:`check_batch` for `init`, which needs only shapes: one row is enough.
-
-    Raises:
-      InputError: a field is missing, has the wrong rank or another number of rows.
-    """
-    check_batch(batch, dataclasses.replace(spec, minibatches=1), name)
-
-
-def check_vectors(config: Any, batch: Batch, name: str) -> None:
-    """Refuses images, unless all networks are the user's own: the others read rows of features.
-
-    Raises:
-      InputError: naming the algorithm, the shape, and the networks that read vectors.
-    """
-    if batch.observations.ndim == 2:
-        return
-    own = own_networks(config)
-    ours = [field for field, given in own.items() if not given]
-    if ours or not own:
-        instead = f", unless you give {', '.join(ours)}" if ours else ""
-        raise InputError(
-            f"{name}: batch.observations has shape {batch.observations.shape}, expected (B, O): "
-            f"the networks read vectors, one row of features for each transition{instead}"
-        )
-
-
-def _check_action_rank(actions: jax.Array, leading: int, where: str) -> None:
-    """One axis of features for real vectors, none for discrete actions."""
-    discrete = jax.numpy.issubdtype(actions.dtype, jax.numpy.integer)
-    if actions.ndim != leading + (not discrete):
-        integers, vectors = ("(B,)", "(B, A)") if leading == 1 else ("(B, T)", "(B, T, A)")
-        raise InputError(
-            f"{where} has shape {actions.shape} and dtype {actions.dtype}, expected {vectors} "
-            f"real vectors or {integers} integers"
-        )
-
-
-def check_continuous(batch: Batch, name: str) -> None:
-    """Refuses integer actions, for an algorithm whose actions are real vectors.
-
-    Raises:
-      InputError: naming the algorithm and the dtype.
-    """
-    if jax.numpy.issubdtype(batch.actions.dtype, jax.numpy.integer):
-        raise InputError(
-            f"{name}: batch.actions are integers ({batch.actions.dtype}), expected real vectors: "
-            "the policy is for continuous actions"
-        )
-
-
-def check_continuous_example(config: Any, batch: Batch, spec: BatchSpec, name: str) -> None:
-    """The checks in `init` of a method whose observations and actions are vectors.
-
-    Raises:
-      InputError: a field is missing or of a wrong shape; integer actions; images.
-    """
-    check_example(batch, spec, name)
-    check_continuous(batch, name)
-    check_vectors(config, batch, name)
-
-
-def check_one_hot(observations: Any, name: str) -> None:
-    """Refuses observations that do not name a row of a table.
-
-    Traced observations have no values yet and are not checked: `ddm.data.check_episodes` checks
-    those of a dataset, for an algorithm whose `batch_spec` says so.
-
-    Args:
-      observations: expected (N, S), one-hot.
-      name: the algorithm or the dataset, for the message.
-
-    Raises:
-      InputError: naming the first row that is not one-hot.
-    """
-    if isinstance(observations, jax.core.Tracer):
-        return
-    rows = np.asarray(observations)
-    expected = (
-        "expected one-hot rows, one column a state: a table needs an observation space of "
-        "Discrete(n), not standardised"
-    )
-    if rows.ndim != 2:
-        raise InputError(f"{name}: observations have shape {rows.shape}, {expected}")
-    one_hot = (np.count_nonzero(rows, axis=1) == 1) & (rows.max(axis=1, initial=0) == 1)
-    if not one_hot.all():
-        row = int(one_hot.argmin())
-        shown = ", ".join(f"{value:g}" for value in rows[row, :6])
-        more = ", ..." if rows.shape[1] > 6 else ""
-        raise InputError(f"{name}: observation {row} is ({shown}{more}), {expected}")
-
-
-def check_action_range(actions: Any, num_actions: int, name: str) -> None:
-    """Refuses discrete actions that the policy does not have; traced ones are not checked.
-
-    Args:
-      actions: (...) integers.
-      num_actions: all actions must be below it.
-      name: the algorithm or the dataset, for the message.
-
-    Raises:
-      InputError: naming the largest or the smallest action.
-    """
-    if isinstance(actions, jax.core.Tracer) or not actions.size:
-        return
-    values = np.asarray(actions)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high >= num_actions:
-        raise InputError(
-            f"{name}: the log has action {low if low < 0 else high} and num_actions is "
-            f"{num_actions}: expected actions from 0 to {num_actions - 1}"
-        )
-
-
-def check_actions(batch: Batch, num_actions: int, name: str) -> None:
-    """Refuses actions of the other kind, for an algorithm that takes both.
-
-    Args:
-      batch: with actions.
-      num_actions: size of a discrete action space; 0 for continuous actions.
-      name: the algorithm, for the message.
-
-    Raises:
-      InputError: integers where real vectors are expected, or the reverse; an integer outside the
-        action space, where its value is known.
-    """
-    discrete = jax.numpy.issubdtype(batch.actions.dtype, jax.numpy.integer)
-    if discrete and num_actions < 1:
-        raise InputError(
-            f"{name}: batch.actions are integers ({batch.actions.dtype}); set num_actions, the "
-            "number of discrete actions"
-        )
-    if not discrete and num_actions > 0:
-        raise InputError(
-            f"{name}: batch.actions are real vectors ({batch.actions.dtype}), expected integers "
-            f"below num_actions={num_actions}; leave num_actions at 0 for continuous actions"
-        )
-    if discrete:
-        check_action_range(batch.actions, num_actions, name)

@@ -51,7 +51,7 @@ class Config(denoising.Config):
     # steps of the sampler, at most K; robomimic: 10 of ddim
     sample_steps: int = static(10, "[1, inf)", at_most="diffusion_steps")
     # which levels it visits: trailing (from noise) or leading
-    spacing: str = choice(ops.diffusion.SPACINGS, "trailing")
+    spacing: str = choice(ops.denoising.SPACINGS, "trailing")
     clip: bool = static(True)  # keep estimates of the actions in [-1, 1] while sampling; authors
 
 
@@ -144,7 +144,7 @@ def sample(
         ops.diffusion.squared_cosine(config.diffusion_steps),
         key,
         (observations.shape[0], config.chunk_size, *state.action.shape),
-        timesteps=ops.diffusion.ddim_timesteps(
+        timesteps=ops.denoising.ddim_timesteps(
             config.diffusion_steps, config.sample_steps, config.spacing
         ),
         prediction=config.prediction,
@@ -182,16 +182,16 @@ def _prediction(config: Config) -> ops.diffusion.Prediction:
 
 def _ddpm(config: Config, *args: Any, **options: Any) -> jax.Array:
     del config
-    return ops.diffusion.sample_ddpm(*args, **options)
+    return ops.denoising.sample_ddpm(*args, **options)
 
 
 def _ddim(config: Config, *args: Any, **options: Any) -> jax.Array:
-    return ops.diffusion.sample_ddim(*args, eta=config.eta, **options)
+    return ops.denoising.sample_ddim(*args, eta=config.eta, **options)
 
 
 def _deterministic(config: Config, *args: Any, **options: Any) -> jax.Array:
     del config
-    return ops.diffusion.sample_ddim(*args, eta=0.0, **options)
+    return ops.denoising.sample_ddim(*args, eta=0.0, **options)
 
 
 SAMPLERS: dict[str, Callable[..., jax.Array]] = {"ddim": _ddim, "ddpm": _ddpm}

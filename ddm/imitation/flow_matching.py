@@ -36,9 +36,9 @@ class Config(denoising.Config):
     """Hyper-parameters; defaults are those of the diffusion policy's small preset."""
 
     # Where training looks: uniform (Lipman et al.), beta (near noise; Black et al.) or logit_normal
-    time_distribution: str = choice(ops.diffusion.TIMES, "uniform")
+    time_distribution: str = choice(ops.flows.TIMES, "uniform")
     # euler, or midpoint, which evaluates the network twice per step
-    solver: str = choice(ops.diffusion.SOLVERS, "euler")
+    solver: str = choice(ops.flows.SOLVERS, "euler")
     # equal steps of the solver; Black et al.: 10 of euler
     sample_steps: int = static(10, "[1, inf)")
 
@@ -67,10 +67,10 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     window = chunks.split(config, batch, "flow_matching")
     clean, rows = window.actions, window.actions.shape[:1]
     key, time_key, noise_key, dropout_key = jax.random.split(state.key, 4)
-    times = ops.diffusion.TIMES[config.time_distribution](time_key, rows)
+    times = ops.flows.TIMES[config.time_distribution](time_key, rows)
     noise = jax.random.normal(noise_key, clean.shape, clean.dtype)
-    noisy = ops.diffusion.interpolate(noise, clean, times)
-    targets = ops.diffusion.target_velocity(noise, clean)
+    noisy = ops.flows.interpolate(noise, clean, times)
+    targets = ops.flows.target_velocity(noise, clean)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
         velocities = state.policy.apply(
@@ -114,7 +114,7 @@ def sample(config: Config, state: State, observations: jax.Array, key: PRNGKey) 
     shape = (observations.shape[0], config.chunk_size, *state.action.shape)
     noise = jax.random.normal(key, shape, jnp.float32)
     velocity = _velocity(state, observations)
-    found = ops.diffusion.integrate(velocity, noise, config.sample_steps, config.solver)
+    found = ops.flows.integrate(velocity, noise, config.sample_steps, config.solver)
     return jnp.clip(found, -1.0, 1.0).astype(state.action.dtype)
 
 
@@ -143,7 +143,7 @@ def log_prob(
     """
     velocity = _velocity(state, observations)
     del config
-    return ops.diffusion.log_density(velocity, actions, num_steps)
+    return ops.flows.log_density(velocity, actions, num_steps)
 
 
 def score(
@@ -167,7 +167,7 @@ def score(
     """
     time = jnp.asarray(time, actions.dtype)
     velocity = _velocity(state, observations)(actions, time)
-    return ops.diffusion.score_from_velocity(velocity, actions, time)
+    return ops.flows.score_from_velocity(velocity, actions, time)
 
 
 def _velocity(state: State, observations: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:

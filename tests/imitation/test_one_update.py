@@ -192,7 +192,7 @@ def test_flow_matching():
     state, batch = _start(flow_matching, config)
     frames, chunks, mask = _split(batch)
     _, time_key, noise_key, _ = jax.random.split(state.key, 4)
-    times = ops.diffusion.TIMES["uniform"](time_key, (8,))
+    times = ops.flows.TIMES["uniform"](time_key, (8,))
     noise = jax.random.normal(noise_key, chunks.shape)
     share = times[:, None, None]
     noisy = (1.0 - share) * noise + share * chunks

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddm.errors import InputError
-from ddm.ops import diffusion
+from ddm.ops import denoising, diffusion, flows
 
 POSITIONS = jax.random.uniform(jax.random.key(0), (20_000, 1), minval=-1.0, maxval=1.0)
 CENTERS = forks.FORK.centers(POSITIONS)[..., 0]  # (B, 2)
@@ -61,7 +61,7 @@ def _judged(actions):
 )
 def test_ddpm_with_the_exact_noise_samples_the_fork(num_steps, valid, distance):
     schedule = diffusion.squared_cosine(num_steps)
-    actions = diffusion.sample_ddpm(
+    actions = denoising.sample_ddpm(
         _exact_noise(schedule), schedule, jax.random.key(1), POSITIONS.shape
     )
     found = _judged(actions)
@@ -75,12 +75,12 @@ def test_ddpm_with_the_exact_noise_samples_the_fork(num_steps, valid, distance):
 )
 def test_ddim_with_the_exact_noise_and_leading_levels(num_sample, valid, distance):
     schedule = diffusion.squared_cosine(100)
-    actions = diffusion.sample_ddim(
+    actions = denoising.sample_ddim(
         _exact_noise(schedule),
         schedule,
         jax.random.key(1),
         POSITIONS.shape,
-        timesteps=diffusion.ddim_timesteps(100, num_sample, "leading"),
+        timesteps=denoising.ddim_timesteps(100, num_sample, "leading"),
     )
     found = _judged(actions)
     assert found[0] == pytest.approx(valid, abs=4 * _error(valid) + 5e-3)
@@ -95,7 +95,7 @@ def test_ddim_with_the_exact_noise_and_leading_levels(num_sample, valid, distanc
 def test_euler_with_the_exact_velocity(num_steps, valid, distance):
     noise = jax.random.normal(jax.random.key(1), POSITIONS.shape)
     # The reference numbers of flows are of the fork of double size, whose flow is another one.
-    actions = diffusion.integrate(_exact_velocity, noise, num_steps) / 2
+    actions = flows.integrate(_exact_velocity, noise, num_steps) / 2
     found = _judged(actions)
     assert found[0] == pytest.approx(valid, abs=4 * _error(valid) + 5e-3)
     assert found[1] == pytest.approx(distance, rel=0.03)
@@ -107,9 +107,9 @@ def test_euler_with_the_exact_velocity(num_steps, valid, distance):
 
 def test_midpoint_steps_are_worth_more_than_twice_as_many_euler_steps():
     noise = jax.random.normal(jax.random.key(1), POSITIONS.shape)
-    halves = diffusion.integrate(_exact_velocity, noise, 5, "midpoint") / 2
+    halves = flows.integrate(_exact_velocity, noise, 5, "midpoint") / 2
     assert _judged(halves)[0] > 0.99
-    assert _judged(diffusion.integrate(_exact_velocity, noise, 5) / 2)[0] < 0.97
+    assert _judged(flows.integrate(_exact_velocity, noise, 5) / 2)[0] < 0.97
 
 
 # Diffusion by hand.
@@ -166,7 +166,7 @@ def test_noise_and_velocity_are_scores():
     for time in (0.0, 0.4, 0.9):
         velocity = _gaussian_velocity(x, time, mean, variance)
         pull = (x - time * mean) / (time**2 * variance + (1.0 - time) ** 2)
-        score = diffusion.score_from_velocity(velocity, x, jnp.float32(time))
+        score = flows.score_from_velocity(velocity, x, jnp.float32(time))
         np.testing.assert_allclose(score, -pull, rtol=1e-4, atol=1e-5)
 
 
@@ -177,7 +177,7 @@ def _gaussian_velocity(x, time, mean, variance):
 
 def test_a_ddpm_step_is_the_posterior_of_two_gaussians():
     schedule = diffusion.squared_cosine(10)
-    table = diffusion.levels(schedule)
+    table = denoising.levels(schedule)
     row = jax.tree.map(lambda leaf: leaf[3], table)  # level 6
     assert row.step == 6
     betas, alpha_bars = np.asarray(schedule.betas, float), np.asarray(schedule.alpha_bars, float)
@@ -186,12 +186,12 @@ def test_a_ddpm_step_is_the_posterior_of_two_gaussians():
     x, noisy = 0.7, -0.4
     mean = np.sqrt(alpha_bars[5]) * x / (1 - alpha_bars[5])
     mean = (mean + np.sqrt(1 - betas[6]) * noisy / betas[6]) / precision
-    found = diffusion.ddpm_step(row, jnp.array([noisy]), jnp.array([x]), jnp.array([2.0]))
+    found = denoising.ddpm_step(row, jnp.array([noisy]), jnp.array([x]), jnp.array([2.0]))
     np.testing.assert_allclose(found, mean + 2.0 / np.sqrt(precision), rtol=1e-5)
     last = jax.tree.map(lambda leaf: leaf[-1], table)
-    found = diffusion.ddpm_step(last, jnp.array([5.0]), jnp.array([0.3]), jnp.array([9.0]))
+    found = denoising.ddpm_step(last, jnp.array([5.0]), jnp.array([0.3]), jnp.array([9.0]))
     np.testing.assert_allclose(found, 0.3, rtol=1e-6)
-    found = diffusion.ddim_step(last, jnp.array([0.3]), jnp.array([5.0]), jnp.array([9.0]), 1.0)
+    found = denoising.ddim_step(last, jnp.array([0.3]), jnp.array([5.0]), jnp.array([9.0]), 1.0)
     np.testing.assert_allclose(found, 0.3, rtol=1e-6)
 
 
@@ -202,17 +202,17 @@ def test_ddim_with_eta_one_is_ddpm():
     def predict(noisy, step):
         return jnp.sin(noisy + step)
 
-    options = {"timesteps": diffusion.ddim_timesteps(12, 6), "clip": False}
-    one = diffusion.sample_ddpm(predict, schedule, jax.random.key(0), shape, **options)
-    other = diffusion.sample_ddim(predict, schedule, jax.random.key(0), shape, eta=1.0, **options)
+    options = {"timesteps": denoising.ddim_timesteps(12, 6), "clip": False}
+    one = denoising.sample_ddpm(predict, schedule, jax.random.key(0), shape, **options)
+    other = denoising.sample_ddim(predict, schedule, jax.random.key(0), shape, eta=1.0, **options)
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
-    none = diffusion.sample_ddim(predict, schedule, jax.random.key(0), shape, **options)
+    none = denoising.sample_ddim(predict, schedule, jax.random.key(0), shape, **options)
     assert not np.allclose(one, none, atol=0.1)
 
 
 def test_a_known_clean_chunk_is_what_every_sampler_returns():
     schedule, clean = diffusion.squared_cosine(10), jnp.linspace(-0.9, 0.9, 12).reshape(2, 3, 2)
-    for sampler in (diffusion.sample_ddpm, diffusion.sample_ddim):
+    for sampler in (denoising.sample_ddpm, denoising.sample_ddim):
         found = sampler(
             lambda noisy, step: clean,
             schedule,
@@ -233,12 +233,12 @@ def test_without_clipping_a_small_error_of_the_noise_explodes():
     shares = [
         forks.validity(
             POSITIONS,
-            diffusion.sample_ddim(
+            denoising.sample_ddim(
                 predict,
                 schedule,
                 jax.random.key(0),
                 POSITIONS.shape,
-                timesteps=diffusion.ddim_timesteps(100, 10),
+                timesteps=denoising.ddim_timesteps(100, 10),
                 clip=clip,
             ),
         )
@@ -249,12 +249,12 @@ def test_without_clipping_a_small_error_of_the_noise_explodes():
 
 
 def test_levels_that_a_short_sampler_visits():
-    assert diffusion.ddim_timesteps(100, 5, "leading") == (80, 60, 40, 20, 0)
-    assert diffusion.ddim_timesteps(100, 5) == (99, 79, 59, 39, 19)
-    assert diffusion.ddim_timesteps(10, 3) == (9, 6, 2)
-    for spacing in diffusion.SPACINGS:
-        assert diffusion.ddim_timesteps(4, 4, spacing) == (3, 2, 1, 0)
-    table = diffusion.levels(diffusion.squared_cosine(4), (3, 1))
+    assert denoising.ddim_timesteps(100, 5, "leading") == (80, 60, 40, 20, 0)
+    assert denoising.ddim_timesteps(100, 5) == (99, 79, 59, 39, 19)
+    assert denoising.ddim_timesteps(10, 3) == (9, 6, 2)
+    for spacing in denoising.SPACINGS:
+        assert denoising.ddim_timesteps(4, 4, spacing) == (3, 2, 1, 0)
+    table = denoising.levels(diffusion.squared_cosine(4), (3, 1))
     alpha_bars = diffusion.squared_cosine(4).alpha_bars
     np.testing.assert_array_equal(table.step, [3, 1])
     np.testing.assert_array_equal(table.previous_alpha_bar, [alpha_bars[1], 1.0])
@@ -270,7 +270,7 @@ def test_levels_that_a_short_sampler_visits():
 )
 def test_impossible_levels_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        diffusion.ddim_timesteps(*arguments)
+        denoising.ddim_timesteps(*arguments)
 
 
 def test_places_outside_the_mask_do_not_count():
@@ -287,9 +287,9 @@ def test_places_outside_the_mask_do_not_count():
 
 def test_the_straight_path():
     noise, clean = jnp.array([[1.0], [1.0]]), jnp.array([[3.0], [5.0]])
-    path = diffusion.interpolate(noise, clean, jnp.array([0.25, 1.0]))
+    path = flows.interpolate(noise, clean, jnp.array([0.25, 1.0]))
     np.testing.assert_allclose(path, [[1.5], [5.0]])
-    np.testing.assert_allclose(diffusion.target_velocity(noise, clean), [[2.0], [4.0]])
+    np.testing.assert_allclose(flows.target_velocity(noise, clean), [[2.0], [4.0]])
 
 
 @pytest.mark.parametrize(
@@ -300,11 +300,11 @@ def test_solvers_of_exponential_growth(solver, factor):
         return {"x": state["x"], "t": 2.0 * time}
 
     start = {"x": jnp.ones(2), "t": jnp.zeros(())}
-    end = diffusion.integrate(rate, start, 4, solver)
+    end = flows.integrate(rate, start, 4, solver)
     np.testing.assert_allclose(end["x"], factor**4, rtol=1e-6)
     # Left ends for Euler, the exact integral of 2 t for the midpoint rule.
     assert end["t"] == pytest.approx(0.75 if solver == "euler" else 1.0)
-    back = diffusion.integrate(rate, {**start, "t": jnp.ones(())}, 4, solver, begin=1.0, end=0.0)
+    back = flows.integrate(rate, {**start, "t": jnp.ones(())}, 4, solver, begin=1.0, end=0.0)
     assert back["t"] == pytest.approx(-0.25 if solver == "euler" else 0.0, abs=1e-6)
 
 
@@ -312,14 +312,14 @@ def test_divergences_of_a_linear_field():
     matrix = jnp.array([[1.0, 2.0], [-3.0, 0.5]])
     points = jax.random.normal(jax.random.key(0), (5, 1, 2))
     field = lambda x: x @ matrix.T  # noqa: E731
-    values, exact = diffusion.exact_divergence(field, points)
+    values, exact = flows.exact_divergence(field, points)
     np.testing.assert_allclose(values, field(points), rtol=1e-6)
     np.testing.assert_allclose(exact, 1.5, rtol=1e-5)
     # z^T M z is 1.5 -+ 1 for equal and opposite signs: their mean is the trace.
     signs = jnp.array([[1.0, 1.0], [1.0, -1.0]])[:, None, None]
     signs = jnp.broadcast_to(signs, (2, 5, 1, 2))
     for probes, expected in ((signs[:1], 0.5), (signs[1:], 2.5), (signs, 1.5)):
-        _, estimate = diffusion.hutchinson_divergence(probes)(field, points)
+        _, estimate = flows.hutchinson_divergence(probes)(field, points)
         np.testing.assert_allclose(estimate, expected, rtol=1e-5)
 
 
@@ -332,12 +332,12 @@ def test_the_density_of_a_gaussian_flow():
 
     expected = -0.5 * ((points - means) / std) ** 2 - jnp.log(std * jnp.sqrt(2 * jnp.pi))
     expected = expected.sum(axis=(1, 2))
-    found = diffusion.log_density(velocity, points, 50)
+    found = flows.log_density(velocity, points, 50)
     np.testing.assert_allclose(found, expected, atol=2e-3)
     # The field's Jacobian is a multiple of the identity: every probe gives its trace.
     probes = jnp.ones((1, *points.shape))
-    estimate = diffusion.hutchinson_divergence(probes)
-    again = diffusion.log_density(velocity, points, 50, divergence=estimate)
+    estimate = flows.hutchinson_divergence(probes)
+    again = flows.log_density(velocity, points, 50, divergence=estimate)
     np.testing.assert_allclose(again, found, atol=1e-4)
 
 
@@ -350,7 +350,7 @@ def test_the_density_of_a_gaussian_flow():
     ],
 )
 def test_distributions_of_the_training_times(name, place, share):
-    times = diffusion.TIMES[name](jax.random.key(0), (40_000,))
+    times = flows.TIMES[name](jax.random.key(0), (40_000,))
     assert times.min() >= 0.0
     assert times.max() <= 1.0
     assert jnp.mean(times < place) == pytest.approx(share, abs=0.01)  # 4 standard errors
