@@ -170,7 +170,8 @@ def bits(tree):
 def test_without_a_weight_it_is_mbpo_to_the_bit():
     sizes = {**SMALL, **contract.SMALL}
     config = combo.Config(**{**sizes, "alpha": 0.0})
-    shared = {"actor_learning_rate": 1e-4, "backup_entropy": 0.0}  # CQL's
+    slow = {"actor_learning_rate": 1e-4, "temperature_learning_rate": 1e-4}  # COMBO's
+    shared = {**slow, "backup_entropy": 0.0}
     sizes.pop("num_samples")
     theirs, their_metrics = some_update(mbpo, mbpo.Config(**{**sizes, **shared}))
     ours, our_metrics = some_update(combo, config)

@@ -12,7 +12,7 @@ from models import CONTEXT, OTHER, SMALL_MODEL, SMALL_ROUNDS
 
 from ddm import networks
 from ddm.errors import InputError
-from ddm.model_based import mbpo, rambo
+from ddm.model_based import dynamics, mbpo, rambo
 from ddm.model_based.parts import members
 from ddm.types import Batch
 
@@ -150,29 +150,56 @@ def value(state):
     return float(jnp.mean(found.means[..., 0] + 0.99 * jnp.sum(found.means[..., 1:], axis=-1)))
 
 
-def test_the_model_becomes_pessimistic_and_still_explains_the_log():
+def surprise(state):
+    """Negative log-likelihood per dimension of rows that the adversary never saw."""
+    unseen = log(256, seed=7)
+    return float(
+        dynamics.loss(linear_config(), state.model, unseen, jax.random.key(0))[
+            "negative_log_likelihood"
+        ]
+    )
+
+
+def test_the_model_becomes_pessimistic_and_still_explains_the_log_and_rows_it_never_saw():
     begin = rambo.init(linear_config(), jax.random.key(0), log())
     fitted, _ = opposed()(0.0, begin)
     fitted, honest = opposed()(0.0, fitted)
-    truth = value(fitted)
+    truth, known = value(fitted), surprise(fitted)
     against, metrics = opposed()(1.0, fitted)
-    alone, _ = opposed()(1e6, fitted)  # the likelihood no longer counts
+    longer, metrics = opposed()(1.0, against)
+    alone, spoiled = opposed()(1e6, fitted)  # the likelihood no longer counts
     assert honest["model_error"] < 0.02
-    assert value(against) < truth - 0.05
-    assert metrics["model_error"] < 0.1
+    for state in (against, longer):  # it falls once, and not without end
+        assert truth - 0.2 < value(state) < truth - 0.05
+        assert surprise(state) < known + 0.05  # found: 0.01
     assert value(alone) < truth - 1.0
+    assert surprise(alone) > known + 10.0
+    before = {"holdout_error": honest["model_error"]}
+    assert not rambo.diagnose(linear_config(), {**before, **metrics})
+    [found] = rambo.diagnose(linear_config(), {**before, **spoiled})
+    assert "has spoiled the model" in found
 
 
-def test_without_adversarial_steps_it_is_mbpo_to_the_bit():
+def test_a_model_that_was_spoiled_is_reported_with_both_errors():
+    fine = {"holdout_error": 0.1, "model_error": 0.3}
+    assert not rambo.diagnose(linear_config(), fine)
+    [found] = rambo.diagnose(linear_config(), {**fine, "model_error": 0.42})
+    assert "error on the log is 0.42 of the variance, and was 0.1 before" in found
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_before_the_adversarys_first_step_it_is_mbpo_to_the_bit(steps):
+    """Imagination and the policy's steps come first, and see the model as the log made it."""
     small = {**SMALL_MODEL, **SMALL_ROUNDS, "hidden_sizes": (8, 8)}
-    ours = rambo.Config().replace(**small, adversarial_steps=0, adversarial_weight=0.0)
-    theirs = mbpo.Config().replace(**small)
+    ours = rambo.Config().replace(**small, adversarial_steps=steps, adversarial_batch_size=4)
+    slow = {"actor_learning_rate": 1e-4, "temperature_learning_rate": 1e-4}  # RAMBO's
+    theirs = mbpo.Config().replace(**small, **slow)
     batch = contract.make_batch(mbpo, theirs)
     states = []
     for algorithm, config in ((rambo, ours), (mbpo, theirs)):
         state = algorithm.init(config, jax.random.key(0), batch)
         states.append(jax.jit(functools.partial(algorithm.update, config))(state, batch)[0])
-    names = ("model", "policy", "imagined")
+    names = ("policy", "imagined") if steps else ("model", "policy", "imagined")
     one, other = (
         [np.asarray(leaf) for leaf in jax.tree.leaves([getattr(state, name) for name in names])
          if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
@@ -180,6 +207,8 @@ def test_without_adversarial_steps_it_is_mbpo_to_the_bit():
     )  # fmt: skip
     for left, right in zip(one, other, strict=True):
         np.testing.assert_array_equal(left, right)
+    kept = [jax.tree.leaves(state.model.params)[0] for state in states]
+    assert np.array_equal(*kept) == (steps == 0)
 
 
 def test_cloning_raises_the_likelihood_of_the_log_and_moves_only_the_policy():
