@@ -37,7 +37,7 @@ import numpy as np
 from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.model_based import dynamics
-from ddm.model_based.parts import branched, members
+from ddm.model_based.parts import branched, logged, members
 from ddm.model_based.parts.branched import PARTS, act, batch_spec
 from ddm.off_policy import sac
 from ddm.types import (
@@ -176,7 +176,7 @@ def oppose(config: Config, state: State, batch: Batch, key: PRNGKey) -> tuple[St
         model = state.model.replace(params=played.params)
         rows, _ = dynamics.transition(config, model, observations, actions, step_key)
         advantages = advantage(config, state.policy, rows, next_key)
-        known = members.rows_of(real(real_key))
+        known = logged.rows_of(real(real_key))
         played, metrics = networks.minimize(
             lambda params: adversarial_loss(config, model, params, rows, advantages, known),
             played,
@@ -211,7 +211,7 @@ def adversarial_loss(
     params: Any,
     rows: Batch,
     advantages: jax.Array,
-    known: members.Rows,
+    known: logged.Rows,
 ) -> tuple[jax.Array, Metrics]:
     """L_model of parameters of all members.
 
@@ -227,7 +227,7 @@ def adversarial_loss(
       advantages: (B,) constants.
       known: real rows.
     """
-    likelihood = mixture_log_likelihood(config, model, params, members.rows_of(rows))
+    likelihood = mixture_log_likelihood(config, model, params, logged.rows_of(rows))
     opposed = jnp.mean(likelihood * jax.lax.stop_gradient(advantages))
     explain = lambda params: members.loss(config, model.members, params, model.scales, known)[0]  # noqa: E731
     losses = jnp.sum(jax.vmap(explain)(params))
@@ -238,11 +238,11 @@ def adversarial_loss(
 
 
 def mixture_log_likelihood(
-    config: Config, model: dynamics.State, params: Any, rows: members.Rows
+    config: Config, model: dynamics.State, params: Any, rows: logged.Rows
 ) -> jax.Array:
     """(B,) log of the mean density of the elites, of standardised targets (s' - s, r)."""
     elites = members.elites(config, model.holdout_errors)
-    targets = members.standardized(rows, model.scales)
+    targets = logged.standardized(rows, model.scales)
 
     def member(params: Any) -> jax.Array:
         found = members.outcome(

@@ -16,7 +16,7 @@ import ddm
 from ddm import data
 from ddm.errors import InputError
 from ddm.model_based import dynamics
-from ddm.model_based.parts import calibration, members
+from ddm.model_based.parts import calibration, learning, logged, members
 from ddm.types import Batch
 
 CONTRACT = contract.Contract(
@@ -67,11 +67,11 @@ def member(tree, index):
 
 def parts(config=CONFIG, state=None):
     """Rows, those held out and learned, scales and the order of the next epoch."""
-    state, rows = state or start(), members.rows_of(make_batch())
-    held_out, learned = members.split(config, state.split_key, rows)
-    scales = members.scales_of(jax.tree.map(lambda x: x[learned], rows))
+    state, rows = state or start(), logged.rows_of(make_batch())
+    held_out, learned = logged.split(config, state.split_key, rows)
+    scales = logged.scales_of(jax.tree.map(lambda x: x[learned], rows))
     _, epoch_key = jax.random.split(state.key)
-    order = members.draw_order(config, state.split_key, epoch_key, learned, config.steps_per_epoch)
+    order = logged.draw_order(config, state.split_key, epoch_key, learned, config.steps_per_epoch)
     return rows, held_out, learned, scales, order
 
 
@@ -81,7 +81,7 @@ def parts(config=CONFIG, state=None):
 def test_members_equal_members_trained_alone():
     rows, _, _, scales, order = parts()
     found, metrics = update(CONFIG, start(), make_batch())
-    alone = jax.jit(dynamics.train_member)
+    alone = jax.jit(learning.train)
     losses = []
     for index in range(3):
         begun = member(start().members, index)

@@ -13,7 +13,7 @@ from models import CONTEXT, OTHER, SMALL_MODEL, SMALL_ROUNDS
 from ddm import networks
 from ddm.errors import InputError
 from ddm.model_based import dynamics, mbpo, rambo
-from ddm.model_based.parts import members
+from ddm.model_based.parts import logged, members
 from ddm.types import Batch
 
 CONTRACT = contract.Contract(
@@ -99,7 +99,7 @@ def likelihood_in_float64(config, state, rows):
 def test_the_likelihood_of_the_mixture_equals_numpys_where_exponentials_underflow(distance):
     config, batch = linear_config(), log()
     state = rambo.init(config, jax.random.key(0), batch).model
-    rows = members.rows_of(batch)
+    rows = logged.rows_of(batch)
     rows = rows.replace(targets=rows.targets + distance)
     expected, _ = likelihood_in_float64(config, state, rows)
     found = rambo.mixture_log_likelihood(config, state, state.params, rows)
@@ -113,12 +113,12 @@ def test_the_gradient_is_the_score_functions_and_that_of_the_likelihood():
     state = rambo.init(config, jax.random.key(0), batch).model
     advantages = jnp.asarray(np.random.default_rng(2).normal(size=64), jnp.float32)
     loss = functools.partial(rambo.adversarial_loss, config, state)
-    gradient = jax.grad(lambda params: loss(params, batch, advantages, members.rows_of(known))[0])(
+    gradient = jax.grad(lambda params: loss(params, batch, advantages, logged.rows_of(known))[0])(
         state.params
     )["params"]["Dense_0"]["kernel"][0]
 
     def by_hand(batch):
-        rows = members.rows_of(batch)
+        rows = logged.rows_of(batch)
         _, inputs = likelihood_in_float64(config, state, rows)
         dense = state.params["params"]["Dense_0"]
         return inputs, rows.targets - inputs @ dense["kernel"][0] - dense["bias"][0]
