@@ -168,6 +168,31 @@ def test_rows_after_which_a_member_is_not_finite_are_cut_and_counted(setting):
     assert "18.2 % of the imagined rows were left out" in sentence
 
 
+class Clipped(Network):
+    """Values that are finite whatever the observation."""
+
+    @nn.compact
+    def __call__(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        del actions
+        self.param("unused", nn.initializers.zeros, (1,), jnp.float32)
+        return jnp.clip(jnp.sum(observations, axis=-1), -1.0, 1.0)[None]
+
+
+def test_a_state_that_is_not_finite_has_no_value_even_where_the_critics_give_one():
+    config = CONFIG.replace(
+        dynamics_network=exploding, model_weight_decay=(0.0,), num_critics=1,
+        critic_network=lambda config, size: Clipped(),
+    )  # fmt: skip
+    rows = transitions()
+    state = mobile.init(config, jax.random.key(0), rows)
+    model = state.model.replace(params={"params": {"force": jnp.ones((4, 1))}})
+    observations = rows.observations.at[2, 0].set(60.0)
+    found = mobile.value_spread(
+        config, state.policy, model, observations, rows.actions, jax.random.key(1)
+    )
+    assert np.flatnonzero(~np.isfinite(found)).tolist() == [2]
+
+
 def assert_same_bits(one, other, name):
     for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):

@@ -108,7 +108,7 @@ def test_the_likelihood_of_the_mixture_equals_numpys_where_exponentials_underflo
 
 
 def test_the_gradient_is_the_score_functions_and_that_of_the_likelihood():
-    config = linear_config(num_members=1, num_elites=1, adversarial_weight=0.7)
+    config = linear_config(num_members=2, num_elites=1, adversarial_weight=0.7)
     batch, known = log(), log(seed=1)
     state = rambo.init(config, jax.random.key(0), batch).model
     advantages = jnp.asarray(np.random.default_rng(2).normal(size=64), jnp.float32)
@@ -128,6 +128,32 @@ def test_the_gradient_is_the_score_functions_and_that_of_the_likelihood():
     inputs, errors = by_hand(known)
     likelihood = -2.0 * np.exp(2.0) * inputs.T @ errors / (64 * 3)
     np.testing.assert_allclose(gradient, 0.7 * score + likelihood, rtol=1e-4, atol=1e-5)
+
+
+def test_advantages_by_hand():
+    """Values are sums of observations, whatever the policy does."""
+    config, batch = linear_config(discount=0.9), log(8)
+    batch = batch.replace(terminations=jnp.arange(8) % 3 == 0)
+    policy = rambo.init(config, jax.random.key(0), batch).policy
+    ahead = np.where(batch.terminations, 0.0, 0.9 * np.sum(batch.next_observations, axis=-1))
+    gains = batch.rewards + ahead - np.sum(batch.observations, axis=-1)
+    found = rambo.advantage(config, policy, batch, jax.random.key(1))
+    np.testing.assert_allclose(found, (gains - gains.mean()) / gains.std(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("ends", "length"), [("always", 20), ("never", 1), ("never", 20)])
+def test_the_adversarys_episodes_begin_anew_at_an_end_and_at_their_length(ends, length):
+    """A model that makes every number a million times larger overflows in seven steps."""
+    always = lambda following: jnp.ones(following.shape[:-1], bool)  # noqa: E731
+    config = linear_config(
+        adversarial_steps=12, adversarial_batch_size=4, adversarial_learning_rate=0.0,
+        rollout_length=length, termination=always if ends == "always" else "never",
+    )  # fmt: skip
+    state = rambo.init(config, jax.random.key(0), log())
+    params = jax.tree.map(lambda x: 1e6 * x, state.model.params)
+    state = state.replace(model=state.model.replace(params=params))
+    _, metrics = jax.jit(functools.partial(rambo.oppose, config))(state, log(), jax.random.key(1))
+    assert np.isfinite(metrics["adversarial_loss"]) == (ends == "always" or length == 1)
 
 
 @functools.cache
