@@ -31,7 +31,11 @@ CONTRACT = contract.Contract(
         "adversarial_weight": 100.0,
         "bc_steps": 2,
     },
-    context={**CONTEXT, "probabilistic": {"adversarial_steps": 0}},
+    context={
+        **CONTEXT,
+        "probabilistic": {"adversarial_steps": 0},
+        "max_holdout": {"holdout_share": 0.5},  # a tenth of a small batch is one row already
+    },
 )
 
 
