@@ -5,14 +5,32 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import contract
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import struct
 
 import ddm
-from ddm import envs, experience, training
+from ddm import envs, evaluation, experience, training
 from ddm.envs import base, tabular
 from ddm.types import Box
+
+# Fields of a contract by which another value of a head's field shows.
+OTHER_HEAD = {
+    "head": "gaussian",
+    "features": lambda observations: 2.0 * contract.pair_features(observations),
+    "window": 5,
+    "num_epochs": 3,
+    "num_minibatches": 3,
+}
+HEAD_CONTEXT = {
+    "features": {
+        "head": "linear_softmax",
+        "num_actions": contract.NUM_ACTIONS,
+        "features": contract.pair_features,
+    }
+}
 
 ROOM = """
     S . .
@@ -108,3 +126,32 @@ def policy_of(algorithm: Any, config: Any, learner: Any) -> Any:
     buffer = learner.experience.buffer
     config = training.prepare(algorithm, config, buffer)
     return experience.policy_of(algorithm, config, learner.state, buffer)
+
+
+# What both methods must reach.
+
+
+def check_room(algorithm: Any, config: Any) -> Any:
+    """The policy of a table finds the way out; returns the learner."""
+    train = trainer(algorithm, config, IN_ROOM, updates=60, copies=8)
+    learner, metrics = train(jax.random.key(0), IN_ROOM.default_params)
+    policy = policy_of(algorithm, config, learner)
+    exact = evaluation.exact_return(policy, room(), horizon=30)
+    assert float(exact) == pytest.approx(BEST_IN_ROOM, abs=1e-5)
+    sampled = evaluation.exact_return(policy, room(), deterministic=False, horizon=30)
+    assert float(sampled) > BEST_IN_ROOM - 0.05
+    assert float(metrics["collect/return"][0]) < 0.0
+    return learner
+
+
+def check_aim(algorithm: Any, config: Any, first_return: float = 4 * 0.75) -> None:
+    """The policy aims at a point inside the box, and at its bound."""
+    world = Aim()
+    train = trainer(algorithm, config, world, updates=60, copies=8)
+    for target in (-0.4, 1.0):
+        params = world.default_params.replace(target=jnp.array(target))
+        learner, metrics = train(jax.random.key(1), params)
+        action, _ = policy_of(algorithm, config, learner)(jnp.ones(1), jax.random.key(0))
+        assert float(action[0]) / 2.0 - 1.0 == pytest.approx(target, abs=0.15)
+        assert float(metrics["collect/return"][-1]) > 4 * 0.75
+        assert float(metrics["collect/return"][0]) < first_return

@@ -16,8 +16,11 @@ OfflineRL-Kit's settings for halfcheetah / hopper / walker2d: `rollout_length` 5
 5 / 5 on medium, 0.5 on medium-replay, 5 on medium-expert.
 
 From that code: a step takes the critics first and then the policy, as SAC does here; two layers of
-256, not three (`hidden_sizes`). The paper has a factor 1/2 on the squared error, which that code
-and this one leave out, so its beta of 1 is 2 here. A step takes 12 times the arithmetic of SAC's.
+256, not three (`hidden_sizes`). Its soft maximum is over three actions, one of each kind, and the
+mean of `num_samples` of these counts, for a reshape of the samples is not kept; here it is over all
+of them, which is closer to the integral (`--num_samples=1` has the expectation of theirs). The
+paper has a factor 1/2 on the squared error, which that code and this one leave out, so its beta of
+1 is 2 here. A step takes 12 times the arithmetic of SAC's.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from ddm.model_based import dynamics
 from ddm.model_based.parts import branched
 from ddm.model_based.parts.branched import PARTS, BehaviorFn, State, act, batch_spec, own_actions
 from ddm.off_policy import sac
-from ddm.types import Batch, Metrics, PRNGKey, Stage, check_batch, choice, chosen, static
+from ddm.types import Batch, Metrics, PRNGKey, Stage, check_batch, choice, chosen, leaf, static
 
 __all__ = [
     "PARTS", "Config", "State", "act", "batch_spec", "diagnose", "init", "notes", "prepare",
@@ -75,6 +78,8 @@ ACTIONS: dict[str, BehaviorFn] = {"policy": own_actions, "uniform": uniform_acti
 class Config(cql.PenaltyConfig, branched.Config):
     """Hyper-parameters of the model, of SAC, of imagined episodes and of the penalty on values."""
 
+    # Adam's step size for log alpha; 0 fixes alpha
+    temperature_learning_rate: float = leaf(1e-4, "[0, inf)")
     # share of real rows in each batch; 1 leaves out the model: CQL
     real_share: float = static(0.5, "(0, 1]")
     rho_states: str | StatesFn = choice(STATES, "mixed")  # rho(s), whose values fall
@@ -100,8 +105,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """Imagined episodes, and `rollout_frequency` steps of SAC with the penalty.
 
     Metrics: those of SAC and of the imagined episodes (`branched.imagine`); ``gap``, soft maximum
-    of Q minus Q of the logged actions; ``alpha``, its weight; the model's ``holdout_error`` and
-    ``idle_epochs``.
+    of Q minus Q of the logged actions; ``alpha``, its weight; those of the model
+    (`dynamics.update`).
 
     Raises:
       InputError: no row of a gradient step is imagined, and `rho_states` asks for them.
@@ -120,9 +125,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         learning_key,
         functools.partial(step, num_real=num_real),
     )
-    steps = policy.step - state.policy.step
-    state = state.replace(policy=policy, imagined=imagined, step=state.step + steps, key=key)
-    return state, {**metrics, **found, **dynamics.metrics(config, state.model)}
+    return branched.finished(config, state, policy, imagined, key, {**metrics, **found})
 
 
 def step(

@@ -29,8 +29,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from ddm import networks
-from ddm.model_based.parts import members, terminations
-from ddm.model_based.parts.members import Prediction, Rows, Scales
+from ddm.model_based.parts import learning, logged, members, preparation, terminations
+from ddm.model_based.parts.logged import Scales
+from ddm.model_based.parts.members import Prediction
 from ddm.model_based.parts.uncertainty import UncertaintyFn
 from ddm.types import (
     TRANSITION_FIELDS,
@@ -51,6 +52,8 @@ from ddm.types import (
 
 _BETTER = 0.99  # a member is kept if its held-out error falls below this share of its best one
 _UNKNOWN = 1e30  # held-out error of a member that was not measured yet
+
+prepare, notes = preparation.prepare, preparation.notes
 
 
 class Config(Configuration):
@@ -112,21 +115,6 @@ def stages(config: Config) -> tuple[Stage, ...]:
     return (Stage("", update, batch_spec(config), num_steps=steps),)
 
 
-def prepare(config: Any, dataset: Any) -> Any:
-    """The length of an epoch, the termination rule and the units, where they are not given.
-
-    Raises:
-      InputError: the dataset is traced, as under jit.
-    """
-    config = members.epoch_length(config, dataset)
-    return members.units_of(config, dataset)
-
-
-def notes(config: Any, dataset: Any) -> list[str]:
-    """Sentences on what `prepare` chose, for the user."""
-    return members.termination_notes(config, dataset)
-
-
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     """Fresh members for the shapes in `batch`.
 
@@ -147,7 +135,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
         members=trained,
         params=jax.tree.map(jnp.copy, trained.params),
         holdout_errors=jnp.full(config.num_members, _UNKNOWN, jnp.float32),
-        scales=members.no_scales(observations.shape[-1], actions.shape[-1]),
+        scales=logged.no_scales(observations.shape[-1], actions.shape[-1]),
         idle_epochs=jnp.zeros((), jnp.int32),
         train_loss=jnp.zeros((), jnp.float32),
         split_key=split_key,
@@ -175,66 +163,24 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     how many there were.
     """
     check_batch(batch, batch_spec(config), "dynamics")
-    rows = members.rows_of(batch)
     key, epoch_key = jax.random.split(state.key)
-    held_out, learned = members.split(config, state.split_key, rows)
-    scales = members.scales_of(jax.tree.map(lambda x: x[learned], rows))
-    state = state.replace(scales=scales, key=key, step=state.step + config.steps_per_epoch)
-    order = members.draw_order(config, state.split_key, epoch_key, learned, config.steps_per_epoch)
-
     active = state.idle_epochs < config.patience
-    steps = jnp.where(active, order.shape[1], 0)
-    trained, losses = jax.vmap(
-        lambda member, order: train_member(config, scales, member, rows, order, steps)
-    )(state.members, order)
-
-    errors = members.errors(trained, scales, jax.tree.map(lambda x: x[held_out], rows))
+    trained, scales, losses, errors = learning.learn(
+        config, state.members, batch, state.split_key, epoch_key, config.steps_per_epoch, active
+    )
     better = active & (errors < _BETTER * state.holdout_errors)
     idle = jnp.where(jnp.any(better), 0, state.idle_epochs + active.astype(jnp.int32))
     state = state.replace(
         members=trained,
         params=members.select(better, trained.params, state.params),
         holdout_errors=jnp.where(better, errors, state.holdout_errors),
+        scales=scales,
         idle_epochs=idle.astype(jnp.int32),
         train_loss=jnp.where(active, jnp.mean(losses), state.train_loss),
+        step=state.step + config.steps_per_epoch,
+        key=key,
     )
     return state, metrics(config, state)
-
-
-def train_member(
-    config: Config,
-    scales: Scales,
-    member: networks.Trainable,
-    rows: Rows,
-    order: jax.Array,
-    steps: Any,
-) -> tuple[networks.Trainable, jax.Array]:
-    """Gradient steps of one member.
-
-    Args:
-      config: of the model.
-      scales: of inputs and targets.
-      member: without the axis of members.
-      rows: N of them.
-      order: (K, B) the rows of each gradient step.
-      steps: () how many of the K steps are made; may be traced.
-
-    Returns:
-      The member, and the mean of its loss, 0 without a step.
-    """
-
-    def step(index: Any, carry: tuple[networks.Trainable, jax.Array]):
-        member, total = carry
-        picked = jax.tree.map(lambda x: x[order[index]], rows)
-        member, metrics = networks.minimize(
-            lambda params: members.loss(config, member, params, scales, picked),
-            member,
-            config.model_learning_rate,
-        )
-        return member, total + metrics["loss"]
-
-    member, total = jax.lax.fori_loop(0, steps, step, (member, jnp.zeros((), jnp.float32)))
-    return member, total / jnp.maximum(steps, 1).astype(jnp.float32)
 
 
 def refine(config: Config, state: State, batch: Batch, num_steps: int) -> State:
@@ -249,15 +195,10 @@ def refine(config: Config, state: State, batch: Batch, num_steps: int) -> State:
       batch: transitions.
       num_steps: of each member.
     """
-    rows = members.rows_of(batch)
     key, split_key, order_key = jax.random.split(state.key, 3)
-    held_out, learned = members.split(config, split_key, rows)
-    scales = members.scales_of(jax.tree.map(lambda x: x[learned], rows))
-    order = members.draw_order(config, split_key, order_key, learned, num_steps)
-    trained, losses = jax.vmap(
-        lambda member, order: train_member(config, scales, member, rows, order, num_steps)
-    )(state.members, order)
-    errors = members.errors(trained, scales, jax.tree.map(lambda x: x[held_out], rows))
+    trained, scales, losses, errors = learning.learn(
+        config, state.members, batch, split_key, order_key, num_steps
+    )
     return state.replace(
         members=trained,
         params=trained.params,
@@ -286,7 +227,7 @@ def loss(config: Config, state: State, batch: Batch, key: PRNGKey) -> Metrics:
     in nats per dimension, of standardised targets.
     """
     del key
-    rows, elites = members.rows_of(batch), members.elites(config, state.holdout_errors)
+    rows, elites = logged.rows_of(batch), members.elites(config, state.holdout_errors)
     params = jax.tree.map(lambda x: x[elites], state.params)
     error = jax.vmap(lambda params: members.error(state.members, params, state.scales, rows))
     likelihood = jax.vmap(

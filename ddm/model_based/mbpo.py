@@ -60,6 +60,4 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     policy, metrics = branched.learn(
         config, state.policy, batch, imagined, learning_key, sac.update
     )
-    steps = policy.step - state.policy.step
-    state = state.replace(policy=policy, imagined=imagined, step=state.step + steps, key=key)
-    return state, {**metrics, **found, **dynamics.metrics(config, state.model)}
+    return branched.finished(config, state, policy, imagined, key, {**metrics, **found})

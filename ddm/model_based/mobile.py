@@ -29,6 +29,7 @@ step then takes 10.6 times the arithmetic of SAC's (6.0 against 0.57 GFLOP).
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ import jax.numpy as jnp
 from ddm import ops
 from ddm.model_based import dynamics
 from ddm.model_based.parts import branched, members
-from ddm.model_based.parts.branched import PARTS, State, act, batch_spec, diagnose, init
+from ddm.model_based.parts.branched import PARTS, State, act, batch_spec, init
 from ddm.off_policy import sac
 from ddm.types import Batch, Metrics, PRNGKey, Stage, check_batch, leaf, static
 
@@ -69,7 +70,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """Imagined episodes, and `rollout_frequency` steps of SAC with penalised targets.
 
     Metrics: those of SAC and of the imagined episodes (`branched.imagine`); ``penalty``, mean of
-    c u over the imagined rows of the batches; the model's ``holdout_error`` and ``idle_epochs``.
+    c u over the imagined rows of the batches; ``not_valued``, share of these that were cut, see
+    :func:`step`; those of the model (`dynamics.update`).
     """
     check_batch(batch, batch_spec(config), "mobile")
     num_real = branched.num_real(config, len(batch.rewards) // config.rollout_frequency)
@@ -77,15 +79,17 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     imagined, found = branched.imagine(config, state, batch, rollout_key)
     one_step = functools.partial(step, model=state.model, num_real=num_real)
     policy, metrics = branched.learn(config, state.policy, batch, imagined, learning_key, one_step)
-    steps = policy.step - state.policy.step
-    state = state.replace(policy=policy, imagined=imagined, step=state.step + steps, key=key)
-    return state, {**metrics, **found, **dynamics.metrics(config, state.model)}
+    return branched.finished(config, state, policy, imagined, key, {**metrics, **found})
 
 
 def step(
     config: Config, policy: sac.State, batch: Batch, model: dynamics.State, num_real: int
 ) -> tuple[sac.State, Metrics]:
     """One step of SAC on a mixed batch whose imagined rows are penalised.
+
+    An imagined row is cut where a member predicts a next state that is not finite, or values there
+    are not: its u is unknown. Another row of the batch stands in its place. Where none is left,
+    which takes a `real_share` of 0, the metrics are not finite, and a run stops.
 
     Args:
       config: of the method.
@@ -97,11 +101,19 @@ def step(
     key = jax.random.fold_in(policy.key, 3)  # next to the three that SAC splits its key into
     imagined = jax.tree.map(lambda x: x[num_real:], batch)
     unsure = value_spread(config, policy, model, imagined.observations, imagined.actions, key)
+    valued = jnp.isfinite(unsure)
     rewards = ops.penalized_rewards(imagined.rewards, unsure, config.penalty)
     rewards = jnp.concatenate([batch.rewards[:num_real], rewards])
-    policy, metrics = sac.update(config, policy, batch.replace(rewards=rewards))
-    total = jnp.sum(config.penalty * unsure)
-    return policy, {**metrics, "penalty": total / max(len(unsure), 1)}
+    kept = _in_place_of_cut(jnp.concatenate([jnp.ones(num_real, bool), valued]))
+    batch = jax.tree.map(lambda x: x[kept], batch.replace(rewards=rewards))
+    policy, metrics = sac.update(config, policy, batch)
+    count = jnp.sum(valued, dtype=jnp.float32)
+    total = jnp.sum(jnp.where(valued, config.penalty * unsure, 0.0))
+    return policy, {
+        **metrics,
+        "penalty": total / jnp.maximum(count, 1.0),
+        "not_valued": jnp.sum(~valued, dtype=jnp.float32) / max(len(unsure), 1),
+    }
 
 
 def value_spread(
@@ -113,6 +125,8 @@ def value_spread(
     key: PRNGKey,
 ) -> jax.Array:
     """u(s, a), (B,): how much the elites disagree about the value of the next state.
+
+    It is not finite where a next state or its value is not.
 
     Args:
       config: of the method.
@@ -133,10 +147,29 @@ def value_spread(
     flat = following.reshape(-1, shape[-1])
     next_actions = sac.policy_at(config, policy.actor, flat).sample(seed=action_key)
     values = jnp.min(policy.critic.target(flat, next_actions), axis=0).reshape(shape[:-1])
-    return _sample_std(jnp.mean(values, axis=0))
+    finite = jnp.all(jnp.isfinite(following), axis=(0, 1, 3))  # a relu can hide that one is not
+    return jnp.where(finite, _sample_std(jnp.mean(values, axis=0)), jnp.nan)
+
+
+def _in_place_of_cut(kept: jax.Array) -> jax.Array:
+    """(B,) row numbers: each row that is kept, and those again in the places of the others."""
+    rows = jnp.arange(len(kept))
+    first = jnp.argsort(~kept, stable=True)  # the rows that are kept, then the others
+    return jnp.where(kept, rows, first[rows % jnp.maximum(jnp.sum(kept), 1)])
 
 
 def _sample_std(values: jax.Array) -> jax.Array:
     """(B,) of (E, B), divided by E - 1; 0 for a single elite."""
     squares = jnp.sum((values - jnp.mean(values, axis=0, keepdims=True)) ** 2, axis=0)
     return jnp.sqrt(squares / max(len(values) - 1, 1))
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Sentences of MBPO, and one on imagined rows that were cut."""
+    share = metrics.get("not_valued", 0.0)
+    found = (
+        f"{100.0 * share:.3g} % of the imagined rows were left out of the targets, because a "
+        "member predicts what is not finite after them: the model is unsure far beyond the log; "
+        "shorten rollout_length, or train the model for longer"
+    )
+    return [*branched.diagnose(config, metrics), *([found] if share > 0.0 else [])]

@@ -54,8 +54,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """Imagined episodes, and `rollout_frequency` steps of SAC.
 
     Metrics: those of SAC and of the imagined episodes (`branched.imagine`); ``penalty``, its mean
-    over imagined transitions; those of
-    the model (`dynamics.update`).
+    over imagined transitions; those of the model (`dynamics.update`).
     """
     check_batch(batch, batch_spec(config), "mopo")
     key, rollout_key, learning_key = jax.random.split(state.key, 3)
@@ -65,9 +64,7 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     policy, metrics = branched.learn(
         config, state.policy, batch, imagined, learning_key, sac.update
     )
-    steps = policy.step - state.policy.step
-    state = state.replace(policy=policy, imagined=imagined, step=state.step + steps, key=key)
-    return state, {**metrics, **found, **dynamics.metrics(config, state.model)}
+    return branched.finished(config, state, policy, imagined, key, {**metrics, **found})
 
 
 def penalized(config: Config, rows: Batch, unsure: jax.Array) -> tuple[Batch, dict]:

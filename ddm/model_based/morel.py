@@ -72,8 +72,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """Imagined episodes up to HALT, and `rollout_frequency` steps of SAC.
 
     Metrics: those of SAC and of the imagined episodes (`branched.imagine`); ``halted``, share of
-    the imagined steps that lead to HALT; ``threshold`` and ``halt_reward``; the model's
-    ``holdout_error`` and ``idle_epochs``.
+    the imagined steps that lead to HALT; ``threshold`` and ``halt_reward``; those of the
+    model (`dynamics.update`).
     """
     check_batch(batch, batch_spec(config), "morel")
     key, rollout_key, learning_key = jax.random.split(state.key, 3)
@@ -83,10 +83,8 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     policy, metrics = branched.learn(
         config, state.policy, batch, imagined, learning_key, sac.update
     )
-    steps = policy.step - state.policy.step
-    state = state.replace(policy=policy, imagined=imagined, step=state.step + steps, key=key)
-    known = halting.metrics(config, state.measured)
-    return state, {**metrics, **found, **known, **dynamics.metrics(config, state.model)}
+    metrics = {**metrics, **found, **halting.metrics(config, state.measured)}
+    return branched.finished(config, state, policy, imagined, key, metrics)
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:

@@ -3,21 +3,31 @@
     A(s, a, r, s') = r + gamma (1 - termination) min_i Q_i(s', a') - min_i Q_i(s, a),   a' ~ pi(s')
     L_model = lambda_adv mean [ log P(s', r | s, a) A~ ] + sum_i L_i
 
-SAC in a model that plays against it. Before each round of imagination the model takes
-`adversarial_steps` gradient steps on L_model: it makes transitions less likely after which the
-policy does better than it expects, while it must still explain the log (`L_i`, the loss in
-`dynamics`). Transitions (s', r) are drawn from the model, along episodes that begin in the log,
-and are constants of the loss: its gradient is the score function's. A~ is the advantage,
+SAC in a model that plays against it. After each round of imagination and of the policy's steps,
+the model takes `adversarial_steps` gradient steps on L_model: it makes transitions less likely
+after which the policy does better than it expects, while it must still explain the log (`L_i`, the
+loss in `dynamics`). Transitions (s', r) are drawn from the model, along episodes that begin in the
+log, and are constants of the loss: its gradient is the score function's. A~ is the advantage,
 standardised over the batch; P is the mixture of the elites, all of equal weight.
 Nothing is taken off the rewards. Before all this the policy clones the log for `bc_steps`.
 
+The authors' settings (marc-rigter/rambo): `rollout_length` 5, and 2 on hopper random and
+medium-replay and walker2d medium-expert; `adversarial_weight` 3e-4, and 0 on halfcheetah random and
+walker2d random, medium and medium-replay. OfflineRL-Kit has another list: 0 on walker2d medium and
+medium-replay, halfcheetah and hopper medium-expert; 2 on walker2d medium-expert only; and it
+imagines every 250 steps.
+
 From the authors' code: the mixture's density is a logsumexp, because a sum of exponentials
-underflows in many dimensions; a' is a sample, not the policy's mode; an episode that ends is begun
-anew at once; learned terminations are left to the log, for the adversary P has only (s', r).
+underflows in many dimensions; a' is a sample, of which V is the mean, not the policy's mode; an
+episode that ends is begun anew at once, theirs go on beyond an end; all members explain the same
+rows of the log, where theirs draw rows of their own that are not held out; the log-variances'
+bounds weigh 0.01 as in MOPO, theirs 0.001 (see `members`); cloning is not the default. Learned
+terminations are left to the log, for the adversary P has only (s', r).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,8 +37,8 @@ import numpy as np
 from ddm import networks, ops
 from ddm.errors import InputError
 from ddm.model_based import dynamics
-from ddm.model_based.parts import branched, members
-from ddm.model_based.parts.branched import PARTS, act, batch_spec, diagnose
+from ddm.model_based.parts import branched, logged, members
+from ddm.model_based.parts.branched import PARTS, act, batch_spec
 from ddm.off_policy import sac
 from ddm.types import (
     TRANSITION_FIELDS,
@@ -49,17 +59,28 @@ __all__ = [
 
 prepare, notes = dynamics.prepare, dynamics.notes
 
+_LOST = 0.25  # share of the variance that a model no longer explains, when it is reported
+
 
 class Config(branched.Config):
     """Hyper-parameters of the model, of SAC, of imagined episodes and of the adversary."""
 
+    # Those of the authors' configurations.
+    actor_learning_rate: float = leaf(1e-4, "[0, inf)")  # Adam's step size, also of cloning
+    # Adam's step size for log alpha; 0 fixes alpha
+    temperature_learning_rate: float = leaf(1e-4, "[0, inf)")
+    model_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's, before the adversary's steps
+    # epochs without a better member after which the model's training ends
+    patience: int = leaf(10, "[1, inf)")
+    holdout_share: float = static(0.1, "(0, 1)")  # of the log's rows, for the errors of the members
     real_share: float = static(0.5, "[0, 1]")  # share of real rows in each batch of the policy
-    # lambda_adv; the paper takes 3e-4, and 0 in four of its nine tasks
+    # lambda_adv; 0 in some of the authors' tasks, see above
     adversarial_weight: float = leaf(3e-4, "[0, inf)")
     adversarial_learning_rate: float = leaf(3e-4, "[0, inf)")  # Adam's step size for L_model
-    adversarial_steps: int = static(1000, "[0, inf)")  # of the model before each round
+    adversarial_steps: int = static(1000, "[0, inf)")  # of the model after each round
     adversarial_batch_size: int = static(256, "[2, inf)")  # imagined and real rows of such a step
-    bc_steps: int = static(0, "[0, inf)")  # gradient steps in which the policy clones the log
+    # gradient steps in which the policy clones the log; authors: 50 passes over it
+    bc_steps: int = static(0, "[0, inf)")
 
 
 class State(branched.State):
@@ -107,25 +128,24 @@ def clone(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
 
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
-    """The adversary's steps, imagined episodes, and `rollout_frequency` steps of SAC.
+    """Imagined episodes, `rollout_frequency` steps of SAC, and the adversary's steps.
 
     Metrics: those of SAC and of the imagined episodes (`branched.imagine`); of the adversary
-    (:func:`adversarial_loss`), means over its steps; the model's ``holdout_error``, as it was
-    before the adversary, and ``idle_epochs``.
+    (:func:`adversarial_loss`), means over its steps; those of the model (`dynamics.update`), whose
+    ``holdout_error`` is the one before the adversary's first step.
     """
     check_batch(batch, batch_spec(config), "rambo")
-    played: Metrics = {}
-    if config.adversarial_steps:
-        key, adversary_key = jax.random.split(state.key)
-        state, played = oppose(config, state.replace(key=key), batch, adversary_key)
     key, rollout_key, learning_key = jax.random.split(state.key, 3)
     imagined, found = branched.imagine(config, state, batch, rollout_key)
     policy, metrics = branched.learn(
         config, state.policy, batch, imagined, learning_key, sac.update
     )
-    steps = policy.step - state.policy.step
-    state = state.replace(policy=policy, imagined=imagined, step=state.step + steps, key=key)
-    return state, {**metrics, **found, **played, **dynamics.metrics(config, state.model)}
+    state, metrics = branched.finished(config, state, policy, imagined, key, {**metrics, **found})
+    if config.adversarial_steps == 0:
+        return state, metrics
+    key, adversary_key = jax.random.split(state.key)
+    state, played = oppose(config, state.replace(key=key), batch, adversary_key)
+    return state, {**metrics, **played}
 
 
 def oppose(config: Config, state: State, batch: Batch, key: PRNGKey) -> tuple[State, Metrics]:
@@ -156,7 +176,7 @@ def oppose(config: Config, state: State, batch: Batch, key: PRNGKey) -> tuple[St
         model = state.model.replace(params=played.params)
         rows, _ = dynamics.transition(config, model, observations, actions, step_key)
         advantages = advantage(config, state.policy, rows, next_key)
-        known = members.rows_of(real(real_key))
+        known = logged.rows_of(real(real_key))
         played, metrics = networks.minimize(
             lambda params: adversarial_loss(config, model, params, rows, advantages, known),
             played,
@@ -191,7 +211,7 @@ def adversarial_loss(
     params: Any,
     rows: Batch,
     advantages: jax.Array,
-    known: members.Rows,
+    known: logged.Rows,
 ) -> tuple[jax.Array, Metrics]:
     """L_model of parameters of all members.
 
@@ -207,7 +227,7 @@ def adversarial_loss(
       advantages: (B,) constants.
       known: real rows.
     """
-    likelihood = mixture_log_likelihood(config, model, params, members.rows_of(rows))
+    likelihood = mixture_log_likelihood(config, model, params, logged.rows_of(rows))
     opposed = jnp.mean(likelihood * jax.lax.stop_gradient(advantages))
     explain = lambda params: members.loss(config, model.members, params, model.scales, known)[0]  # noqa: E731
     losses = jnp.sum(jax.vmap(explain)(params))
@@ -218,11 +238,11 @@ def adversarial_loss(
 
 
 def mixture_log_likelihood(
-    config: Config, model: dynamics.State, params: Any, rows: members.Rows
+    config: Config, model: dynamics.State, params: Any, rows: logged.Rows
 ) -> jax.Array:
     """(B,) log of the mean density of the elites, of standardised targets (s' - s, r)."""
     elites = members.elites(config, model.holdout_errors)
-    targets = members.standardized(rows, model.scales)
+    targets = logged.standardized(rows, model.scales)
 
     def member(params: Any) -> jax.Array:
         found = members.outcome(
@@ -235,3 +255,14 @@ def mixture_log_likelihood(
     densities = jax.vmap(member)(jax.tree.map(lambda x: x[elites], params))
     count = np.log(config.num_elites).astype(np.float32)
     return jax.nn.logsumexp(densities, axis=0) - count
+
+
+def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
+    """Sentences of MBPO, and one on a model that no longer explains the log."""
+    before, after = metrics.get("holdout_error", 0.0), metrics.get("model_error", 0.0)
+    found = (
+        f"the adversary has spoiled the model: its error on the log is {after:.3g} of the "
+        f"variance, and was {before:.3g} before; lower adversarial_weight, "
+        "adversarial_learning_rate or adversarial_steps"
+    )
+    return [*branched.diagnose(config, metrics), *([found] if after - before > _LOST else [])]

@@ -148,8 +148,7 @@ def act(
 ) -> tuple[jax.Array, PyTree]:
     """The first of the best actions; nothing is random."""
     del config, key, deterministic
-    state_id = tables.state_ids(observation[None])[0]
-    return jnp.argmax(state.action_values[state_id]).astype(jnp.int32), policy_state
+    return tables.greedy(state.action_values, observation), policy_state
 
 
 def learn_model(config: Config, batch: Batch) -> Model:

@@ -126,6 +126,12 @@ def empirical_policy(counts: jax.Array, pseudo_count: jax.Array | float = 0.0) -
     )
 
 
+def greedy(action_values: jax.Array, observation: jax.Array) -> jax.Array:
+    """The first of the best actions () of a table of values (S, A) at one observation (S,)."""
+    chex.assert_rank([action_values, observation], [2, 1])
+    return jnp.argmax(action_values[state_ids(observation[None])[0]]).astype(jnp.int32)
+
+
 def choose(
     policy: jax.Array, observation: jax.Array, key: jax.Array, deterministic: bool
 ) -> jax.Array:

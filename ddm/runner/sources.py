@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -114,19 +115,29 @@ def example(shared: Shared, spec: Spec) -> Any:
     return jax.eval_shape(lambda: _draw_example(shared.source(seen, spec), spec))
 
 
-def check_room(shared: Shared, lanes: int) -> None:
+def check_room(shared: Shared, lanes: int, algorithm: Algorithm, config: Any) -> None:
     """Refuses buffers that do not fit the memory, before anything is computed.
+
+    They are those of own experience, and those in a method's state, as of imagined transitions.
 
     Raises:
       InputError: naming both sizes.
     """
     collector = shared.collector
-    if collector is None:
-        return
-    buffer = jax.eval_shape(lambda: _no_rows(shared))
+    if collector is not None:
+        buffer = jax.eval_shape(lambda: _no_rows(shared))
+        name = f"with a buffer_capacity of {collector.spec.capacity}"
+        _check_fits(buffer, lanes, name)
+    batch = example(shared, algorithm.batch_spec(config))
+    state = jax.eval_shape(functools.partial(algorithm.init, config), jax.random.key(0), batch)
+    is_buffer = lambda part: isinstance(part, data.Buffer)  # noqa: E731
+    for buffer in filter(is_buffer, jax.tree.leaves(state, is_leaf=is_buffer)):
+        _check_fits(buffer, lanes, f"with room for {buffer.capacity}")
+
+
+def _check_fits(buffer: data.Buffer, lanes: int, room: str) -> None:
     each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(buffer.rows))
-    name = f"own experience of {lanes} lanes with a buffer_capacity of {collector.spec.capacity}"
-    data.check_fits(lanes * each, name=name)
+    data.check_fits(lanes * each, name=f"{buffer.info.name} of {lanes} lanes {room}")
 
 
 def check(shared: Shared, spec: Spec, batch_size: int) -> None:

@@ -132,7 +132,7 @@ class _Run:
         check_same_run(self._record, placement.placement)
         # Errors of the algorithm or the environment are raised here, before a folder is made.
         self._plan.check(shared, options.batch_size, holdout)
-        check_room(shared, placement.held)
+        check_room(shared, placement.held, algorithm, config)
         arrays = init_lanes(algorithm, configs, self._lanes, shared, options.batch_size)
         arrays = start_from(start, algorithm, arrays, self._units)
         self._device = DeviceLanes(algorithm, configs, arrays, shared, options)

@@ -6,20 +6,13 @@ import functools
 import types
 
 import contract
+import cql_by_hand
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-    HIDDEN,
-    Squashed,
-    adam,
-    adam_along,
-    check_update,
-    critics,
-    tracked,
-    transitions,
-)
+from by_hand import Squashed, check_update, critics, transitions
+from cql_by_hand import SETTINGS
 from flax import linen as nn
 from models import CONTEXT, OTHER, SMALL_MODEL, SMALL_ROUNDS
 
@@ -57,89 +50,36 @@ CONTRACT = contract.Contract(
 # The step, with five real rows of 16.
 
 NUM_REAL = 5
-STEP = combo.Config(
-    hidden_sizes=HIDDEN, actor_learning_rate=0.02, critic_learning_rate=0.03,
-    temperature_learning_rate=0.05, alpha_learning_rate=0.04, target_entropy=-0.7, discount=0.9,
-    target_rate=0.1, backup_entropy=0.6, log_std_min=-1.0, log_std_max=0.3, alpha=1.7,
-    penalty_temperature=0.7, target_gap=0.3, num_samples=3,
-)  # fmt: skip
+STEP = combo.Config(**SETTINGS)
 ONE_STEP = types.SimpleNamespace(
     init=cql.init, update=functools.partial(combo.step, num_real=NUM_REAL)
 )
-
-
-def penalised(config, old, rows, key):
-    """Actions (9, B, A), all of them at s, and their log-densities (9, B)."""
-    uniform_key, current_key, next_key = jax.random.split(key, 3)
-    shape = (3, *rows.actions.shape)
-    uniform = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
-    parts = [(uniform, jnp.full(shape[:2], np.log(0.25)))]
-    for observations, key in (
-        (rows.observations, current_key),
-        (rows.next_observations, next_key),
-    ):
-        parts.append(Squashed(config, old.actor.params, observations).sample(key, 3))
-    return [jnp.concatenate(each) for each in zip(*parts, strict=True)]
 
 
 def equations_of(config):
     def equations(old, batch):
         key, target_key, actor_key = jax.random.split(old.key, 3)
         temperature = jnp.exp(old.temperature.params)
-        following = Squashed(config, old.actor.params, batch.next_observations)
-        next_actions, next_log_probs = following.sample(target_key)
-        next_values = critics(old.critic.target_params, batch.next_observations, next_actions)
-        soft = next_values.min(axis=0) - 0.6 * temperature * next_log_probs
+        soft, next_values = cql_by_hand.soft_values(config, old, batch, target_key)
         y = batch.rewards + 0.9 * (1.0 - batch.terminations) * soft
         first = NUM_REAL if config.rho_states == "imagined" else 0
         states = jax.tree.map(lambda x: x[first:], batch)
-        key_of_samples = jax.random.fold_in(old.key, 3)
-        actions, log_densities = penalised(config, old, states, key_of_samples)
+        highest = cql_by_hand.soft_maxima(config, old, states, jax.random.fold_in(old.key, 3))
 
         def parts(params):
             values = critics(params, batch.observations, batch.actions)
-            sampled = critics(params, states.observations, jnp.moveaxis(actions, 0, 1))
-            integral = jnp.exp(sampled / 0.7 - log_densities.T).mean(axis=2)
-            gaps = (0.7 * jnp.log(integral)).mean(axis=1) - values[:, :5].mean(axis=1)
+            gaps = highest(params).mean(axis=1) - values[:, :5].mean(axis=1)  # of real rows
             return ((values - y) ** 2).mean(axis=1).sum(), gaps, values
 
-        weight = jnp.exp(old.alpha.params) if config.lagrange else 1.7
-
-        def critic_loss(params):
-            error, gaps, _ = parts(params)
-            return error + weight * (gaps[0] + gaps[1])
-
-        critic = adam(critic_loss, old.critic, 0.03)
-
-        def actor_loss(params):
+        def actor_loss(params, critic):
             actions, log_probs = Squashed(config, params, batch.observations).sample(actor_key)
-            values = critics(critic.params, batch.observations, actions)  # after their step
+            values = critics(critic, batch.observations, actions)
             return (temperature * log_probs - values.min(axis=0)).mean(), (log_probs, values)
 
-        loss, (log_probs, values) = actor_loss(old.actor.params)
-        error, gaps, logged = parts(old.critic.params)
-        log_temperature = adam_along(-(log_probs.mean() - 1.4), old.temperature, 0.05)
-        alpha = old.alpha
-        if config.lagrange:  # ascent on alpha (gap - target), in log alpha
-            alpha = adam_along(-weight * (gaps.mean() - 0.3), old.alpha, 0.04)
-        new = old.replace(
-            actor=adam(lambda params: actor_loss(params)[0], old.actor, 0.02),
-            critic=tracked(critic, 0.1),
-            temperature=log_temperature,
-            alpha=alpha,
-            step=5,
-            key=key,
+        new, metrics, values = cql_by_hand.step(
+            config, old, key, parts, actor_loss, critics_first=True
         )
-        metrics = {
-            "critic_loss": error,
-            "gap": gaps.mean(),
-            "q_value": logged.mean(),
-            "actor_loss": loss,
-            "entropy": -log_probs.mean(),
-            "temperature": jnp.exp(log_temperature.params),
-            "alpha": weight,
-            "reward_max": jnp.abs(batch.rewards).max(),
-        }
+        metrics["reward_max"] = jnp.abs(batch.rewards).max()
         return new, metrics, (next_values, values)
 
     return equations
@@ -170,7 +110,8 @@ def bits(tree):
 def test_without_a_weight_it_is_mbpo_to_the_bit():
     sizes = {**SMALL, **contract.SMALL}
     config = combo.Config(**{**sizes, "alpha": 0.0})
-    shared = {"actor_learning_rate": 1e-4, "backup_entropy": 0.0}  # CQL's
+    slow = {"actor_learning_rate": 1e-4, "temperature_learning_rate": 1e-4}  # COMBO's
+    shared = {**slow, "backup_entropy": 0.0}
     sizes.pop("num_samples")
     theirs, their_metrics = some_update(mbpo, mbpo.Config(**{**sizes, **shared}))
     ours, our_metrics = some_update(combo, config)

@@ -16,7 +16,7 @@ import ddm
 from ddm import data
 from ddm.errors import InputError
 from ddm.model_based import dynamics
-from ddm.model_based.parts import calibration, members
+from ddm.model_based.parts import calibration, learning, logged, members
 from ddm.types import Batch
 
 CONTRACT = contract.Contract(
@@ -67,11 +67,11 @@ def member(tree, index):
 
 def parts(config=CONFIG, state=None):
     """Rows, those held out and learned, scales and the order of the next epoch."""
-    state, rows = state or start(), members.rows_of(make_batch())
-    held_out, learned = members.split(config, state.split_key, rows)
-    scales = members.scales_of(jax.tree.map(lambda x: x[learned], rows))
+    state, rows = state or start(), logged.rows_of(make_batch())
+    held_out, learned = logged.split(config, state.split_key, rows)
+    scales = logged.scales_of(jax.tree.map(lambda x: x[learned], rows))
     _, epoch_key = jax.random.split(state.key)
-    order = members.draw_order(config, state.split_key, epoch_key, learned, config.steps_per_epoch)
+    order = logged.draw_order(config, state.split_key, epoch_key, learned, config.steps_per_epoch)
     return rows, held_out, learned, scales, order
 
 
@@ -81,7 +81,7 @@ def parts(config=CONFIG, state=None):
 def test_members_equal_members_trained_alone():
     rows, _, _, scales, order = parts()
     found, metrics = update(CONFIG, start(), make_batch())
-    alone = jax.jit(dynamics.train_member)
+    alone = jax.jit(learning.train)
     losses = []
     for index in range(3):
         begun = member(start().members, index)
@@ -143,7 +143,30 @@ def test_the_loss_by_hand():
     assert likelihood == pytest.approx(density, rel=1e-5)
 
 
+def test_a_members_loss_is_the_mean_over_its_steps():
+    rows, _, _, scales, order = parts()
+    one, config = member(start().members, 0), CONFIG.replace(model_learning_rate=0.0)
+    _, found = learning.train(config, scales, one, rows, order[0, :3], 3)
+    steps = (jax.tree.map(lambda x, i=i: x[order[0, i]], rows) for i in range(3))
+    losses = [members.loss(config, one, one.params, scales, picked)[0] for picked in steps]
+    assert np.ptp(losses) > 0.01
+    assert found == pytest.approx(np.mean(losses), rel=1e-5)
+    _, none = learning.train(config, scales, one, rows, order[0, :3], 0)
+    assert none == 0.0
+
+
 # Data of the members.
+
+
+def test_a_dimension_that_does_not_vary_has_the_scale_one():
+    rows = logged.rows_of(make_batch())
+    rows = rows.replace(observations=rows.observations.at[:, 1].set(7.0))
+    scales = logged.scales_of(rows)
+    np.testing.assert_allclose(scales.observation_mean[1], 7.0)
+    assert scales.observation_std[1] == 1.0
+    np.testing.assert_allclose(
+        scales.observation_std[0], np.std(rows.observations[:, 0]), rtol=1e-5
+    )
 
 
 def test_what_is_held_out_is_never_learned():
@@ -179,6 +202,7 @@ def test_each_member_learns_from_its_own_draws_with_replacement():
         draws.append(rows)
     assert not np.array_equal(draws[0], draws[1])
     *_, order = parts(CONFIG.replace(bootstrap=False))
+    assert not np.array_equal(order[0], order[1])  # of the same rows
     for index in range(3):
         np.testing.assert_array_equal(np.sort(order[index].ravel()), np.sort(learned))
 
@@ -222,6 +246,19 @@ def test_each_member_keeps_its_own_best_parameters():
     assert int(found.idle_epochs) == 0
     best = np.sort(found.holdout_errors)[:2]
     assert metrics["holdout_error"] == pytest.approx(best.mean(), rel=1e-6)
+
+
+def test_episodes_end_by_a_rule_in_the_environments_units():
+    config = CONFIG.replace(
+        termination="inverted_pendulum", observation_mean=(0.0, 10.0), observation_std=(1.0, 2.0)
+    )
+    batch = make_batch()
+    rows, _ = dynamics.transition(
+        config, start(), batch.observations, batch.actions, jax.random.key(2)
+    )
+    angles = 2.0 * np.asarray(rows.next_observations)[:, 1] + 10.0
+    assert np.any(np.abs(rows.next_observations[:, 1]) <= 0.2)
+    np.testing.assert_array_equal(rows.terminations, np.abs(angles) > 0.2)
 
 
 def test_only_elites_imagine():

@@ -8,7 +8,8 @@ import pytest
 from models import CONTEXT, OTHER, SMALL_MODEL, SMALL_ROUNDS
 
 import ddm
-from ddm import data, envs
+from ddm import data, envs, runner
+from ddm.errors import InputError
 from ddm.experience import Collector, CollectSpec
 from ddm.model_based import dynamics, mbpo
 
@@ -55,6 +56,28 @@ def test_online_the_model_learns_from_the_policys_own_steps():
     assert learner.state.model.train_loss != 0.0
     members, used = learner.state.model.members.params, learner.state.model.params
     assert all(jax.tree.leaves(jax.tree.map(lambda x, y: bool(jnp.all(x == y)), members, used)))
+
+
+def test_imagined_transitions_that_do_not_fit_are_refused_before_training(tmp_path):
+    random = np.random.default_rng(0)
+    log = data.from_arrays(
+        random.normal(size=(60, 3)), random.uniform(-1, 1, (60, 2)), rewards=np.zeros(60),
+        truncations=np.arange(60) % 20 == 19,
+    )  # fmt: skip
+    config = contract.small_config(mbpo, steps_per_epoch=0, retained_rounds=10**9)
+    options = runner.Options(
+        run_dir=str(tmp_path / "no"), num_updates=8, batch_size=8, plots=False, progress="none",
+        seeds=3,
+    )  # fmt: skip
+    # Three lanes of 4 * 10^9 rows of 3 + 2 + 1 + 3 numbers and two flags.
+    gibibytes = 3 * 4e9 * (9 * 4 + 2) / 2**30
+    with pytest.raises(
+        InputError,
+        match=f"imagined transitions of 3 lanes with room for 4000000000 needs {gibibytes:.2f} GiB "
+        r"and .* has .* free",
+    ):
+        runner.train(mbpo, config, log, None, options)
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.slow

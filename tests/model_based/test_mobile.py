@@ -126,6 +126,73 @@ def test_real_rows_are_not_penalised(setting):
         assert_same_bits(getattr(found, name), getattr(expected, name), name)
 
 
+class Exploding(Network):
+    """A member without a limit to its noise beyond 50, where `force` is 1."""
+
+    @nn.compact
+    def __call__(self, observations: jax.Array, actions: jax.Array) -> networks.Outcome:
+        del actions
+        force = self.param("force", nn.initializers.zeros, (1,), jnp.float32)
+        mean = jnp.zeros((len(observations), 1 + observations.shape[1]))
+        wide = jnp.where(observations[:, :1] > 50.0, 200.0 * force, 0.0)  # exp(100) overflows
+        return networks.Outcome(mean, mean + wide, mean[:, 0])
+
+
+def exploding(config, action_size):
+    del config, action_size
+    return Exploding()
+
+
+def test_rows_after_which_a_member_is_not_finite_are_cut_and_counted(setting):
+    policy, batch, model, _ = setting
+    config = CONFIG.replace(
+        dynamics_network=exploding, model_weight_decay=(0.0,), penalty=0.0
+    )  # nothing but the cut changes SAC's step
+    far = batch.replace(observations=batch.observations.at[jnp.array([2, 6, 15]), 0].set(60.0))
+    broken = mobile.init(config, jax.random.key(0), batch).model
+    force = jnp.array([0.0, 1.0, 0.0, 0.0])[:, None]  # one of three elites
+    broken = broken.replace(
+        params={"params": {"force": force}}, holdout_errors=model.holdout_errors
+    )
+    found, metrics = jax.jit(functools.partial(mobile.step, num_real=NUM_REAL))(
+        config, policy, far, broken
+    )
+    # Of 11 imagined rows the second and the last; the real one counts whatever a model says of it.
+    kept = np.array([0, 1, 2, 3, 4, 5, 7, 7, 8, 9, 10, 11, 12, 13, 14, 1])
+    expected, _ = jax.jit(sac.update)(config, policy, jax.tree.map(lambda x: x[kept], far))
+    for name in expected.__dataclass_fields__:
+        assert_same_bits(getattr(found, name), getattr(expected, name), name)
+    assert metrics["not_valued"] == pytest.approx(2 / 11)
+    assert metrics["penalty"] == 0.0
+    [sentence] = mobile.diagnose(config, {"not_valued": 2 / 11})
+    assert "18.2 % of the imagined rows were left out" in sentence
+
+
+class Clipped(Network):
+    """Values that are finite whatever the observation."""
+
+    @nn.compact
+    def __call__(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        del actions
+        self.param("unused", nn.initializers.zeros, (1,), jnp.float32)
+        return jnp.clip(jnp.sum(observations, axis=-1), -1.0, 1.0)[None]
+
+
+def test_a_state_that_is_not_finite_has_no_value_even_where_the_critics_give_one():
+    config = CONFIG.replace(
+        dynamics_network=exploding, model_weight_decay=(0.0,), num_critics=1,
+        critic_network=lambda config, size: Clipped(),
+    )  # fmt: skip
+    rows = transitions()
+    state = mobile.init(config, jax.random.key(0), rows)
+    model = state.model.replace(params={"params": {"force": jnp.ones((4, 1))}})
+    observations = rows.observations.at[2, 0].set(60.0)
+    found = mobile.value_spread(
+        config, state.policy, model, observations, rows.actions, jax.random.key(1)
+    )
+    assert np.flatnonzero(~np.isfinite(found)).tolist() == [2]
+
+
 def assert_same_bits(one, other, name):
     for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):

@@ -68,7 +68,7 @@ def test_its_planner_is_ppo_with_the_same_numbers_and_constant_step_sizes():
     planner = config.planner()
     assert (planner.clip_ratio, planner.window, planner.hidden_sizes) == (0.3, 7, (8,))
     assert (planner.max_gradient_norm, planner.decay_steps) == (2.0, 0)
-    defaults = ppo.Config(window=500, hidden_sizes=(64, 64), log_std_min=-1.0, decay_steps=0)
+    defaults = ppo.Config(window=700, hidden_sizes=(64, 64), log_std_min=-1.0, decay_steps=0)
     assert morel_ppo.Config().planner() == defaults
 
 

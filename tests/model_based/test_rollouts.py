@@ -66,6 +66,18 @@ def test_a_reward_that_is_not_finite_cuts_too():
     assert found.metrics["imagined_reward"] == 1.0
 
 
+def test_one_number_of_an_observation_that_is_not_finite_cuts_the_episode():
+    def step(observations, actions, key):
+        del actions, key
+        rows = counting(observations[:, :1], jnp.ones((1, 1)), None)[0]
+        other = jnp.where(observations[:, :1] == 2.0, jnp.inf, 0.0)
+        both = jnp.concatenate([rows.next_observations, other], axis=-1)
+        return rows.replace(observations=observations, next_observations=both), {}
+
+    found = rollouts.roll_out(step, one, jnp.array([[1.0, 0.0]]), jax.random.key(0), 3)
+    np.testing.assert_array_equal(found.mask, [True, False, False])
+
+
 def test_only_rows_that_were_imagined_are_ever_sampled():
     found = _roll()
     rows = found.rows.replace(  # what is masked is poison

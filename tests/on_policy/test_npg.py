@@ -9,7 +9,7 @@ import numpy as np
 import on_policy_worlds as worlds
 import pytest
 
-from ddm import evaluation, networks
+from ddm import networks
 from ddm.on_policy import npg
 from ddm.on_policy.parts import windows
 from ddm.types import Batch
@@ -21,22 +21,12 @@ CONTRACT = contract.Contract(
         {"head": "mixture"},
     ],
     other={
-        "head": "gaussian",
-        "features": lambda observations: 2.0 * contract.pair_features(observations),
+        **worlds.OTHER_HEAD,
         "damping": 1.0,
-        "window": 5,
         "cg_iterations": 2,
         "max_halvings": 3,
-        "num_epochs": 3,
-        "num_minibatches": 3,
     },
-    context={
-        "features": {
-            "head": "linear_softmax",
-            "num_actions": contract.NUM_ACTIONS,
-            "features": contract.pair_features,
-        }
-    },
+    context=worlds.HEAD_CONTEXT,
 )
 
 TABLE = npg.Config(head="tabular", num_actions=3, window=6, damping=0.0, num_minibatches=2)
@@ -123,14 +113,7 @@ def test_it_finds_the_way_out_of_a_room():
         head="tabular", window=32, hidden_sizes=(16,), discount=1.0, kl_step=0.05,
         value_learning_rate=1e-2, num_epochs=4, num_minibatches=4, cg_iterations=5,
     )  # fmt: skip
-    train = worlds.trainer(npg, config, worlds.IN_ROOM, updates=60, copies=8)
-    learner, metrics = train(jax.random.key(0), worlds.IN_ROOM.default_params)
-    policy = worlds.policy_of(npg, config, learner)
-    exact = evaluation.exact_return(policy, worlds.room(), horizon=30)
-    assert float(exact) == pytest.approx(worlds.BEST_IN_ROOM, abs=1e-5)
-    sampled = evaluation.exact_return(policy, worlds.room(), deterministic=False, horizon=30)
-    assert float(sampled) > worlds.BEST_IN_ROOM - 0.05
-    assert float(metrics["collect/return"][0]) < 0.0
+    worlds.check_room(npg, config)
 
 
 def test_it_aims_at_a_point_inside_the_box_and_at_its_bound():
@@ -138,15 +121,7 @@ def test_it_aims_at_a_point_inside_the_box_and_at_its_bound():
         head="gaussian", hidden_sizes=(8,), window=16, discount=0.5, value_learning_rate=0.01,
         kl_step=0.03, num_minibatches=4, log_std_min=-3.0,
     )  # fmt: skip
-    world = worlds.Aim()
-    train = worlds.trainer(npg, config, world, updates=60, copies=8)
-    for target in (-0.4, 1.0):
-        params = world.default_params.replace(target=jnp.array(target))
-        learner, metrics = train(jax.random.key(1), params)
-        policy = worlds.policy_of(npg, config, learner)
-        action, _ = policy(jnp.ones(1), jax.random.key(0))
-        assert float(action[0]) / 2.0 - 1.0 == pytest.approx(target, abs=0.15)
-        assert float(metrics["collect/return"][-1]) > 4 * 0.75
+    worlds.check_aim(npg, config)
 
 
 def test_values_are_fitted_to_their_returns():

@@ -9,7 +9,7 @@ import numpy as np
 import on_policy_worlds as worlds
 import pytest
 
-from ddm import evaluation, networks
+from ddm import networks
 from ddm.errors import InputError
 from ddm.on_policy import ppo
 from ddm.on_policy.parts import actor_critic, windows
@@ -22,24 +22,14 @@ CONTRACT = contract.Contract(
         {"head": "gaussian", "value_clip": 0.1, "target_kl": 0.01},
     ],
     other={
-        "head": "gaussian",
-        "features": lambda observations: 2.0 * contract.pair_features(observations),
+        **worlds.OTHER_HEAD,
         "clip_ratio": 1e-4,
         "value_clip": 1e-4,
         "entropy_weight": 0.5,
         "max_gradient_norm": 1e-4,
         "target_kl": 1e-9,
-        "window": 5,
-        "num_epochs": 3,
-        "num_minibatches": 3,
     },
-    context={
-        "features": {
-            "head": "linear_softmax",
-            "num_actions": contract.NUM_ACTIONS,
-            "features": contract.pair_features,
-        }
-    },
+    context=worlds.HEAD_CONTEXT,
 )
 
 # One state, three actions of equal probability.
@@ -144,14 +134,7 @@ def test_it_finds_the_way_out_of_a_room():
         head="tabular", window=32, hidden_sizes=(16,), discount=1.0, actor_learning_rate=0.05,
         value_learning_rate=1e-2, num_epochs=4, num_minibatches=4, entropy_weight=0.01,
     )  # fmt: skip
-    train = worlds.trainer(ppo, config, worlds.IN_ROOM, updates=60, copies=8)
-    learner, metrics = train(jax.random.key(0), worlds.IN_ROOM.default_params)
-    policy = worlds.policy_of(ppo, config, learner)
-    exact = evaluation.exact_return(policy, worlds.room(), horizon=30)
-    assert float(exact) == pytest.approx(worlds.BEST_IN_ROOM, abs=1e-5)
-    sampled = evaluation.exact_return(policy, worlds.room(), deterministic=False, horizon=30)
-    assert float(sampled) > worlds.BEST_IN_ROOM - 0.05
-    assert float(metrics["collect/return"][0]) < 0.0
+    learner = worlds.check_room(ppo, config)
     first = learner.state.value(jnp.eye(10)[:1])
     assert float(first[0]) == pytest.approx(worlds.BEST_IN_ROOM, abs=0.15)
 
@@ -181,16 +164,7 @@ def test_it_aims_at_a_point_inside_the_box_and_at_its_bound(head):
         head=head, hidden_sizes=(8,), window=16, discount=0.5, actor_learning_rate=0.01,
         value_learning_rate=0.01, num_epochs=4, num_minibatches=2, log_std_min=-3.0,
     )  # fmt: skip
-    world = worlds.Aim()
-    train = worlds.trainer(ppo, config, world, updates=60, copies=8)
-    for target in (-0.4, 1.0):
-        params = world.default_params.replace(target=jnp.array(target))
-        learner, metrics = train(jax.random.key(1), params)
-        policy = worlds.policy_of(ppo, config, learner)
-        action, _ = policy(jnp.ones(1), jax.random.key(0))
-        assert float(action[0]) / 2.0 - 1.0 == pytest.approx(target, abs=0.15)
-        assert float(metrics["collect/return"][-1]) > 4 * 0.75
-        assert float(metrics["collect/return"][0]) < 4 * 0.65
+    worlds.check_aim(ppo, config, first_return=4 * 0.65)
 
 
 def test_what_does_not_fit_is_refused():

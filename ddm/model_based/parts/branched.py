@@ -225,6 +225,27 @@ def learn(
     return policy, {name: jnp.mean(values) for name, values in metrics.items()}
 
 
+def finished(
+    config: Any, state: Any, policy: Any, imagined: Buffer, key: PRNGKey, metrics: Metrics
+) -> tuple[Any, Metrics]:
+    """The end of an update.
+
+    Args:
+      config: of the method.
+      state: of the method, before the update.
+      policy: after its gradient steps.
+      imagined: the buffer, with this update's transitions.
+      key: of the next update.
+      metrics: of the policy and of its imagined episodes.
+
+    Returns:
+      The state after the update, and the metrics with those of the model (`dynamics.update`).
+    """
+    steps = policy.step - state.policy.step
+    state = state.replace(policy=policy, imagined=imagined, step=state.step + steps, key=key)
+    return state, {**metrics, **dynamics.metrics(config, state.model)}
+
+
 def act(
     config: Any,
     state: State,

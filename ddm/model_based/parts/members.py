@@ -1,4 +1,4 @@
-"""The members of an ensemble of models: their data, loss, error and predictions.
+"""The members of an ensemble of models: their loss, error and predictions.
 
 Functions of one member take its parameters without an axis of members; `jax.vmap` gives the others.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -17,29 +16,10 @@ from flax import struct
 from ddm import networks
 from ddm.errors import InputError
 from ddm.model_based.parts import terminations
+from ddm.model_based.parts.logged import Rows, Scales, standardized
 from ddm.types import Batch, Metrics, PRNGKey, chosen
 
 _BOUNDS_WEIGHT = 0.01  # of the distance of the log-variance's bounds (Chua et al. 2018)
-
-
-class Rows(struct.PyTreeNode):
-    """N transitions as a model sees them."""
-
-    observations: jax.Array  # (N, O)
-    actions: jax.Array  # (N, A)
-    targets: jax.Array  # (N, 1 + O): the reward, and the change of the observation
-    terminations: jax.Array  # (N,) bool
-
-
-class Scales(struct.PyTreeNode):
-    """Means and standard deviations of inputs and targets."""
-
-    observation_mean: jax.Array  # (O,)
-    observation_std: jax.Array  # (O,)
-    action_mean: jax.Array  # (A,)
-    action_std: jax.Array  # (A,)
-    target_mean: jax.Array  # (1 + O,)
-    target_std: jax.Array  # (1 + O,)
 
 
 class Prediction(struct.PyTreeNode):
@@ -48,70 +28,6 @@ class Prediction(struct.PyTreeNode):
     means: jax.Array  # (E, B, 1 + O): the reward, and the next observation
     stds: jax.Array  # (E, B, 1 + O); 0 if the members are regressions
     termination_probs: jax.Array  # (E, B); without meaning if a rule is known
-
-
-# Data.
-
-
-def rows_of(batch: Batch) -> Rows:
-    """Transitions of a batch."""
-    change = batch.next_observations - batch.observations
-    targets = jnp.concatenate([batch.rewards[:, None], change], axis=-1)
-    return Rows(batch.observations, batch.actions, targets, batch.terminations)
-
-
-def no_scales(observation_size: int, action_size: int) -> Scales:
-    """Scales that change nothing."""
-    sizes = (observation_size, action_size, 1 + observation_size)
-    pairs = [(jnp.zeros(size, jnp.float32), jnp.ones(size, jnp.float32)) for size in sizes]
-    return Scales(*(array for pair in pairs for array in pair))
-
-
-def scales_of(rows: Rows) -> Scales:
-    """The scales of rows; 1 for a dimension that does not vary."""
-
-    def moments(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        std = jnp.std(values, axis=0)
-        return jnp.mean(values, axis=0), jnp.where(std > 1e-6, std, jnp.ones_like(std))
-
-    fields = (rows.observations, rows.actions, rows.targets)
-    return Scales(*(array for values in fields for array in moments(values)))
-
-
-def split(config: Any, key: PRNGKey, rows: Rows) -> tuple[jax.Array, jax.Array]:
-    """Row numbers that are held out, and those that are learned; the same for the same key."""
-    count = rows.terminations.shape[0]
-    held_out = max(1, min(int(config.holdout_share * count), config.max_holdout))
-    if held_out >= count:
-        raise InputError(f"dynamics: a log of {count} transitions leaves none to learn from")
-    order = jax.random.permutation(jax.random.fold_in(key, 0), count).astype(jnp.int32)
-    return order[:held_out], order[held_out:]
-
-
-def draw_order(
-    config: Any, split_key: PRNGKey, key: PRNGKey, learned: jax.Array, steps: int
-) -> jax.Array:
-    """(E, K, B) row numbers of each member's K gradient steps in one epoch.
-
-    A member's rows are drawn once from those to learn, with replacement (a bootstrap), and pass in
-    another order in each epoch.
-    """
-    count = len(learned)
-    if steps < 1:
-        raise InputError(
-            "dynamics: steps_per_epoch is not set; ddm.prepare(dynamics, config, dataset) sets it"
-        )
-    places = np.arange(steps * config.model_batch_size) % count  # a short log passes several times
-
-    def member(index: jax.Array) -> jax.Array:
-        rows = learned
-        if config.bootstrap:
-            draw_key = jax.random.fold_in(split_key, index + 1)
-            rows = learned[jax.random.randint(draw_key, (count,), 0, count, jnp.int32)]
-        order = jax.random.permutation(jax.random.fold_in(key, index), count)
-        return rows[order[places]].reshape(steps, config.model_batch_size)
-
-    return jax.vmap(member)(jnp.arange(config.num_members, dtype=jnp.uint32))
 
 
 # One member.
@@ -130,11 +46,6 @@ def outcome(
         (observations - scales.observation_mean[None]) / scales.observation_std[None],
         (actions - scales.action_mean[None]) / scales.action_std[None],
     )
-
-
-def standardized(rows: Rows, scales: Scales) -> jax.Array:
-    """Targets (N, 1 + O) of mean 0 and standard deviation 1."""
-    return (rows.targets - scales.target_mean[None]) / scales.target_std[None]
 
 
 def loss(
@@ -327,46 +238,3 @@ def _units(config: Any, size: int) -> np.ndarray:
     if config.observation_std:
         units[..., 1:] = config.observation_std
     return units
-
-
-def epoch_length(config: Any, dataset: Any) -> Any:
-    """The configuration with the gradient steps of one pass over the log, where not given."""
-    if config.steps_per_epoch:
-        return config
-    count = dataset.rewards.shape[-1] if hasattr(dataset, "rewards") else dataset.capacity
-    held_out = min(int(config.holdout_share * count), config.max_holdout)
-    return config.replace(steps_per_epoch=max(1, (count - held_out) // config.model_batch_size))
-
-
-def units_of(config: Any, dataset: Any) -> Any:
-    """The configuration with the units of a log, and a termination rule for it.
-
-    Raises:
-      InputError: the dataset is traced, as under jit.
-    """
-    units = dataset.normalization
-    known = bool(config.observation_std) and config.termination != terminations.AUTO
-    if known or units.observation_std is None:
-        return config
-    if isinstance(units.observation_std, jax.core.Tracer):
-        raise InputError(
-            "dynamics: units and the termination rule are read from the values of the log: call "
-            "ddm.prepare(algorithm, config, dataset) outside of jit"
-        )
-    if config.termination == terminations.AUTO:
-        config = config.replace(termination=terminations.find(dataset))
-    return config.replace(
-        observation_mean=tuple(np.asarray(units.observation_mean).ravel().tolist()),
-        observation_std=tuple(np.asarray(units.observation_std).ravel().tolist()),
-        reward_unit=abs(float(units.reward_scale)),
-    )
-
-
-def termination_notes(config: Any, dataset: Any) -> list[str]:
-    """How imagined episodes end, and how well that agrees with the log."""
-    rule = config.termination
-    if not isinstance(rule, str) or rule in (terminations.LEARNED, terminations.AUTO):
-        return [f"imagined episodes end as the model learns from the log (termination={rule})"]
-    share = terminations.agreement(terminations.RULES[rule], dataset)
-    return [f"imagined episodes end by the rule '{rule}', which says the same as "
-            f"{100.0 * share:.2f} % of the log's transitions"]  # fmt: skip

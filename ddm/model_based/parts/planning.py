@@ -55,7 +55,8 @@ class Config(halting.Config):
     # floor of the policy's log std, below which it would not explore
     log_std_min: float = leaf(-1.0, at_most="log_std_max")
     log_std_max: float = leaf(2.0, "(-inf, inf)")  # ceiling of the policy's log standard deviation
-    rollout_length: int = static(500, "[1, inf)")  # steps of an imagined episode at most
+    # steps of an imagined episode at most; the authors' other configuration has 500
+    rollout_length: int = static(700, "[1, inf)")
     # share of the imagined episodes that begin where the log's do; the others at any of its states
     initial_share: float = static(1.0, "[0, 1]")
     # gradient steps of cloning; 0: none. The authors' 5 epochs on 256,000 rows
