@@ -41,7 +41,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "Of log, model and policy.", lower_bou
 
 START, GOAL = (-0.8, -0.5), (0.8, -0.5)
 STEPS, BATCH = 40, 128  # of a way; rows of a gradient step
-SWAMP = (0.3, 0.0)  # |s_1| and s_2 are below these
+SWAMP = (0.3, -0.2)  # |s_1| and s_2 are below these
 GAP = (0.6, 0.5)  # no transition of the log begins here; it ends at most 0.2 inside
 _MODEL = {
     "model_hidden_sizes": (64, 64, 64),
@@ -239,7 +239,7 @@ def draw(rows: list[dict[str, Any]], log: data.Dataset, path: Path) -> None:
             (-SWAMP[0], -1.0), 2 * SWAMP[0], 1.0 + SWAMP[1], color="#8d6e4f", alpha=0.35
         )
         axis.add_patch(swamp)
-        axis.text(0.0, -0.35, "swamp", ha="center", va="center", fontsize=9, color="#5d4630")
+        axis.text(0.0, -0.88, "swamp", ha="center", va="center", fontsize=9, color="#5d4630")
         for kind, color, style in (("imagined", _IMAGINED, "--"), ("real", _REAL, "-")):
             for i, way in enumerate(paths(rows, method, kind)):
                 label = (
