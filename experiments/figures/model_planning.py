@@ -11,8 +11,12 @@ learned at the gap's edges, that one walks as anywhere else. In the model the wa
 the shortest. In the world it ends in the swamp.
 
 MBPO plans with this model as it is, and earns far less than it believes. MOPO and MOReL plan with
-the same model, and pay for the members' disagreement or stop at it: their way leads through the
-data, where model and world agree. Each policy starts at the same place and acts for 40 steps
+the same model, and pay for the members' disagreement or stop at it: their ways bend towards the
+data, miss the swamp, and earn what they believe. That is no promise. They too cross the upper part
+of the gap, where the members still agree; with a swamp up to s_2 = 0, two of three plans of MOPO
+and one of three of MOReL end in it.
+
+Each policy starts at the same place and acts for 40 steps
 without noise, once in the model (the mean of the elites) and once in the world.
 """
 

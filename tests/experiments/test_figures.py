@@ -355,7 +355,7 @@ def test_disagreement_knows_where_data_are_missing(figures):
 # Plans with and without pessimism.
 
 
-def test_only_a_plan_without_pessimism_goes_where_the_log_never_was(figures):
+def test_only_a_plan_without_pessimism_ends_in_the_swamp(figures):
     """From the ways that were recorded, of the system that is known."""
     planning = figures("model_planning")
     path = FOLDER.parents[1] / "benchmarks" / "results" / "model_planning.csv"
