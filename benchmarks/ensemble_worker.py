@@ -2,7 +2,8 @@
 
 Members are modules in a list, each with an optimiser of its own, and a gradient step is a loop over
 them. Reads one JSON object per line and answers with one: {"do": "start"} makes the members and
-their data, {"do": "train"} takes so many gradient steps of all and gives the seconds.
+their data, {"do": "train"} takes so many gradient steps of all and gives the seconds, {"do":
+"imagine"} gives those of one round of imagined episodes.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ class Ensemble:
             torch.optim.Adam(member.parameters(), lr=learning_rate) for member in self.members
         ]
         self.order = torch.randint(0, rows, (members, rows))
+        self.observation_size, actions = observation_size, inputs - observation_size
+        self.policy = nn.Sequential(
+            nn.Linear(observation_size, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(),
+            nn.Linear(256, 2 * actions),
+        )  # fmt: skip
 
     def train(self, steps: int) -> float:
         """Seconds of so many gradient steps of all members."""
@@ -67,6 +73,24 @@ class Ensemble:
                 optimizer.zero_grad()
                 self.loss(member, self.inputs[rows], self.targets[rows]).backward()
                 optimizer.step()
+        return time.perf_counter() - begin
+
+    @torch.no_grad()
+    def imagine(self, states: int, length: int, elites: int) -> float:
+        """Seconds of one round of episodes: policy, all members, one elite a row, the penalty."""
+        begin = time.perf_counter()
+        observations = torch.randn(states, self.observation_size)
+        for _ in range(length):
+            mean, log_std = self.policy(observations).chunk(2, dim=-1)
+            actions = torch.tanh(mean + log_std.clamp(-5.0, 2.0).exp() * torch.randn_like(mean))
+            inputs = torch.cat([observations, actions], dim=-1)
+            found = [member(inputs) for member in self.members]
+            means, stds = (torch.stack(x) for x in zip(*found, strict=True))
+            stds = (0.5 * stds).exp()
+            drawn = torch.randint(0, elites, (states,)), torch.arange(states)
+            rows = means[drawn] + stds[drawn] * torch.randn_like(means[0])
+            self.rewards = rows[:, 0] - stds.norm(dim=-1).amax(dim=0)
+            observations = observations + rows[:, 1:]
         return time.perf_counter() - begin
 
     def loss(self, member: Member, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -91,6 +115,8 @@ def main() -> None:
                 ensemble.train(2)
             case "train":
                 answer = ensemble.train(request["steps"])
+            case "imagine":
+                answer = ensemble.imagine(**request)
         print(json.dumps(answer), file=answers, flush=True)
 
 

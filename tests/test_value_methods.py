@@ -23,7 +23,7 @@ DISCRETE = {*TABLES, "fitted_q", "discrete_bcq", "spibb_dqn", "kl_control"}
 BOTH = {"iql", "awac", "awr", "crr", "one_step"}
 # The head of their policy says which actions they take.
 HEADS = {"npg", "ppo"}
-OF_STATES = {"awr", "morel_npg", *HEADS}  # their values are V(s)
+OF_STATES = {"awr", "morel_npg", "morel_ppo", *HEADS}  # their values are V(s)
 KEY = jax.random.key(0)
 
 

@@ -9,7 +9,7 @@ the disagreement on the log, from which the threshold follows (:mod:`parts.halti
 
 The planner here is SAC on branched rollouts, as in MOPO: an imagined episode begins at a state of
 the log, and each batch has a share of real rows, which are known. The paper's own planner is in
-:mod:`ddm.model_based.morel_npg`.
+:mod:`ddm.model_based.morel_npg`, and PPO in :mod:`ddm.model_based.morel_ppo`.
 
 From the paper and the authors' code (mjrl): their members are relu networks of the next state with
 the reward given as a function; here they are those of :mod:`ddm.model_based.dynamics`, with swish,

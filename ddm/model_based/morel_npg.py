@@ -1,53 +1,29 @@
 """MOReL with the paper's planner, the natural policy gradient (Kidambi et al. 2020, section 5).
 
-The pessimistic MDP is that of :mod:`ddm.model_based.morel`. A policy is first cloned from the log.
-Then each update lets it act in the model for up to `rollout_length` steps, from where the log's
-episodes begin, and takes one natural gradient step on these imagined episodes. There is one episode
-for each row of a batch (`batch_size`), and no real row is learned from.
+The pessimistic MDP is that of :mod:`ddm.model_based.morel`. A policy is first cloned from the log;
+then each update is one natural gradient step on its episodes in the model
+(:mod:`ddm.model_based.parts.planning`).
 
     dynamics -> threshold -> cloning -> policy
 
 From the authors' code (mjrl): an imagined step is drawn from any member, where theirs play 50
 episodes in each of them; the width of the policy depends on the state, under a tanh. Cloning is by
-squared error, as there, because it leaves the width to exploration. Episodes that are too short
-are used as well. What the step itself does otherwise stands in :mod:`ddm.on_policy.npg`.
+squared error, as there. Episodes that are too short are used as well. What the step itself does
+otherwise stands in :mod:`ddm.on_policy.npg`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
-
 import jax
-import jax.numpy as jnp
-import optax
-from flax import struct
 
-from ddm import networks
 from ddm.model_based import dynamics
-from ddm.model_based.parts import branched, halting, members, rollouts
+from ddm.model_based.parts import halting, planning, rollouts
 from ddm.model_based.parts.branched import PARTS
+from ddm.model_based.parts.planning import State, act, batch_spec, diagnose
 from ddm.networks.heads import policy_network
 from ddm.on_policy import npg
-from ddm.on_policy.parts import actor_critic
 from ddm.on_policy.parts.actor_critic import value_network
-from ddm.types import (
-    TRANSITION_FIELDS,
-    Batch,
-    BatchSpec,
-    Metrics,
-    NetworkFn,
-    PRNGKey,
-    PyTree,
-    Stage,
-    check_batch,
-    check_continuous_example,
-    chosen,
-    leaf,
-    network,
-    static,
-)
+from ddm.types import Batch, Metrics, PRNGKey, Stage, check_batch, leaf, static
 
 __all__ = [
     "PARTS", "Config", "State", "act", "batch_spec", "diagnose", "init", "notes", "policy_network",
@@ -57,63 +33,27 @@ __all__ = [
 prepare, notes = dynamics.prepare, dynamics.notes
 
 
-class Config(halting.Config):
+class Config(planning.Config):
     """Hyper-parameters; numbers are those of the authors' configuration for hopper-medium."""
 
-    discount: float = leaf(0.999, "[0, 1]")  # gamma
-    trace_decay: float = leaf(0.97, "[0, 1]")  # lambda of the advantages; 0: one step, 1: all
     # KL divergence of one step to second order, in nats; the authors' step size of 0.02 is twice it
     kl_step: float = leaf(0.01, "[0, inf)")
     damping: float = leaf(1e-3, "[0, inf)")  # added to the Fisher matrix's diagonal
     value_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
-    cloning_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size
-    # floor of the policy's log std, below which it would not explore
-    log_std_min: float = leaf(-1.0, at_most="log_std_max")
-    log_std_max: float = leaf(2.0, "(-inf, inf)")  # ceiling of the policy's log standard deviation
-    # steps of an imagined episode at most; the authors' other configuration has 500
-    rollout_length: int = static(700, "[1, inf)")
-    # share of the imagined episodes that begin where the log's do; the others at any of its states
-    initial_share: float = static(1.0, "[0, 1]")
-    # gradient steps of cloning; 0: none. The authors' 5 epochs on 256,000 rows
-    cloning_steps: int = static(5_000, "[0, inf)")
     cg_iterations: int = static(20, "[1, inf)")  # of the conjugate gradients
     # halvings of a step that changes the policy by more than twice `kl_step`; 0: the authors'
     max_halvings: int = static(10, "[0, inf)")
     num_epochs: int = static(1, "[1, inf)")  # passes of the values over an update's steps
     num_minibatches: int = static(100, "[1, inf)")  # of each pass; authors 256 steps each
-    hidden_sizes: tuple[int, ...] = static((64, 64), "[1, inf)")  # relu layers; authors tanh
-    layer_norm: bool = static(False)  # before each activation
-    policy_network: NetworkFn | None = network()  # in place of `heads.policy_network`
-    value_network: NetworkFn | None = network()  # in place of `actor_critic.value_network`
 
-
-class State(struct.PyTreeNode):
-    """Everything that training changes."""
-
-    model: dynamics.State
-    measured: halting.Measured  # the model on the log
-    policy: actor_critic.State
-    cloning: Any  # state of the optimiser that clones
-    step: jax.Array  # () int32, gradient steps done, of the model, of cloning and of the policy
-    key: PRNGKey
-
-
-def batch_spec(config: Config) -> BatchSpec:
-    """Where imagined episodes begin: transitions, and first observations of episodes."""
-    del config
-    return BatchSpec(fields=(*TRANSITION_FIELDS, "initial_observations"))
+    def planner(self) -> npg.Config:
+        """The part of the configuration that the natural policy gradient reads."""
+        return self.shared_with(npg.Config)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """The model unless it is given, its threshold, a clone to begin with, the policy."""
-    spec = BatchSpec(fields=("observations", "actions"))
-    cloning = Stage("cloning", clone, spec, config.cloning_steps)
-    return (
-        *branched.model_stages(config),
-        halting.stage(),
-        *([cloning] if config.cloning_steps else []),
-        Stage("policy", update, batch_spec(config)),
-    )
+    return planning.stages(config, update)
 
 
 def init(config: Config, key: PRNGKey, batch: Batch) -> State:
@@ -122,51 +62,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     Raises:
       InputError: integer actions, images, or an uncertainty that the members do not have.
     """
-    halting.check(config, "morel_npg")
-    check_continuous_example(config, batch, batch_spec(config), "morel_npg")
-    key, model_key, policy_key = jax.random.split(key, 3)
-    model = dynamics.init(config, model_key, batch)
-    fields = {name: getattr(batch, name)[:1, None] for name in TRANSITION_FIELDS}
-    example = Batch(**fields, truncations=jnp.zeros((1, 1), bool))  # a window of one step
-    policy = npg.init(planner(config), policy_key, example)
-    return State(
-        model=model,
-        measured=halting.unmeasured(),
-        policy=policy,
-        cloning=optax.adam(0.0).init(policy.actor.params),
-        step=jnp.zeros((), jnp.int32),
-        key=key,
-    )
-
-
-def planner(config: Config) -> npg.Config:
-    """The part of the configuration that the natural policy gradient reads."""
-    names = {field.name for field in dataclasses.fields(config)}
-    shared = [field.name for field in dataclasses.fields(npg.Config) if field.name in names]
-    return npg.Config(
-        **{name: getattr(config, name) for name in shared},
-        head="tanh_gaussian",
-        window=config.rollout_length,
-    )
-
-
-def clone(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
-    """One gradient step of the policy's mode towards the logged actions.
-
-    Metrics: ``action_error``, the squared error, summed over the dimensions of an action.
-    """
-    actor = state.policy.actor
-    learner = networks.Trainable(actor.params, state.cloning, actor.network, optax.adam)
-
-    def loss(params: Any) -> tuple[jax.Array, Metrics]:
-        policy = actor_critic.policy_at(planner(config), actor, batch.observations, params)
-        error = jnp.mean(jnp.sum(jnp.square(policy.mode() - batch.actions), axis=-1))
-        return error, {"action_error": error}
-
-    learner, metrics = networks.minimize(loss, learner, config.cloning_learning_rate)
-    policy = state.policy.replace(actor=actor.replace(params=learner.params))
-    cloning = learner.optimizer_state
-    return state.replace(policy=policy, cloning=cloning, step=state.step + 1), metrics
+    return planning.init(config, key, batch, "morel_npg", npg)
 
 
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -178,51 +74,9 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """
     check_batch(batch, batch_spec(config), "morel_npg")
     key, rollout_key = jax.random.split(state.key)
-    imagined = imagine(config, state, batch, rollout_key)
+    imagined = planning.imagine(config, state, batch, rollout_key)
     windows = rollouts.windows(imagined, config.rollout_length)
-    policy, metrics = npg.update(planner(config), state.policy, windows)
+    policy, metrics = npg.update(config.planner(), state.policy, windows)
     state = state.replace(policy=policy, step=state.step + 1, key=key)
     known = halting.metrics(config, state.measured)
     return state, {**metrics, **imagined.metrics, **known, **dynamics.metrics(config, state.model)}
-
-
-def imagine(config: Config, state: State, batch: Batch, key: PRNGKey) -> rollouts.Imagined:
-    """Episodes of the present policy in the pessimistic MDP, one for each row of the batch."""
-
-    def policy(observations: jax.Array, key: PRNGKey) -> jax.Array:
-        return actor_critic.policy_at(planner(config), state.policy.actor, observations).sample(
-            seed=key
-        )
-
-    def step(observations: jax.Array, actions: jax.Array, key: PRNGKey):
-        rows, prediction = dynamics.transition(config, state.model, observations, actions, key)
-        unsure = members.uncertainty(config, prediction, chosen(config, "uncertainty"))
-        return halting.halt(config, state.measured, rows, unsure)
-
-    first = round(config.initial_share * len(batch.rewards))
-    starts = jnp.concatenate([batch.initial_observations[:first], batch.observations[first:]])
-    return rollouts.roll_out(step, policy, starts, key, config.rollout_length)
-
-
-def act(
-    config: Config,
-    state: State,
-    observation: jax.Array,
-    key: PRNGKey,
-    policy_state: PyTree = (),
-    *,
-    deterministic: bool = False,
-) -> tuple[jax.Array, PyTree]:
-    """A sample of the policy, or tanh of its mean."""
-    return npg.act(
-        planner(config), state.policy, observation, key, policy_state, deterministic=deterministic
-    )
-
-
-def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """Sentences on the model, on the threshold and on the values."""
-    return [
-        *dynamics.diagnose(config, metrics),
-        *halting.diagnose(config, metrics),
-        *npg.diagnose(planner(config), metrics),
-    ]

@@ -24,7 +24,14 @@ from ddm.runner.saved import read_summary
 _RUNS = flags.DEFINE_list("runs", [], "Folders of finished runs, with commas between them.")
 _CSV = flags.DEFINE_string("csv", "", "File for the table, beside the screen.")
 
-FAMILIES = ("imitation", "off_policy", "on_policy", "policy_constraint", "lower_bound")
+FAMILIES = (
+    "imitation",
+    "off_policy",
+    "on_policy",
+    "policy_constraint",
+    "lower_bound",
+    "model_based",
+)
 LONGEST_LIST = 32
 NOT_PART_OF_THE_RESULT = ("run_dir", "resume", "progress", "plots", "tensorboard", "lanes")
 

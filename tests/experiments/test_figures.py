@@ -264,6 +264,7 @@ def test_learners_on_a_broad_log(figures):
         ("compounding_error", ["--sampled_episodes=20", "--longest=200"]),
         ("model_exploitation", []),
         ("model_uncertainty", ["--transitions=300", "--epochs=2"]),
+        ("model_planning", ["--transitions=300", "--epochs=1", "--updates=250", "--seeds=1"]),
     ],
 )
 def test_scripts_write_a_table_and_a_picture(name, arguments, tmp_path):
@@ -349,3 +350,48 @@ def test_disagreement_knows_where_data_are_missing(figures):
     assert begins[:, 0].max() < 0.0
     noise = ends - uncertainty.mean_next(begins, np.asarray(log.actions))
     np.testing.assert_allclose(noise.std(axis=0), 0.01, rtol=0.1)
+
+
+# Plans with and without pessimism.
+
+
+def test_only_a_plan_without_pessimism_ends_in_the_swamp(figures):
+    """From the ways that were recorded, of the system that is known."""
+    planning = figures("model_planning")
+    path = FOLDER.parents[1] / "benchmarks" / "results" / "model_planning.csv"
+    with path.open() as file:
+        rows = [
+            {k: v if k == "method" else float(v) for k, v in row.items()}
+            for row in csv.DictReader(file)
+        ]
+    believed, earned = (
+        {name: planning.returns(rows, name, column) for name in planning.METHODS}
+        for column in ("believed", "earned")
+    )
+    for name in planning.METHODS:
+        assert len(earned[name]) == 3
+        for kind in ("imagined", "real"):
+            enters = planning.inside(planning.paths(rows, name, kind), planning.SWAMP).any(axis=1)
+            assert enters.all() if name == "MBPO" else not enters.any()
+        way = planning.paths(rows, name, "real")
+        costs = np.linalg.norm(way[:, 1:] - np.array(planning.GOAL), axis=-1).sum(axis=1)
+        np.testing.assert_allclose(earned[name], -costs, rtol=1e-4)
+    assert np.all(believed["MBPO"] - earned["MBPO"] > 20.0)
+    for name in ("MOPO", "MOReL"):
+        assert np.all(np.abs(believed[name] - earned[name]) < 3.0)
+        assert np.all(earned[name] > earned["MBPO"] + 10.0)
+
+
+def test_the_plane_has_a_current_and_a_swamp_that_the_log_does_not_show(figures):
+    planning = figures("model_planning")
+    states = jnp.array([[0.5, -0.25], [0.1, -0.5]], jnp.float32)
+    current = 0.04 * np.sin(5.0 * np.array([[-0.25, 0.5], [-0.5, 0.1]]))
+    change = (0.15 * np.array([1.0, -1.0]) + current) * np.array([[1.0], [0.02]])
+    following = planning.move(states, jnp.array([[1.0, -1.0]], jnp.float32))
+    np.testing.assert_allclose(following, states + change, atol=1e-6)
+    log = planning.make_log(2_000, 0)
+    begins, ends = np.asarray(log.observations)[::2], np.asarray(log.observations)[1::2]
+    assert not planning.inside(begins, planning.GAP).any()
+    assert not planning.inside(ends, planning.SWAMP).any()
+    np.testing.assert_allclose(ends, planning.move(begins, log.actions), atol=1e-6)
+    np.testing.assert_allclose(log.rewards, -np.linalg.norm(ends - [0.8, -0.5], axis=-1), atol=1e-6)

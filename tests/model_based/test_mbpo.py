@@ -48,6 +48,8 @@ def test_online_the_model_learns_from_the_policys_own_steps():
     )
     spec = CollectSpec(steps_per_update=4, capacity=64, random_steps=32)
     collector = Collector.create(environment, spec)
+    [note] = ddm.training.notes(mbpo, config, collector.empty_buffer(None))
+    assert note == "imagined episodes end by the rule 'never'"  # there is no log to agree with
     learner, metrics = jax.jit(
         lambda key: ddm.fit_online(mbpo, config, collector, key, 6, batch_size=8)
     )(jax.random.key(0))

@@ -13,7 +13,7 @@ import walled_model as walled
 from models import CONTEXT, OTHER, SMALL_MODEL
 
 from ddm.model_based import morel_npg
-from ddm.model_based.parts import rollouts
+from ddm.model_based.parts import planning, rollouts
 from ddm.types import Batch, stages_of
 
 CONTRACT = contract.Contract(
@@ -53,7 +53,7 @@ CONFIG = morel_npg.Config(
     value_learning_rate=3e-3,
     cg_iterations=10,
 )
-clone, update = jax.jit(morel_npg.clone), jax.jit(morel_npg.update)
+clone, update = jax.jit(planning.clone), jax.jit(morel_npg.update)
 
 
 @functools.cache
@@ -92,7 +92,7 @@ def test_the_clone_does_what_the_demonstrator_did_and_keeps_its_width():
 def test_imagined_episodes_end_at_halt_and_later_columns_do_not_count():
     state, _ = _clone()
     batch = walled.log(128, 0)
-    imagined = jax.jit(morel_npg.imagine)(CONFIG, state, batch, jax.random.key(0))
+    imagined = jax.jit(planning.imagine)(CONFIG, state, batch, jax.random.key(0))
     windows = rollouts.windows(imagined, CONFIG.rollout_length)
     assert windows.rewards.shape == (128, 20)
     np.testing.assert_array_equal(windows.observations[:, 0], batch.initial_observations)
@@ -117,7 +117,7 @@ def test_a_share_of_the_episodes_begins_at_any_state_of_the_log():
     state, _ = _clone()
     batch = walled.log(8, 0)
     config = CONFIG.replace(initial_share=0.25, rollout_length=1)
-    rows = morel_npg.imagine(config, state, batch, jax.random.key(0)).rows
+    rows = planning.imagine(config, state, batch, jax.random.key(0)).rows
     np.testing.assert_array_equal(rows.observations[:2], batch.initial_observations[:2])
     np.testing.assert_array_equal(rows.observations[2:], batch.observations[2:])
 

@@ -22,10 +22,12 @@ def prepare(config: Any, dataset: Any) -> Any:
 
 
 def notes(config: Any, dataset: Any) -> list[str]:
-    """How imagined episodes end, and how well that agrees with the log."""
+    """How imagined episodes end, and how well that agrees with the log if there is one."""
     rule = config.termination
     if not isinstance(rule, str) or rule in (terminations.LEARNED, terminations.AUTO):
         return [f"imagined episodes end as the model learns from the log (termination={rule})"]
+    if not hasattr(dataset, "rewards"):  # the policy's own experience, which is still to come
+        return [f"imagined episodes end by the rule '{rule}'"]
     share = terminations.agreement(terminations.RULES[rule], dataset)
     return [f"imagined episodes end by the rule '{rule}', which says the same as "
             f"{100.0 * share:.2f} % of the log's transitions"]  # fmt: skip
