@@ -86,7 +86,7 @@ def test_with_weight_0_it_is_sac_n_to_the_bit(state, batch):
     fields = {name: getattr(CONFIG, name) for name in sac_n.Config.__dataclass_fields__}
     theirs, others = jax.jit(sac_n.update)(sac_n.Config(**fields), state, batch)
     for got, want in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        if not jax.dtypes.issubdtype(got.dtype, jax.dtypes.prng_key):
+        if not jnp.issubdtype(got.dtype, jax.dtypes.prng_key):
             np.testing.assert_array_equal(got, want)
     assert set(metrics) - set(others) == {"similarity"}
 

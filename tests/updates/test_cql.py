@@ -41,6 +41,15 @@ def penalised(config, old, batch, following, key):
     return jnp.concatenate([uniform, current[0], later[0]]), jnp.concatenate(densities)
 
 
+# Of nine sampled actions, the second three are the policy's.
+GAPS = {
+    "entropy": lambda q, log_q, d: 0.7 * jnp.log(jnp.exp(q / 0.7 - log_q).mean(axis=2)) - d,
+    "kl": lambda q, log_q, d: 0.7 * jnp.log(jnp.exp(q[..., 3:6] / 0.7).mean(axis=2)) - d,
+    "expected": lambda q, log_q, d: q[..., 3:6].mean(axis=2) - d,
+    "pointwise": lambda q, log_q, d: q[..., 3:6].mean(axis=2),
+}
+
+
 def equations_of(config):
     def equations(old, batch):
         key, target_key, actor_key, sample_key = jax.random.split(old.key, 4)
@@ -53,8 +62,7 @@ def equations_of(config):
         def parts(params):
             logged = critics(params, batch.observations, batch.actions)
             values = critics(params, batch.observations, jnp.moveaxis(actions, 0, 1))
-            integral = (jnp.exp(values / 0.7 - log_densities.T)).mean(axis=2)
-            gaps = 0.7 * jnp.log(integral) - logged
+            gaps = GAPS[config.penalty](values, log_densities.T, logged)
             return ((logged - y) ** 2).mean(axis=1).sum(), gaps, logged
 
         weight = jnp.exp(old.alpha.params) if config.lagrange else 1.7
@@ -105,8 +113,15 @@ def equations_of(config):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"lagrange": True, "bc_steps": 5}, {"max_target_backup": True}],
-    ids=["plain", "lagrange", "max_target"],
+    [
+        {},
+        {"lagrange": True, "bc_steps": 5},
+        {"max_target_backup": True},
+        {"penalty": "kl"},
+        {"penalty": "expected"},
+        {"penalty": "pointwise"},
+    ],
+    ids=["plain", "lagrange", "max_target", "kl", "expected", "pointwise"],
 )
 def test_cql(changes):
     config = CQL.replace(**changes)
