@@ -31,6 +31,14 @@ def soft_values(config: Any, old: Any, batch: Batch, key: jax.Array) -> tuple[An
 
 def soft_maxima(config: Any, old: Any, rows: Batch, key: jax.Array) -> Callable[[Any], jax.Array]:
     """Parameters of the critics -> their soft maxima (2, B) over nine actions, all of them at s."""
+    sampled, log_densities = sampled_values(config, old, rows, key)
+    return lambda params: 0.7 * jnp.log(jnp.exp(sampled(params) / 0.7 - log_densities).mean(axis=2))
+
+
+def sampled_values(
+    config: Any, old: Any, rows: Batch, key: jax.Array
+) -> tuple[Callable[[Any], jax.Array], jax.Array]:
+    """Parameters of the critics -> values (2, B, 9) of nine actions; their log-densities (B, 9)."""
     uniform_key, current_key, next_key = jax.random.split(key, 3)
     shape = (3, *rows.actions.shape)
     uniform = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
@@ -42,11 +50,10 @@ def soft_maxima(config: Any, old: Any, rows: Batch, key: jax.Array) -> Callable[
         parts.append(Squashed(config, old.actor.params, observations).sample(key, 3))
     actions, log_densities = (jnp.concatenate(each) for each in zip(*parts, strict=True))
 
-    def of(params: Any) -> jax.Array:
-        values = critics(params, rows.observations, jnp.moveaxis(actions, 0, 1))
-        return 0.7 * jnp.log(jnp.exp(values / 0.7 - log_densities.T).mean(axis=2))
+    def values(params: Any) -> jax.Array:
+        return critics(params, rows.observations, jnp.moveaxis(actions, 0, 1))
 
-    return of
+    return values, log_densities.T
 
 
 def step(

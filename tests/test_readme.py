@@ -30,6 +30,7 @@ SCRIPTS = {
     "crr": (SMALL,),
     "cvae": (SMALL,),
     "diffusion": (SMALL,),
+    "edac": (SMALL, "--num_critics=3"),
     "flow_matching": (SMALL,),
     "history_bc": (SMALL, "--width=8"),
     "implicit_bc": ("--width=8",),
@@ -44,6 +45,7 @@ SCRIPTS = {
     "rebrac": (SMALL,),
     "reverse_kl": (SMALL,),
     "sac": (SMALL,),
+    "sac_n": (SMALL, "--num_critics=3"),
     "td3": (SMALL,),
     "td3_bc": (SMALL,),
 }

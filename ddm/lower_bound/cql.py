@@ -1,10 +1,20 @@
-"""CQL: conservative Q-learning, the CQL(H) variant on top of SAC (Kumar et al. 2020, eq. 4).
+"""CQL: conservative Q-learning on top of SAC (Kumar et al. 2020, arXiv 2006.04779).
 
-    L_Q = sum_i [ (Q_i(s, a) - y)^2 + alpha (log integral exp Q_i(s, a') da' - Q_i(s, a)) ]
+    L_Q = sum_i [ (Q_i(s, a) - y)^2 + alpha P_i(s) ]
 
-with the integral estimated by importance sampling (appendix F) from uniform actions, pi(. | s)
-and pi(. | s'), the last evaluated at s as in the authors' code. With `lagrange`, alpha is a dual
-variable that steers the mean gap to `target_gap` between `alpha_min` and `alpha_max`.
+``penalty`` names P, or is a function of your own:
+
+- ``entropy``, CQL(H), eq. 4: log integral exp Q(s, a') da' - Q(s, a). The integral is estimated by
+  importance sampling (appendix F) from uniform actions, pi(. | s) and pi(. | s'), the last valued
+  at s as in the authors' code.
+- ``kl``, CQL(rho), with the policy as rho: log E_{a' ~ pi} exp Q(s, a') - Q(s, a).
+- ``expected``, eq. 2 with mu = pi: E_{a' ~ pi} Q(s, a') - Q(s, a). The value of the policy is
+  bounded from below (theorem 3.2).
+- ``pointwise``, eq. 1 with mu = pi: E_{a' ~ pi} Q(s, a'). Every Q is bounded from below (theorem
+  3.1), and so the values are lower than need be.
+
+With `lagrange`, alpha is a dual variable that steers the mean of P to `target_gap` between
+`alpha_min` and `alpha_max`.
 
 Conventions where papers and codes differ: the squared error has no factor 1/2, so alpha here is
 twice the paper's, as in the authors' code; the target leaves out the entropy term
@@ -36,6 +46,8 @@ import jax
 import jax.numpy as jnp
 
 from ddm import networks, ops
+from ddm.lower_bound.parts import penalties
+from ddm.lower_bound.parts.penalties import PenaltyFn
 from ddm.off_policy import sac
 from ddm.off_policy.sac import act, batch_spec
 from ddm.types import (
@@ -44,6 +56,8 @@ from ddm.types import (
     PRNGKey,
     check_batch,
     check_continuous_example,
+    choice,
+    chosen,
     leaf,
     static,
 )
@@ -77,6 +91,7 @@ class PenaltyConfig(sac.Config):
 class Config(PenaltyConfig):
     """Hyper-parameters; defaults of the authors' locomotion runs."""
 
+    penalty: str | PenaltyFn = choice(penalties.PENALTIES, "entropy")  # P(s), see above
     # first steps in which the policy is cloned; authors: 40,000 on locomotion
     bc_steps: int = leaf(0, "[0, inf)")
 
@@ -100,8 +115,7 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One step of temperature, policy, critics, dual variable and targets.
 
-    Metrics: SAC's, and ``gap``, soft maximum of Q minus Q of the logged action (mean over
-    members and batch); ``alpha``, its weight.
+    Metrics: SAC's, and ``gap``, P (mean over members and batch); ``alpha``, its weight.
     """
     check_batch(batch, batch_spec(config), "cql")
     key, target_key, actor_key, sample_key = jax.random.split(state.key, 4)
@@ -113,14 +127,13 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     targets = critic_targets(config, state, batch, target_key)
     actions, log_densities = penalised_actions(config, state, batch, sample_key)
     weight = penalty_weight(config, state)
+    penalty = chosen(config, "penalty")
 
     def critic_loss(params: Any) -> tuple[jax.Array, Metrics]:
         every_action = jnp.concatenate([batch.actions[:, None, :], actions], axis=1)
         values = state.critic.apply(params, batch.observations, every_action)
         data_values, sampled_values = values[..., 0], values[..., 1:]
-        gaps = ops.logsumexp_gap(
-            sampled_values, log_densities, data_values, config.penalty_temperature
-        )
+        gaps = penalty(config, sampled_values, log_densities, data_values)
         error = ops.squared_td_error(data_values, targets)
         loss = error + weight * jnp.sum(jnp.mean(gaps, axis=1))
         q_value = jnp.mean(data_values)

@@ -1,7 +1,13 @@
 """Flax modules: perceptrons, critics and policy heads."""
 
 from ddm.networks import estimators, heads
-from ddm.networks.critics import ActionValue, DiscreteActionValue, StateValue, first_member
+from ddm.networks.critics import (
+    ActionValue,
+    DiscreteActionValue,
+    StateValue,
+    action_slopes,
+    first_member,
+)
 from ddm.networks.denoisers import (
     Denoiser,
     LevelEmbedding,
@@ -137,6 +143,7 @@ __all__ = [
     "TransformerBlock",
     "TransformerDenoiser",
     "UNetDenoiser",
+    "action_slopes",
     "adamw",
     "add_positions",
     "categorical",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -100,3 +102,29 @@ def first_member(critic: Trainable, observations: jax.Array, actions: jax.Array)
         return critic(observations, actions)[0]
     params = jax.tree.map(lambda leaf: leaf[:1], critic.params)
     return critic.network.clone(num_members=1).apply(params, observations, actions)[0]
+
+
+def action_slopes(
+    critic: Trainable, params: Any, observations: jax.Array, actions: jax.Array
+) -> jax.Array:
+    """The gradient of each Q_i(s, a) with respect to its action, (E, B, A).
+
+    The members of an :class:`ActionValue` are differentiated side by side, each once. Those of any
+    other ensemble are found one by one, each through the whole ensemble.
+
+    Args:
+      critic: an ensemble.
+      params: its parameters, or others in a loss.
+      observations: (B, *O).
+      actions: (B, A).
+    """
+    network = critic.network
+    if isinstance(network, ActionValue):
+        member = network.clone(num_members=1)
+        each = jax.tree.map(lambda leaf: leaf[:, None], params)  # members of ensembles of one
+        slope = jax.grad(lambda own, a: jnp.sum(member.apply(own, observations, a)), argnums=1)
+        return jax.vmap(slope, (0, None))(each, actions)
+    values, pull = jax.vjp(lambda a: critic.apply(params, observations, a), actions)
+    chosen = jnp.eye(values.shape[0], dtype=values.dtype)
+    rows = jnp.broadcast_to(chosen[:, :, None], (*chosen.shape, values.shape[1]))
+    return jax.vmap(lambda cotangent: pull(cotangent)[0])(rows)

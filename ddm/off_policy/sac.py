@@ -14,7 +14,7 @@ a floor and a ceiling, because with logged data it can rise or fall without end;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -67,6 +67,9 @@ class Config(Configuration):
     critic_network: NetworkFn | None = network()  # in place of :func:`critic_network`
 
 
+Regularizer = Callable[[Any, jax.Array], tuple[jax.Array, Metrics]]
+
+
 class State(struct.PyTreeNode):
     """Everything that training changes."""
 
@@ -113,13 +116,32 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     ``temperature``.
     """
     check_batch(batch, batch_spec(config), "sac")
+    return step(config, state, batch)
+
+
+def step(
+    config: Config, state: State, batch: Batch, regularizer: Regularizer | None = None
+) -> tuple[State, Metrics]:
+    """The update, for SAC and for methods that add a term to its critic loss.
+
+    Args:
+      config: of SAC.
+      state: of SAC.
+      batch: transitions.
+      regularizer: (the critics' parameters, their values (E, B) of the logged actions) -> (a term
+        of their loss, its metrics).
+    """
     key, target_key, actor_key = jax.random.split(state.key, 3)
     targets = critic_targets(config, state, batch, target_key)
 
     def critic_loss(params: Any) -> tuple[jax.Array, Metrics]:
         values = state.critic.apply(params, batch.observations, batch.actions)
         loss = ops.squared_td_error(values, targets)
-        return loss, {"critic_loss": loss, "q_value": jnp.mean(values)}
+        metrics = {"critic_loss": loss, "q_value": jnp.mean(values)}
+        if regularizer is None:
+            return loss, metrics
+        added, others = regularizer(params, values)
+        return loss + added, {**metrics, **others}
 
     critic, critic_metrics = networks.minimize(
         critic_loss, state.critic, config.critic_learning_rate

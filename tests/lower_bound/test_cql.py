@@ -65,6 +65,44 @@ def _values(state, actions):
     )
 
 
+def test_equation_1_bounds_the_value_of_each_pair_and_equation_2_that_of_the_policy(left_half):
+    """At the end, where Q is a reward: theorems 3.1 and 3.2, with the policy of the same step."""
+    actions = np.linspace(-0.95, -0.05, 19)  # those of the log
+    truth = 1.0 - (actions - probes.BEST_ACTION) ** 2
+    believed, of_policy, true_of_policy = {}, {}, {}
+    for penalty in ("expected", "pointwise"):
+        config = CONFIG.replace(penalty=penalty, alpha=0.3)
+        state, _ = probes.train(cql, config, left_half, steps=1200)
+        believed[penalty] = _values(state, actions)
+        policy = sac.policy_at(config, state.actor, jnp.ones((400, 1)))
+        own = policy.sample(seed=jax.random.key(0))[:, 0]
+        of_policy[penalty] = _values(state, own).mean()
+        true_of_policy[penalty] = (1.0 - (own - probes.BEST_ACTION) ** 2).mean()
+    below = {penalty: np.asarray(truth - values) for penalty, values in believed.items()}
+    # Exact for tables; a network of 32 units bends where it has to.
+    assert below["pointwise"].min() > -0.1
+    assert below["pointwise"].mean() > 0.1
+    assert below["pointwise"].mean() > below["expected"].mean() + 0.1
+    for penalty in ("expected", "pointwise"):
+        assert of_policy[penalty] < true_of_policy[penalty]
+
+
+def test_a_penalty_of_ones_own(left_half):
+    """The mean over uniform actions: eq. 1 with another mu."""
+    batch = jax.tree.map(lambda leaf: leaf[:16], left_half)
+    config = CONFIG.replace(penalty=_uniform_mean)
+    state = cql.init(config, jax.random.key(0), batch)
+    _, metrics = jax.jit(cql.update)(config, state, batch)
+    _, _, _, sample_key = jax.random.split(state.key, 4)
+    actions, _ = cql.penalised_actions(config, state, batch, sample_key)
+    expected = state.critic(batch.observations, actions[:, :4]).mean()
+    assert metrics["gap"] == pytest.approx(expected, abs=1e-5)
+
+
+def _uniform_mean(config, sampled, log_densities, logged):
+    return sampled[..., : config.num_samples].mean(axis=-1)
+
+
 def test_untried_actions_are_valued_below_the_truth(trained):
     unpenalised, penalised = trained[0.0][0], trained[1.0][0]
     untried = [0.3, 0.5, 0.8]

@@ -26,17 +26,26 @@ def backed_up(config, old, batch, key):
     return next_values.max(axis=2).min(axis=0), next_values
 
 
+# Of nine sampled actions, the second three are the policy's.
+GAPS = {
+    "entropy": lambda q, log_q, d: 0.7 * jnp.log(jnp.exp(q / 0.7 - log_q).mean(axis=2)) - d,
+    "kl": lambda q, log_q, d: 0.7 * jnp.log(jnp.exp(q[..., 3:6] / 0.7).mean(axis=2)) - d,
+    "expected": lambda q, log_q, d: q[..., 3:6].mean(axis=2) - d,
+    "pointwise": lambda q, log_q, d: q[..., 3:6].mean(axis=2),
+}
+
+
 def equations_of(config):
     def equations(old, batch):
         key, target_key, actor_key, sample_key = jax.random.split(old.key, 4)
         temperature = jnp.exp(old.temperature.params)
         soft, next_values = backed_up(config, old, batch, target_key)
         y = batch.rewards + 0.9 * (1.0 - batch.terminations) * soft
-        highest = cql_by_hand.soft_maxima(config, old, batch, sample_key)
+        sampled, log_densities = cql_by_hand.sampled_values(config, old, batch, sample_key)
 
         def parts(params):
             logged = critics(params, batch.observations, batch.actions)
-            gaps = (highest(params) - logged).mean(axis=1)
+            gaps = GAPS[config.penalty](sampled(params), log_densities, logged).mean(axis=1)
             return ((logged - y) ** 2).mean(axis=1).sum(), gaps, logged
 
         def actor_loss(params, critic):
@@ -59,8 +68,15 @@ def equations_of(config):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"lagrange": True, "bc_steps": 5}, {"max_target_backup": True}],
-    ids=["plain", "lagrange", "max_target"],
+    [
+        {},
+        {"lagrange": True, "bc_steps": 5},
+        {"max_target_backup": True},
+        {"penalty": "kl"},
+        {"penalty": "expected"},
+        {"penalty": "pointwise"},
+    ],
+    ids=["plain", "lagrange", "max_target", "kl", "expected", "pointwise"],
 )
 def test_cql(changes):
     config = CQL.replace(**changes)

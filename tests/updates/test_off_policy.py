@@ -18,6 +18,7 @@ from by_hand import (
     transitions,
 )
 
+from ddm.lower_bound import edac
 from ddm.off_policy import sac, td3
 from ddm.policy_constraint import rebrac, td3_bc
 
@@ -32,7 +33,7 @@ TD3 = {
 }  # fmt: skip
 
 
-def sac_equations(old, batch):
+def sac_equations(old, batch, more=lambda params: 0.0):
     key, target_key, actor_key = jax.random.split(old.key, 3)
     alpha = jnp.exp(old.temperature.params)
     actions, log_probs = Squashed(SAC, old.actor.params, batch.next_observations).sample(target_key)
@@ -43,7 +44,7 @@ def sac_equations(old, batch):
     def critic_loss(params):
         return ((critics(params, batch.observations, batch.actions) - y) ** 2).mean(axis=1).sum()
 
-    critic = adam(critic_loss, old.critic, 0.03)
+    critic = adam(lambda params: critic_loss(params) + more(params), old.critic, 0.03)
 
     def values_and_entropy(params):
         actions, log_probs = Squashed(SAC, params, batch.observations).sample(actor_key)
@@ -76,6 +77,33 @@ def sac_equations(old, batch):
 
 def test_sac():
     check_update(sac, SAC, transitions(), sac_equations)
+
+
+def test_edac():
+    """SAC with the mean over pairs of critics of the cosine of their slopes."""
+    size = {name: getattr(SAC, name) for name in sac.Config.__dataclass_fields__}
+    config = edac.Config(**{**size, "num_critics": 2}, diversity_weight=0.8)
+
+    def cosine(params, batch):
+        def value(member, observation, action):
+            inputs = jnp.concatenate([observation, action])
+            return mlp(jax.tree.map(lambda leaf: leaf[member], params), inputs)[0]
+
+        def of_row(observation, action):
+            one, other = (jax.grad(value, 2)(i, observation, action) for i in (0, 1))
+            return one @ other / jnp.sqrt((one @ one) * (other @ other))
+
+        # Both orders of the only pair, over N - 1 = 1.
+        return 2.0 * jax.vmap(of_row)(batch.observations, batch.actions).mean()
+
+    def equations(old, batch):
+        new, metrics, seen = sac_equations(old, batch, lambda params: 0.8 * cosine(params, batch))
+        values = critics(old.critic.params, batch.observations, batch.actions)
+        spread = jnp.abs(values[0] - values[1]).mean() / 2.0
+        more = {"q_spread": spread, "similarity": cosine(old.critic.params, batch)}
+        return new, {**metrics, **more}, seen
+
+    check_update(edac, config, transitions(), equations)
 
 
 def test_sac_acts_by_a_sample_or_by_the_mode():

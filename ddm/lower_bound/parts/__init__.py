@@ -1,0 +1,1 @@
+"""What methods of this family share and is no method."""
