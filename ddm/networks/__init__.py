@@ -9,7 +9,7 @@ from ddm.networks.denoisers import (
     TransformerDenoiser,
     UNetDenoiser,
 )
-from ddm.networks.discriminators import Discriminator
+from ddm.networks.discriminators import Discriminator, OccupancyDiscriminator
 from ddm.networks.distributions import (
     GaussianMixture,
     TanhGaussian,
@@ -67,6 +67,7 @@ from ddm.networks.policies import (
     TanhGaussianPolicy,
 )
 from ddm.networks.scores import ActionScores, RecurrentActionScores, without_output
+from ddm.networks.spectral_dense import SpectralDense, largest_singular_value
 from ddm.networks.trainable import (
     LossFn,
     Optimizer,
@@ -120,12 +121,14 @@ __all__ = [
     "MixturePolicy",
     "Network",
     "ObservationEncoder",
+    "OccupancyDiscriminator",
     "Optimizer",
     "Outcome",
     "Prior",
     "Reconstruction",
     "Recurrent",
     "RecurrentActionScores",
+    "SpectralDense",
     "Start",
     "StateValue",
     "TabularPolicy",
@@ -156,6 +159,7 @@ __all__ = [
     "follow",
     "gaussian_parameters",
     "heads",
+    "largest_singular_value",
     "log_bounds",
     "log_dual",
     "minimize",
