@@ -128,7 +128,7 @@ def update(config: Config, state: State, batch: Mapping[str, Batch]) -> tuple[St
 def draw_rows(key: PRNGKey, own: Batch, shape: tuple[int, ...]) -> Batch:
     """Own steps at random, leaves (*shape, ...), from windows (N, T, ...)."""
     rows = windows.flatten(own)
-    picked = jax.random.randint(key, shape, 0, rows.rewards.shape[0])
+    picked = jax.random.randint(key, shape, 0, rows.rewards.shape[0], jnp.int32)
     return windows.take(rows, picked)
 
 

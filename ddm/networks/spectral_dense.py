@@ -26,9 +26,11 @@ class SpectralDense(Network):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features))
-        bias = self.param("bias", self.bias_init, (self.features,))
-        return inputs @ (kernel / largest_singular_value(kernel)) + bias
+        shape = (inputs.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", self.bias_init, shape[1:], jnp.float32)
+        outputs = inputs @ (kernel / largest_singular_value(kernel))
+        return outputs + bias.reshape((1,) * (outputs.ndim - 1) + bias.shape)
 
 
 def largest_singular_value(kernel: jax.Array, iterations: int = _ITERATIONS) -> jax.Array:

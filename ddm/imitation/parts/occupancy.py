@@ -250,7 +250,7 @@ def gradient_penalty(
     config: Any, model: networks.Trainable, params: Any, expert: Inputs, own: Inputs, key: PRNGKey
 ) -> jax.Array:
     """Mean of (slope - wanted slope)^2 at points between pairs of rows; scalar."""
-    shares = jax.random.uniform(key, expert[0].shape[:1])
+    shares = jax.random.uniform(key, expert[0].shape[:1], jnp.float32)
 
     def between(one: jax.Array, other: jax.Array) -> jax.Array:
         share = shares.reshape(-1, *(1,) * (one.ndim - 1))
