@@ -45,7 +45,7 @@ from ddm.types import BatchSpec, num_minibatches
 
 _PYTHON = flags.DEFINE_string("imitation_python", "", "Python with imitation and what ddm needs.")
 _SEEDS = flags.DEFINE_integer("seeds", 8, "Seeds that learn.", 1)
-_CORES = flags.DEFINE_integer("cores", os.cpu_count(), "Cores of the machine.", 1)
+_CORES = flags.DEFINE_integer("cores", os.cpu_count() or 1, "Cores of the machine.", 1)
 _TURNS = flags.DEFINE_integer("turns", 3, "Measurements of each; the median counts.", 1)
 _LENGTH = flags.DEFINE_float("turn_seconds", 10.0, "Length of one measurement.", 0.1)
 _LEARN = flags.DEFINE_integer("learn_steps", 100_000, "Steps of each seed before them.", 1)
@@ -90,7 +90,8 @@ def save(log: data.Dataset, path: Path) -> None:
         fields=("observations", "actions", "next_observations", "terminations"), whole_dataset=True
     )
     rows = data.sample(log, jax.random.key(0), 1, spec)
-    np.savez(path, **{name: np.asarray(getattr(rows, name)) for name in spec.fields})
+    arrays: dict[str, Any] = {name: np.asarray(getattr(rows, name)) for name in spec.fields}
+    np.savez(path, **arrays)
 
 
 def compare(method: str, log: data.Dataset, path: Path) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import types
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +34,24 @@ import numpy as np
 from absl import flags
 
 import ddm
-from ddm import data, envs, runner, training
+from ddm import data, envs, runner
 from ddm.envs import tabular
 from ddm.evaluation import statistics
 from ddm.imitation import gail
 from ddm.ops import divergences, improvement
 
-_SEEDS = flags.DEFINE_integer("policy_seeds", 5, "Seeds of each contestant.", lower_bound=1)
-_UPDATES = flags.DEFINE_integer("policy_updates", 200, "Updates of each policy.", lower_bound=10)
+_SEEDS = flags.DEFINE_integer("policy_seeds", 3, "Seeds of each contestant.", lower_bound=1)
+_UPDATES = flags.DEFINE_integer("policy_updates", 100, "Updates of each policy.", lower_bound=1)
 _EPISODES = flags.DEFINE_integer("demonstrations", 100, "Episodes of the expert.", lower_bound=1)
 
 DISCOUNT = 0.95
-TEMPERATURE = 0.5  # of the expert
+TEMPERATURE = 0.1  # of the expert
 COPIES, MAX_STEPS, ROWS = 8, 100, 64
 SHARED = gail.Config(
-    head="tabular", window=64, hidden_sizes=(32,), discount=DISCOUNT, actor_learning_rate=0.02,
-    value_learning_rate=5e-3, num_epochs=4, num_minibatches=4, decay_steps=0,
-    discriminator_hidden_sizes=(64,), discriminator_learning_rate=1e-3,
+    head="tabular", window=32, hidden_sizes=(16,), discount=DISCOUNT, actor_learning_rate=0.01,
+    value_learning_rate=1e-2, num_epochs=4, num_minibatches=4, decay_steps=0, entropy_weight=0.01,
+    discriminator_hidden_sizes=(32,), discriminator_learning_rate=3e-3,
+    gradient_penalty_weight=0.1,
 )  # fmt: skip
 CONTESTANTS = {
     "softplus(h)": SHARED,
@@ -60,7 +62,6 @@ METRICS = (
     "estimated_divergence", "divergence", "expert_accuracy", "own_accuracy", "return",
     "discriminator_return",
 )  # fmt: skip
-_RENAMED = {"return": "discriminator_return"}  # of the learner's metrics
 
 
 def main(_):
@@ -115,31 +116,28 @@ def learn(config: Any, log: data.Dataset, updates: int, seeds: int) -> dict[str,
     """Trains all seeds in one program; `METRICS` (seeds, updates)."""
     spec = dataclasses.replace(gail.collect_spec(config), copies=COPIES)
     collector = ddm.Collector.create(WORLD, spec)
-    config = training.prepare(gail, config, log)
-    steps = config.discriminator_steps
+    steps = updates * config.discriminator_steps
 
     def one_seed(log: data.Dataset, key: jax.Array) -> dict[str, jax.Array]:
-        fit = functools.partial(
-            ddm.fit_online, gail, config, collector, key, steps, log=log, batch_size=ROWS
-        )
-
-        def measured(learner: ddm.Learner, metrics: Any) -> dict[str, jax.Array]:
-            shown = {_RENAMED.get(name, name): values[-1] for name, values in metrics.items()}
-            shown |= judge(config, learner.state)
-            return {name: shown[name] for name in METRICS}
-
-        def one_update(learner: ddm.Learner, _: None) -> tuple[ddm.Learner, dict[str, jax.Array]]:
-            learner, metrics = fit(learner=learner)
-            return learner, measured(learner, metrics)
-
-        learner, metrics = fit()
-        first = measured(learner, metrics)
-        _, later = jax.lax.scan(one_update, learner, length=updates - 1)
-        return jax.tree.map(lambda one, more: jnp.append(one, more), first, later)
+        _, metrics = ddm.fit_online(JUDGED, config, collector, key, steps, log=log, batch_size=ROWS)
+        shown = {"discriminator_return": metrics["return"], "return": metrics["true_return"]}
+        return {name: {**metrics, **shown}[name] for name in METRICS}
 
     run = jax.jit(jax.vmap(one_seed, (None, 0)))
     found = run(log, jax.random.split(jax.random.key(1), seeds))
     return {name: np.asarray(values) for name, values in found.items()}
+
+
+def update_and_judge(config: Any, state: gail.State, batch: Any) -> tuple[gail.State, Any]:
+    """GAIL's update, and what is exactly known of the policy after it."""
+    state, metrics = gail.update(config, state, batch)
+    return state, {**metrics, **judge(config, state)}
+
+
+JUDGED: Any = types.SimpleNamespace(
+    Config=gail.Config, State=gail.State, batch_spec=gail.batch_spec, init=gail.init, act=gail.act,
+    update=update_and_judge,
+)  # fmt: skip
 
 
 def judge(config: Any, state: gail.State) -> dict[str, jax.Array]:
@@ -151,7 +149,7 @@ def judge(config: Any, state: gail.State) -> dict[str, jax.Array]:
     )(actions)
     policy = jax.nn.softmax(log_probs.T)
     return {
-        "return": tabular.expected_return(mdp, policy),
+        "true_return": tabular.expected_return(mdp, policy),
         "divergence": exact_divergence(policy, expert_policy()),
     }
 

@@ -235,11 +235,12 @@ def test_step_sizes_end_with_the_run_counted_in_its_updates():
 
 def test_it_walks_to_the_exit_as_the_expert_does_and_the_game_ends():
     config = gail.Config(
-        head="tabular", window=32, hidden_sizes=(16,), discount=0.95, actor_learning_rate=0.05,
-        value_learning_rate=1e-2, num_epochs=4, num_minibatches=4, discriminator_hidden_sizes=(32,),
-        discriminator_learning_rate=1e-3, reward="airl",
+        head="tabular", window=32, hidden_sizes=(16,), discount=0.95, actor_learning_rate=0.01,
+        value_learning_rate=1e-2, num_epochs=4, num_minibatches=4, entropy_weight=0.01,
+        discriminator_hidden_sizes=(32,), discriminator_learning_rate=3e-3,
+        gradient_penalty_weight=0.1,
     )  # fmt: skip
-    learner, metrics = worlds.imitate(gail, config, updates=80)
+    learner, metrics = worlds.imitate(gail, config, updates=60)
     policy = worlds.policy_of(gail, config, learner)
     exact = evaluation.exact_return(policy, worlds.room(), horizon=30)
     assert float(exact) == pytest.approx(worlds.BEST_IN_ROOM, abs=1e-5)
