@@ -64,7 +64,7 @@ class Learner:
         layers: list[int],
         discriminator_layers: list[int],
         demonstrations: str,
-        rows: int,
+        rows: int,  # of a discriminator step; the demonstrations need as many
         discriminator_steps: int,
         discriminator_learning_rate: float,
         **settings: Any,
