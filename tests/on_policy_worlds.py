@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import contract
@@ -12,7 +13,7 @@ import pytest
 from flax import struct
 
 import ddm
-from ddm import envs, evaluation, experience, training
+from ddm import data, envs, evaluation, experience, training
 from ddm.envs import base, tabular
 from ddm.types import Box
 
@@ -119,6 +120,35 @@ def trainer(algorithm: Any, config: Any, environment: Any, updates: int, copies:
         return ddm.fit_online(algorithm, config, own, key, updates)
 
     return train
+
+
+@functools.cache
+def demonstrations() -> data.Dataset:
+    """Three episodes of a best policy in the room, without rewards."""
+    best = tabular.policy_iteration(room()).policy
+
+    def act(observation: jax.Array, key: Any, policy_state: Any = ()) -> Any:
+        del key
+        return jnp.argmax(observation @ best).astype(jnp.int32), policy_state
+
+    episodes = envs.collect(IN_ROOM, act, jax.random.key(0), num_episodes=3)
+    for episode in episodes:
+        episode["rewards"] = 0.0 * episode["rewards"]
+    space = IN_ROOM.action_space(IN_ROOM.default_params)
+    return data.from_episodes(episodes, action_space=space, name="demonstrations")
+
+
+def imitate(algorithm: Any, config: Any, updates: int) -> Any:
+    """(learner, metrics) of an imitator in the room, with eight copies of it."""
+    spec = dataclasses.replace(algorithm.collect_spec(config), copies=8)
+    collector, log = ddm.Collector.create(IN_ROOM, spec), demonstrations()
+    steps = updates * config.discriminator_steps
+    train = jax.jit(
+        lambda key, log: ddm.fit_online(
+            algorithm, config, collector, key, steps, log=log, batch_size=32
+        )
+    )
+    return train(jax.random.key(0), log)
 
 
 def policy_of(algorithm: Any, config: Any, learner: Any) -> Any:

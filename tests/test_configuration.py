@@ -103,6 +103,9 @@ def test_every_number_declares_its_range(algorithm):
         ("q_learning", {"learning_rate": 1.5}),
         ("implicit_bc", {"num_negatives": 0}),
         ("reverse_kl", {"hidden_sizes": (8, 0)}),
+        ("gail", {"discount": 1.0}),
+        ("dac", {"discount": 1.0}),
+        ("airl", {"log_prob_bound": 0.0}),
     ],
 )
 def test_values_outside_the_domain_of_a_method_are_refused_by_name(name, values):
@@ -121,4 +124,4 @@ def test_every_discrete_method_lets_the_log_be_checked_against_its_number_of_act
     name = contract.short_name(algorithm)
     discrete = {"head": "categorical"} if "head" in algorithm.Config.__dataclass_fields__ else {}
     config = contract.small_config(algorithm, **discrete | {"num_actions": 3})
-    assert algorithm.batch_spec(config).num_actions == 3, name
+    assert contract.first_source(algorithm.batch_spec(config)).num_actions == 3, name

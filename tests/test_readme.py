@@ -154,6 +154,36 @@ def test_experiments_that_learn_from_their_own_steps_need_no_log(name, tmp_path)
     assert summary["score"]["metric"] == "return"
 
 
+ADVERSARIAL = {
+    "gail": ("--window=60", "--discriminator_steps=2", "--discriminator_hidden_sizes=8"),
+    "airl": ("--window=60", "--discriminator_steps=2", "--reward_hidden_sizes=8"),
+    "dac": ("--block_size=2", "--random_steps=20", "--discriminator_hidden_sizes=8"),
+}
+
+
+@pytest.mark.parametrize("name", _some_by_day(ADVERSARIAL, ("gail",)))
+def test_adversarial_imitation_learns_from_a_log_and_its_own_steps(name, tmp_path):
+    random = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "demos.npz",
+        observations=random.uniform(-1.0, 1.0, (40, 8)).astype(np.float32),
+        actions=random.uniform(-1.0, 1.0, (40, 8)).astype(np.float32),
+        rewards=np.zeros(40, np.float32),
+        terminations=np.zeros(40, bool),
+        truncations=np.arange(40) % 10 == 9,
+    )
+    done = scripts.run(
+        ROOT / "experiments" / f"{name}.py", "--dataset=demos.npz",
+        "--environment=PointMass-8-v0", "--collect_copies=2", "--num_updates=4", "--log_every=2",
+        "--eval_every=4", "--checkpoint_every=4", "--eval_episodes=1", "--batch_size=4",
+        "--run_dir=run", "--noplots", SMALL, *ADVERSARIAL[name], cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["score"]["metric"] == "return"
+    assert (tmp_path / "run" / "metrics.csv").read_text().count("estimated_divergence") > 0
+
+
 @pytest.mark.parametrize(
     "name", _some_by_day(("crr", "discrete_bcq", "kl_control", "spibb_dqn"), ("discrete_bcq",))
 )

@@ -15,7 +15,7 @@ from ddm.networks.denoisers import (
     TransformerDenoiser,
     UNetDenoiser,
 )
-from ddm.networks.discriminators import Discriminator
+from ddm.networks.discriminators import Discriminator, OccupancyDiscriminator
 from ddm.networks.distributions import (
     GaussianMixture,
     TanhGaussian,
@@ -73,6 +73,7 @@ from ddm.networks.policies import (
     TanhGaussianPolicy,
 )
 from ddm.networks.scores import ActionScores, RecurrentActionScores, without_output
+from ddm.networks.spectral_dense import SpectralDense, largest_singular_value
 from ddm.networks.trainable import (
     LossFn,
     Optimizer,
@@ -126,12 +127,14 @@ __all__ = [
     "MixturePolicy",
     "Network",
     "ObservationEncoder",
+    "OccupancyDiscriminator",
     "Optimizer",
     "Outcome",
     "Prior",
     "Reconstruction",
     "Recurrent",
     "RecurrentActionScores",
+    "SpectralDense",
     "Start",
     "StateValue",
     "TabularPolicy",
@@ -163,6 +166,7 @@ __all__ = [
     "follow",
     "gaussian_parameters",
     "heads",
+    "largest_singular_value",
     "log_bounds",
     "log_dual",
     "minimize",

@@ -54,18 +54,19 @@ class MLP(Network):
     kernel_init: Initializer = fan_in_uniform
     output_init: Initializer = fan_in_uniform
     output_bias_init: Initializer = nn.initializers.zeros
+    dense: type[nn.Module] = nn.Dense  # the kind of the layers
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, deterministic: bool = True) -> jax.Array:
         hidden = inputs
         for index, size in enumerate(self.hidden_sizes):
-            hidden = nn.Dense(size, kernel_init=self.kernel_init, name=f"hidden_{index}")(hidden)
+            hidden = self.dense(size, kernel_init=self.kernel_init, name=f"hidden_{index}")(hidden)
             if self.layer_norm:
                 hidden = nn.LayerNorm(name=f"norm_{index}")(hidden)
             hidden = self.activation(hidden)
             if self.dropout_rate > 0.0:
                 hidden = nn.Dropout(self.dropout_rate, deterministic=deterministic)(hidden)
-        return nn.Dense(
+        return self.dense(
             self.output_size,
             kernel_init=self.output_init,
             bias_init=self.output_bias_init,

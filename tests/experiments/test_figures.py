@@ -395,3 +395,54 @@ def test_the_plane_has_a_current_and_a_swamp_that_the_log_does_not_show(figures)
     assert not planning.inside(ends, planning.SWAMP).any()
     np.testing.assert_allclose(ends, planning.move(begins, log.actions), atol=1e-6)
     np.testing.assert_allclose(log.rewards, -np.linalg.norm(ends - [0.8, -0.5], axis=-1), atol=1e-6)
+
+
+# Whether the game of GAIL converges.
+
+
+def test_the_exact_divergence_is_that_of_both_occupancies(figures):
+    """By sums over time, with the absorbing state; nothing for the expert itself."""
+    gail_convergence = figures("gail_convergence")
+    mdp, expert = gail_convergence.grid(), gail_convergence.expert_policy()
+    assert float(gail_convergence.exact_divergence(expert, expert)) == pytest.approx(0.0, abs=1e-6)
+    uniform = np.full(expert.shape, 1.0 / expert.shape[1])
+    chain, alive = np.asarray(mdp.transitions), ~np.asarray(mdp.terminal)
+
+    def occupancy(policy):
+        visits, states = np.zeros(policy.shape), np.asarray(mdp.initial)
+        for step in range(400):
+            states = states * alive
+            visits += 0.05 * 0.95**step * states[:, None] * policy
+            states = np.einsum("s,sa,san->n", states, policy, chain)
+        return np.append(visits.ravel(), 1.0 - visits.sum())
+
+    p, q = occupancy(uniform), occupancy(np.asarray(expert))
+    parts = [0.5 * x * np.log(np.where(x > 0, 2 * x / (p + q + 1e-300), 1.0)) for x in (p, q)]
+    found = float(gail_convergence.exact_divergence(jnp.asarray(uniform, jnp.float32), expert))
+    assert found == pytest.approx(sum(part.sum() for part in parts), abs=1e-4)
+
+
+def test_gail_converges_where_ends_are_worth_something():
+    """From the points that were recorded."""
+    path = FOLDER.parents[1] / "benchmarks" / "results" / "gail_convergence.csv"
+    last = {}
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            last[row["contestant"]] = {k: float(v) for k, v in row.items() if k != "contestant"}
+    whole, cut = last["softplus(h)"], last["softplus(h), no absorbing state"]
+    assert whole["estimated_divergence"] < 0.05
+    assert whole["divergence"] < 0.05 < 0.2 < cut["divergence"]
+    assert 0.4 < whole["own_accuracy"] < 0.7
+    assert whole["return"] > 2.0 > 0.0 > cut["return"]
+
+
+def test_the_page_on_gail_is_drawn(figures, tmp_path):
+    gail_convergence = figures("gail_convergence")
+    random = np.random.default_rng(0)
+    found = {name: random.random((2, 3)) for name in gail_convergence.METRICS}
+    rows = gail_convergence.summarize("softplus(h)", found)
+    assert [row["update"] for row in rows] == [1, 2, 3]
+    assert rows[1]["return"] == pytest.approx(found["return"][:, 1].mean())
+    assert rows[1]["return_low"] <= rows[1]["return"] <= rows[1]["return_high"]
+    gail_convergence.draw(rows, 0.5, tmp_path / "gail.png")
+    assert (tmp_path / "gail.png").stat().st_size > 10_000

@@ -114,7 +114,8 @@ def loss(
         return model.apply(params, observations, actions, config.logit_bound)
 
     demonstrated, own = logits_at(pairs)
-    logistic = jnp.mean(jax.nn.softplus(-demonstrated)) + jnp.mean(jax.nn.softplus(own))
+    sides = ops.occupancy_matching.logistic_loss(demonstrated, own)
+    logistic = jnp.mean(sides[0]) + jnp.mean(sides[1])
     slopes = jax.grad(lambda actions: jnp.sum(logits_at(actions)))(pairs[:1])
     penalty = 0.5 * config.gradient_penalty_weight * jnp.mean(jnp.sum(jnp.square(slopes), axis=-1))
     accuracy = 0.5 * (jnp.mean(demonstrated > 0.0) + jnp.mean(own < 0.0))
