@@ -176,13 +176,21 @@ def stages(algorithm: Any, config: Any) -> list[tuple[Any, Any]]:
 
 
 def make_batch(algorithm: Any, config: Any, rows: int = 8, seed: int = 0, spec: Any = None) -> Any:
-    """A batch of random rows, or windows; `rows` for each mini-batch of the algorithm."""
+    """A batch of random rows, or windows; `rows` for each mini-batch of the algorithm.
+
+    For an algorithm that learns from several sources, a dict of batches.
+    """
     import jax.numpy as jnp
     import numpy as np
 
     from ddm.types import Batch
 
     spec = algorithm.batch_spec(config) if spec is None else spec
+    if isinstance(spec, Mapping):
+        return {
+            name: make_batch(algorithm, config, rows, seed + 10 * i, one)
+            for i, (name, one) in enumerate(spec.items())
+        }
     leading = (rows * spec.minibatches,) + (() if spec.window is None else (spec.window,))
     random = np.random.default_rng(seed)
 
@@ -223,8 +231,21 @@ def make_batch(algorithm: Any, config: Any, rows: int = 8, seed: int = 0, spec: 
 
 def first_observation(algorithm: Any, config: Any, batch: Any) -> Any:
     """One observation, as `act` gets it."""
-    windows = algorithm.batch_spec(config).window is not None
-    return batch.observations[0, 0] if windows else batch.observations[0]
+    windows = first_source(algorithm.batch_spec(config)).window is not None
+    observations = first_source(batch).observations
+    return observations[0, 0] if windows else observations[0]
+
+
+def first_source(named: Any) -> Any:
+    """The batch, or the spec, of the only source or of the first of several."""
+    return next(iter(named.values())) if isinstance(named, Mapping) else named
+
+
+def of_each_source(change: Any, batch: Any) -> Any:
+    """The batch, or each of several, after a change."""
+    if isinstance(batch, Mapping):
+        return {name: change(one) for name, one in batch.items()}
+    return change(batch)
 
 
 def jitted_update(algorithm: Any) -> Any:

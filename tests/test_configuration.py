@@ -121,4 +121,4 @@ def test_every_discrete_method_lets_the_log_be_checked_against_its_number_of_act
     name = contract.short_name(algorithm)
     discrete = {"head": "categorical"} if "head" in algorithm.Config.__dataclass_fields__ else {}
     config = contract.small_config(algorithm, **discrete | {"num_actions": 3})
-    assert algorithm.batch_spec(config).num_actions == 3, name
+    assert contract.first_source(algorithm.batch_spec(config)).num_actions == 3, name

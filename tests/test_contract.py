@@ -8,6 +8,7 @@ import functools
 import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import chex
 import contract
@@ -21,7 +22,7 @@ import ddm
 from ddm.errors import InputError
 from ddm.runner.checkpoints import Store
 from ddm.runner.lanes import unwrap_keys, wrap_keys
-from ddm.types import initial_policy_state, stages_of
+from ddm.types import initial_policy_state, num_minibatches, stages_of
 
 CASES = contract.cases()
 ALGORITHMS = [
@@ -128,7 +129,7 @@ def test_update_is_deterministic_and_keeps_structure(algorithm, config):
     chex.assert_trees_all_equal(metrics, metrics_again)
     chex.assert_trees_all_equal_structs(first, state)
     chex.assert_trees_all_equal_shapes_and_dtypes(_plain(first), _plain(state))
-    assert first.step == algorithm.batch_spec(config).minibatches
+    assert first.step == num_minibatches(algorithm.batch_spec(config))
     for name, value in metrics.items():
         assert value.shape == (), name
         assert jnp.issubdtype(value.dtype, jnp.floating), name
@@ -274,7 +275,7 @@ BOUNDARIES = {
 def test_losses_and_gradients_are_finite_at_the_boundaries(algorithm, config):
     state, batch = _start(algorithm, config)
     for name, edit in BOUNDARIES.items():
-        edited, after = edit(batch), state
+        edited, after = contract.of_each_source(edit, batch), state
         for _ in range(3):
             after, metrics = _update(algorithm, config, after, edited)
         # A gradient that is not finite leaves Adam's moments and parameters not finite.
@@ -446,9 +447,10 @@ def test_act_gives_one_action_and_keeps_the_policy_states_structure(algorithm, c
         before = initial_policy_state(algorithm, config, state)
         for seed in range(2):
             action, after = _act(algorithm, config, state, batch, seed, before)[form]
-            windows = algorithm.batch_spec(config).window is not None
-            assert action.shape == batch.actions.shape[2 if windows else 1 :]
-            assert action.dtype == batch.actions.dtype
+            windows = contract.first_source(algorithm.batch_spec(config)).window is not None
+            actions = contract.first_source(batch).actions
+            assert action.shape == actions.shape[2 if windows else 1 :]
+            assert action.dtype == actions.dtype
             assert np.isfinite(action).all()
             if jnp.issubdtype(action.dtype, jnp.integer):
                 assert 0 <= action < contract.NUM_ACTIONS
@@ -491,26 +493,39 @@ def test_deterministic_actions_do_not_depend_on_the_key(algorithm):
     np.testing.assert_array_equal(one, other)
 
 
+def _each_source(algorithm, config, batch):
+    """(spec, its rows, a function from other rows to the whole batch) of each source."""
+    spec = algorithm.batch_spec(config)
+    if not isinstance(spec, Mapping):
+        return [(spec, batch, lambda rows: rows)]
+    return [
+        (one, batch[name], lambda rows, name=name: {**batch, name: rows})
+        for name, one in spec.items()
+    ]
+
+
 @every_algorithm
 def test_wrong_batches_are_refused_by_name(algorithm):
     config = contract.small_config(algorithm)
     state, batch = _start(algorithm, config)
-    spec = algorithm.batch_spec(config)
-    for field in spec.fields:
-        with pytest.raises(InputError, match=f"batch.{field} is missing"):
-            algorithm.update(config, state, batch.replace(**{field: None}))
-        shorter = getattr(batch, field)[: -spec.minibatches]
-        with pytest.raises(InputError, match="rows"):
-            algorithm.update(config, state, batch.replace(**{field: shorter}))
-    if batch.rewards is not None:
-        with pytest.raises(InputError, match=r"batch.rewards has shape \(\d+, 1\b"):
-            algorithm.update(config, state, batch.replace(rewards=batch.rewards[:, None]))
+    for spec, rows, whole in _each_source(algorithm, config, batch):
+        for field in spec.fields:
+            with pytest.raises(InputError, match=f"batch.{field} is missing"):
+                algorithm.update(config, state, whole(rows.replace(**{field: None})))
+            shorter = getattr(rows, field)[: -spec.minibatches]
+            with pytest.raises(InputError, match="rows"):
+                algorithm.update(config, state, whole(rows.replace(**{field: shorter})))
+        if rows.rewards is not None:
+            wrong = rows.replace(rewards=rows.rewards[:, None])
+            with pytest.raises(InputError, match=r"batch.rewards has shape \(\d+, 1\b"):
+                algorithm.update(config, state, whole(wrong))
 
 
 @every_algorithm
 def test_wrong_feature_sizes_are_refused(algorithm):
     config = contract.small_config(algorithm)
     state, batch = _start(algorithm, config)
-    wide = np.concatenate([batch.observations, batch.observations], axis=-1)
-    with pytest.raises(Exception, match="shape"):
-        jax.eval_shape(algorithm.update, config, state, batch.replace(observations=wide))
+    for _, rows, whole in _each_source(algorithm, config, batch):
+        wide = np.concatenate([rows.observations, rows.observations], axis=-1)
+        with pytest.raises(Exception, match="shape"):
+            jax.eval_shape(algorithm.update, config, state, whole(rows.replace(observations=wide)))

@@ -1,0 +1,3 @@
+import contract
+
+CONTRACT = contract.Contract()
