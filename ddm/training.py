@@ -109,7 +109,8 @@ def fit_online(
 
     Pure, as :func:`fit`. Before each update every copy of the environment takes
     `collector.spec.steps_per_update` steps. An algorithm whose `batch_spec` is a dict gets its
-    own experience as "own" and the log as "log"; any other gets rows of both in one batch. One that
+    own experience as "own" and the log under the other name; any other gets rows of both in one
+    batch. One that
     learns from its present policy alone, such as PPO, has a `collect_spec` for the collector:
 
         collector = ddm.Collector.create(environment, ppo.collect_spec(config))
@@ -140,7 +141,7 @@ def fit_online(
     if learner is None:
         buffer = collector.empty_buffer(log)
         data.check_sources(own_sources(buffer, log, log_share, spec), spec, batch_size)
-        state = algorithm.init(config, init_key, collector.example(buffer, spec))
+        state = algorithm.init(config, init_key, _example(collector, buffer, log, spec))
         begun = experience.begin(collector, algorithm, config, state, collect_key, log)
         learner = Learner(state, begun)
 
@@ -152,6 +153,19 @@ def fit_online(
         return Learner(state, seen), {**metrics, **collected}
 
     return jax.lax.scan(step, learner, length=num_updates(num_steps, spec))
+
+
+def _example(collector: experience.Collector, buffer: data.Buffer, log: Any, spec: Any) -> Any:
+    """Shapes and types for an algorithm's `init`; a dict of them if it asks for several sources."""
+    if not data.is_named(spec):
+        return collector.example(buffer, spec)
+    sources = own_sources(buffer, log, 0.5, spec)
+    return {
+        name: collector.example(buffer, one)
+        if name == experience.OWN
+        else data.sample(data.find_source(sources, name), jax.random.key(0), 1, one)
+        for name, one in spec.items()
+    }
 
 
 def prepare(algorithm: Algorithm, config: Any, source: Any) -> Any:
@@ -223,8 +237,9 @@ def own_sources(buffer: data.Buffer, log: Any, log_share: float, spec: Any) -> A
     if log is None:
         return {experience.OWN: buffer}
     if data.is_named(spec):
-        logs = log if isinstance(log, Mapping) else {"log": log}
-        return {experience.OWN: buffer, **logs}
+        others = [name for name in spec if name != experience.OWN]
+        name = others[0] if len(others) == 1 else "log"
+        return {experience.OWN: buffer, **(log if isinstance(log, Mapping) else {name: log})}
     return data.Mixture((data.only_source(log), buffer), (log_share, 1.0 - log_share))
 
 

@@ -130,15 +130,17 @@ class Algorithm(Protocol):
     Config: Any
     State: Any
 
-    def batch_spec(self, config: Any) -> BatchSpec:
+    # Any: a `Spec`, and a `Batch` or a dict of them, as the algorithm declares.
+
+    def batch_spec(self, config: Any) -> Any:
         """What `update` needs in its batch."""
         ...
 
-    def init(self, config: Any, key: PRNGKey, batch: Batch) -> Any:
+    def init(self, config: Any, key: PRNGKey, batch: Any) -> Any:
         """A fresh state; `batch` is an example, used for shapes and dtypes only."""
         ...
 
-    def update(self, config: Any, state: Any, batch: Batch) -> tuple[Any, Metrics]:
+    def update(self, config: Any, state: Any, batch: Any) -> tuple[Any, Metrics]:
         """One pure update (`batch_spec(config).minibatches` gradient steps)."""
         ...
 

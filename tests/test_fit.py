@@ -234,7 +234,8 @@ def test_a_log_stands_beside_the_experience(log):
 
     spec = BatchSpec(fields=TRANSITION_FIELDS)
     named = types.SimpleNamespace(
-        init=sac.init, act=sac.act, update=update,
+        init=lambda config, key, batch: sac.init(config, key, batch["own"]), act=sac.act,
+        update=update,
         batch_spec=lambda config: {"own": spec, "log": dataclasses.replace(spec, minibatches=1)},
     )  # fmt: skip
     train = lambda algorithm: jax.eval_shape(  # noqa: E731

@@ -33,6 +33,7 @@ SCRIPTS = {
     "flow_matching": (SMALL,),
     "history_bc": (SMALL, "--width=8"),
     "implicit_bc": ("--width=8",),
+    "iq_learn": (SMALL,),
     "iql": (SMALL,),
     "combo": MODEL,
     "mbpo": MODEL,
@@ -46,6 +47,7 @@ SCRIPTS = {
     "sac": (SMALL,),
     "td3": (SMALL,),
     "td3_bc": (SMALL,),
+    "value_dice": (SMALL,),
 }
 
 

@@ -20,14 +20,14 @@ Offline it learns from demonstrations alone. With chi2 and value_expert the loss
     E_E[V(s) - Q(s, a)] + 1 / (4 c) E_E[r^2]:
 
 alpha times the negative log-likelihood of the demonstrated actions, and a regulariser that knows
-next states. With `online`, the policy's own rows are the source "own" beside "expert".
+next states. With `own_rows`, the policy's own rows are the source "own" beside "expert".
 
 The gradient flows through V(s'), there is no target network by default; `use_target` takes V(s')
 from one, without a gradient. That is another algorithm, and the authors' on MuJoCo. With two
 critics V is the smaller value, and the loss is the mean over both.
 
 Settings of the authors. Discrete, offline: `num_critics=1 hidden_sizes=64,64 temperature=0.01`
-(0.001 on CartPole and LunarLander), `critic_learning_rate=1e-4`, batches of 32. MuJoCo: `online
+(0.001 on CartPole and LunarLander), `critic_learning_rate=1e-4`, batches of 32. MuJoCo: `own_rows
 use_target chi2_on=all actor_learning_rate=3e-5`, batches of 256, with `loss=v0` on Hopper, Walker2d
 and Humanoid and `loss=value` on HalfCheetah and Ant; one critic on Hopper and HalfCheetah;
 `temperature=0.001` on Ant, 1 on Humanoid.
@@ -76,20 +76,20 @@ class Config(soft_critic.Config):
     divergence: str = choice(matching.SLOPES, "chi2")  # phi, see ddm/ops/matching.py
     chi2_on: str = choice(("expert", "all", "none"), "expert")  # rows of the quadratic term
     loss: str = choice(lambda: VALUE_TERMS, "value_expert")  # J_V, see above
-    online: bool = static(False)  # learn from own rows, too
+    own_rows: bool = static(False)  # learn from own rows, too
     use_target: bool = static(False)  # V(s') from a moving average, without a gradient
     clip_values: bool = static(False)  # keep V(s') inside the bound of the rewards, see above
 
 
 def batch_spec(config: Config) -> Spec:
-    """Transitions without rewards: of demonstrations, and with `online` of the policy."""
+    """Transitions without rewards: of demonstrations, and with `own_rows` of the policy."""
     spec = soft_critic.step_spec(config)
-    return {"expert": spec, "own": spec} if config.online else spec
+    return {"expert": spec, "own": spec} if config.own_rows else spec
 
 
 def collect_spec(config: Config) -> CollectSpec | None:
-    """One step of the environment for each update, if the method is online."""
-    return CollectSpec(random_steps=1_000) if config.online else None
+    """One step of the environment for each update, if it learns from own rows, too."""
+    return CollectSpec(random_steps=1_000) if config.own_rows else None
 
 
 def init(config: Config, key: PRNGKey, batch: Any) -> State:
@@ -99,12 +99,12 @@ def init(config: Config, key: PRNGKey, batch: Any) -> State:
       InputError: actions of the other kind, images, or a `loss` or `chi2_on` that needs own rows.
     """
     for name, value in (("loss", "value"), ("chi2_on", "all")):
-        if getattr(config, name) == value and not config.online:
+        if getattr(config, name) == value and not config.own_rows:
             raise InputError(
-                f"iq_learn: {name}={value} needs the policy's own rows: set online, or choose "
+                f"iq_learn: {name}={value} needs the policy's own rows: set own_rows, or choose "
                 f"{name}={'value_expert' if name == 'loss' else 'expert'}"
             )
-    return soft_critic.init(config, key, batch["expert"] if config.online else batch, "iq_learn")
+    return soft_critic.init(config, key, batch["expert"] if config.own_rows else batch, "iq_learn")
 
 
 def update(config: Config, state: State, batch: Any) -> tuple[State, Metrics]:
@@ -198,9 +198,9 @@ VALUE_TERMS: dict[str, Callable[[Config, jax.Array, jax.Array, int], jax.Array]]
 
 
 def _sources(config: Config, batch: Any) -> tuple[Batch, Batch | None]:
-    """The demonstrated rows, and the own ones if the method is online."""
+    """The demonstrated rows, and the own ones if it learns from own rows, too."""
     spec = soft_critic.step_spec(config)
-    expert, own = (batch["expert"], batch["own"]) if config.online else (batch, None)
+    expert, own = (batch["expert"], batch["own"]) if config.own_rows else (batch, None)
     for rows in (expert, own):
         if rows is not None:
             check_batch(rows, spec, "iq_learn")

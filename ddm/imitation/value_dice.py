@@ -11,9 +11,9 @@ at once on
 
 nu down and the policy up; the penalty on slopes moves only nu, that of features only the policy.
 
-Online (`online`), own rows are mixed into both occupancies in a share beta (`replay_share`), which
-the policy matches all the same (eq. 16), and the slopes are those between demonstrated and own
-rows. Offline beta is 0, and the policy's actions at demonstrated states take the place of own rows.
+Online (`own_rows`), own rows are mixed into both occupancies in a share beta (`replay_share`); the
+policy matches all the same (eq. 16), and the slopes are those between demonstrated and own rows.
+Offline beta is 0, and the policy's actions at demonstrated states take the place of own rows.
 
 Initial states: with ``all``, as in the authors' code, every demonstrated state begins an episode;
 then J is right if the demonstrated states are those of a process that goes on for ever. With
@@ -79,7 +79,7 @@ class Config(Configuration):
     actor_learning_rate: float = leaf(1e-5, "[0, inf)")  # Adam's step size
     critic_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size of nu
     discount: float = leaf(0.99, "[0, 1)")  # gamma
-    replay_share: float = leaf(0.1, "[0, 1)")  # beta: of own rows in both occupancies; online
+    replay_share: float = leaf(0.1, "[0, 1)")  # beta: of own rows in both occupancies; own_rows
     gradient_penalty_weight: float = leaf(10.0, "[0, inf)")  # w_g
     orthogonal_weight: float = leaf(1e-4, "[0, inf)")  # w_o
     # standard deviation of the noise that is added to the mean action while it collects
@@ -91,7 +91,7 @@ class Config(Configuration):
     initial: str = choice(("all", "first"), "all")  # states that begin episodes, see above
     num_actions: int = static(0, "[0, inf)")  # size of a discrete action space
     hidden_sizes: tuple[int, ...] = static((256, 256), "[1, inf)")  # relu layers
-    online: bool = static(False)  # learn from own rows, too
+    own_rows: bool = static(False)  # learn from own rows, too
     absorbing: bool = static(False)  # terminations lead to a state of their own
     actor_network: NetworkFn | None = network()  # in place of that of `parts/log_ratio.py`
     critic_network: NetworkFn | None = network()  # in place of that of `parts/log_ratio.py`
@@ -107,17 +107,17 @@ class State(struct.PyTreeNode):
 
 
 def batch_spec(config: Config) -> Spec:
-    """Transitions without rewards: of demonstrations, and with `online` of the policy."""
+    """Transitions without rewards: of demonstrations, and with `own_rows` of the policy."""
     fields = ("observations", "actions", "next_observations", "terminations")
     own = BatchSpec(fields=fields, num_actions=config.num_actions)
     first = ("initial_observations",) if config.initial == "first" else ()
     expert = BatchSpec(fields=(*fields, *first), num_actions=config.num_actions)
-    return {"expert": expert, "own": own} if config.online else expert
+    return {"expert": expert, "own": own} if config.own_rows else expert
 
 
 def collect_spec(config: Config) -> CollectSpec | None:
-    """One step of the environment for each update, if the method is online."""
-    return CollectSpec(random_steps=2_000) if config.online else None
+    """One step of the environment for each update, if it learns from own rows, too."""
+    return CollectSpec(random_steps=2_000) if config.own_rows else None
 
 
 def init(config: Config, key: PRNGKey, batch: Any) -> State:
@@ -127,7 +127,7 @@ def init(config: Config, key: PRNGKey, batch: Any) -> State:
       InputError: actions of the other kind, or images.
     """
     spec: Any = batch_spec(config)
-    batch, spec = (batch["expert"], spec["expert"]) if config.online else (batch, spec)
+    batch, spec = (batch["expert"], spec["expert"]) if config.own_rows else (batch, spec)
     check_example(batch, spec, "value_dice")
     check_actions(batch, config.num_actions, "value_dice")
     check_vectors(config, batch, "value_dice")
@@ -259,9 +259,9 @@ def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
 
 
 def _sources(config: Config, batch: Any) -> tuple[Batch, Batch | None]:
-    """The demonstrated rows, and the own ones if the method is online."""
+    """The demonstrated rows, and the own ones if it learns from own rows, too."""
     spec: Any = batch_spec(config)
-    if not config.online:
+    if not config.own_rows:
         check_batch(batch, spec, "value_dice")
         return batch, None
     for name in ("expert", "own"):

@@ -17,7 +17,7 @@ from ddm.imitation import iq_learn
 from ddm.imitation.parts import soft_critic
 from ddm.types import Batch
 
-ONLINE = {"online": True, "loss": "value", "chi2_on": "all"}
+ONLINE = {"own_rows": True, "loss": "value", "chi2_on": "all"}
 DISCRETE = {"num_actions": contract.NUM_ACTIONS, "num_critics": 1}
 CONTRACT = contract.Contract(
     small={"temperature": 0.5},
@@ -118,9 +118,9 @@ def _numbers(**fields):
     """A discrete state with its batch, and all Q and soft values of it in numpy."""
     config = contract.small_config(iq_learn, **DISCRETE, **fields)
     batch = contract.make_batch(iq_learn, config)
-    rows = batch["expert"] if config.online else batch
+    rows = batch["expert"] if config.own_rows else batch
     state = contract.jitted_init(iq_learn)(config, KEY, batch)
-    own = batch["own"] if config.online else None
+    own = batch["own"] if config.own_rows else None
 
     def both(rows):
         values = np.asarray(state.critic(rows.observations)[0], np.float64)
@@ -196,7 +196,7 @@ def test_what_needs_own_rows_is_refused_offline(field, value):
     batch = contract.make_batch(iq_learn, config)
     with pytest.raises(InputError, match=f"iq_learn: {field}={value} needs the policy's own rows"):
         iq_learn.init(config, KEY, batch)
-    online = contract.small_config(iq_learn, **{field: value, "online": True})
+    online = contract.small_config(iq_learn, **{field: value, "own_rows": True})
     assert iq_learn.collect_spec(online) is not None
     assert iq_learn.collect_spec(config) is None
 

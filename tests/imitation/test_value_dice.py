@@ -19,7 +19,7 @@ from ddm.networks import policies
 from ddm.ops import matching
 
 DISCRETE = {"num_actions": contract.NUM_ACTIONS}
-ONLINE = {"online": True, "absorbing": True, "absorbing_copies": 10.0}
+ONLINE = {"own_rows": True, "absorbing": True, "absorbing_copies": 10.0}
 CONTRACT = contract.Contract(
     variants=[DISCRETE, ONLINE, {"initial": "first", "absorbing": True}],
     other={"actor_learning_rate": 1e-2, "initial": "first"},
@@ -144,7 +144,7 @@ def test_both_players_meet_at_the_experts_policy(demonstrated):
 
 def test_own_rows_are_mixed_into_both_occupancies():
     config = contract.small_config(
-        value_dice, **DISCRETE, online=True, gradient_penalty_weight=0.0, orthogonal_weight=0.0,
+        value_dice, **DISCRETE, own_rows=True, gradient_penalty_weight=0.0, orthogonal_weight=0.0,
         replay_share=0.25,
     )  # fmt: skip
     batch = contract.make_batch(value_dice, config)
