@@ -262,6 +262,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     right.plot(noises, returns, color="black", lw=1.0, ls="--")
     left.set(xscale="log", xlabel="episodes of the expert", title="as demonstrations grow")
     left.set_xticks(COUNTS, [str(count) for count in COUNTS])
+    left.minorticks_off()
     right.set(
         xlabel="noise on executed actions", title=f"{NOISE_EPISODES} episodes, a noisier world"
     )
