@@ -1,6 +1,6 @@
 """Imitation as demonstrations grow, and as the world becomes noisier than it was for the expert.
 
-    python experiments/figures/imitation_with_data.py
+    python experiments/figures/imitation_with_data.py --num_updates=2000 --episodes=20
 
 A point in eight dimensions moves by a tenth of its action, for 50 steps, and pays its distance to a
 goal. The expert is almost optimal and narrow. Left: the return of the policies learned from 1 to 25

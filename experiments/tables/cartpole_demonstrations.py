@@ -4,8 +4,10 @@
 
 The expert pushes to the right with probability sigmoid(50 (0.1 x + 0.3 x' + 2 th + th')), which is
 almost always the right thing: it earns 200 in 200 steps. One pair in ten of 4 or 7 of its episodes
-is kept, standardised by those of the first seed. Both methods have two hidden layers of 64 (elu in
-the critic, as in the authors' code), a step size of 1e-3 and batches of 64, and act by their mode.
+is kept. Both methods have two hidden layers of 64 (elu in the critic, as in the authors' code), a
+step size of 1e-3 and batches of 64, and act by their mode. Observations are not standardised: they
+are small, and an elu is nearly linear there, as the expert is. Standardised, or with relu,
+it earned 11 to 47 on two of three seeds with 4 episodes.
 
 What was measured before with another implementation, over 7 seeds: IQ-Learn 181
 +- 45 and 200 +- 0, BC 139 +- 64 and 181 +- 23 for 4 and 7 episodes.
@@ -75,8 +77,6 @@ def main(_):
     rows = []
     for count in COUNTS:
         logs = [demonstrate(count, seed) for seed in range(_SEEDS.value)]
-        units = data.normalize(logs[0], "standardize").normalization
-        logs = [data.normalize(log, like=units) for log in logs]
         for name in METHODS:
             returns = scores(name, logs)
             rows.append({
