@@ -34,6 +34,7 @@ SCRIPTS = {
     "flow_matching": (SMALL,),
     "history_bc": (SMALL, "--width=8"),
     "implicit_bc": ("--width=8",),
+    "iq_learn": (SMALL,),
     "iql": (SMALL,),
     "combo": MODEL,
     "mbpo": MODEL,
@@ -48,6 +49,7 @@ SCRIPTS = {
     "sac_n": (SMALL, "--num_critics=3"),
     "td3": (SMALL,),
     "td3_bc": (SMALL,),
+    "value_dice": (SMALL,),
 }
 
 

@@ -446,3 +446,61 @@ def test_the_page_on_gail_is_drawn(figures, tmp_path):
     assert rows[1]["return_low"] <= rows[1]["return"] <= rows[1]["return_high"]
     gail_convergence.draw(rows, 0.5, tmp_path / "gail.png")
     assert (tmp_path / "gail.png").stat().st_size > 10_000
+
+
+# Imitation as demonstrations grow.
+
+
+def test_logs_of_few_demonstrations_repeat_them(figures):
+    figure = figures("imitation_with_data")
+    world = figure.point_mass.PointMass()
+    logs = figure.demonstrate(world, 2)
+    assert logs.rewards.shape == (2 * len(figure.COUNTS), 25 * 50)
+    episodes = np.asarray(logs.actions).reshape(len(figure.COUNTS), 2, 25, 50, 8)
+    for count, both in zip(figure.COUNTS, episodes, strict=True):
+        for log in both:
+            assert len(np.unique(log[:, 30, 0])) == count
+            np.testing.assert_array_equal(log[:count], log[-count:])
+    np.testing.assert_array_equal(episodes[0, :, 0], episodes[-1, :, 0])  # the seed's first one
+    assert np.any(episodes[0, 0] != episodes[0, 1])
+
+
+def test_a_row_holds_the_returns_of_its_own_lanes(figures):
+    figure = figures("imitation_with_data")
+    returns = np.arange(4 * 3 * 2.0).reshape(4, 6)  # noises, then counts and seeds
+    rows = figure.rows_of("BC", returns, 2)
+    found = {(row["demonstrations"], row["noise"]): row["return"] for row in rows}
+    assert found == {
+        (1, 0.0): 0.5, (5, 0.0): 2.5, (25, 0.0): 4.5,
+        (5, 0.25): 8.5, (5, 0.5): 14.5, (5, 1.0): 20.5,
+    }  # fmt: skip
+
+
+def test_noise_on_executed_actions_costs_the_expert(figures):
+    figure = figures("imitation_with_data")
+    world = figure.point_mass.PointMass()
+    noisy, start = figure.Disturbed(world), jnp.zeros(8)
+    still = noisy.step(jax.random.key(0), world.state_at(start), start, noisy.default_params)
+    np.testing.assert_array_equal(still[0], start)
+    params = figure.NoisyParams(world.default_params, 0.5)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    moved = jax.vmap(lambda key: noisy.step(key, world.state_at(start), start, params)[0])(keys)
+    # A tenth of a normal number that is cut at 1, two standard deviations.
+    assert float(jnp.std(moved)) == pytest.approx(0.1 * 0.5 * 0.96, rel=0.03)
+    quiet, *_, loud = (row["return"] for row in figure.expert_rows(world, 2, 20))
+    assert -14.5 < quiet < -11.0  # -13.1 in the world's own test
+    assert loud < quiet - 3.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["BC", "SQIL (online)"])
+def test_every_kind_of_method_is_trained_and_scored(figures, name):
+    figure = figures("imitation_with_data")
+    world = figure.point_mass.PointMass()
+    logs = jax.tree.map(lambda leaf: leaf[:2], figure.demonstrate(world, 1))
+    policy = figure.learn(figure.METHODS[name], world, logs, 3)
+    assert int(policy.state.step[0]) == 3
+    returns = figure.score(policy, world, 2)
+    assert returns.shape == (4, 2)
+    assert np.isfinite(returns).all()
+    assert np.all(returns < 0.0)
