@@ -1,6 +1,6 @@
 """Flax modules: perceptrons, critics and policy heads."""
 
-from ddm.networks import estimators, heads
+from ddm.networks import estimators, heads, spectral
 from ddm.networks.critics import ActionValue, DiscreteActionValue, StateValue, first_member
 from ddm.networks.denoisers import (
     Denoiser,
@@ -19,7 +19,7 @@ from ddm.networks.distributions import (
     gaussian_parameters,
 )
 from ddm.networks.duals import dual_at_bound, dual_step, log_bounds, log_dual
-from ddm.networks.dynamics import GaussianDynamics, Outcome
+from ddm.networks.dynamics import GaussianDynamics, Moments, Outcome, Regression
 from ddm.networks.encoders import (
     ENCODERS,
     ConvEncoder,
@@ -118,6 +118,7 @@ __all__ = [
     "MLPDenoiser",
     "MixtureLatent",
     "MixturePolicy",
+    "Moments",
     "Network",
     "ObservationEncoder",
     "Optimizer",
@@ -126,6 +127,7 @@ __all__ = [
     "Reconstruction",
     "Recurrent",
     "RecurrentActionScores",
+    "Regression",
     "Start",
     "StateValue",
     "TabularPolicy",
@@ -164,6 +166,7 @@ __all__ = [
     "scale_pixels",
     "share",
     "sinusoids",
+    "spectral",
     "standardize_images",
     "tracked",
     "trainable",

@@ -14,6 +14,7 @@ from ddm.ops import (
     weights,
 )
 from ddm.ops.control import cond_if_any
+from ddm.ops.least_squares import gauss_newton
 from ddm.ops.penalties import logsumexp_gap, orthogonality_penalty, soft_maximum
 from ddm.ops.pessimism import halted, is_unknown, penalized_rewards
 from ddm.ops.updates import cosine_decay, linear_decay, polyak, share_done
@@ -36,6 +37,7 @@ __all__ = [
     "diffusion",
     "divergences",
     "expectile_loss",
+    "gauss_newton",
     "halted",
     "improvement",
     "is_unknown",
