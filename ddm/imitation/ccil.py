@@ -37,13 +37,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ddm import data, networks, ops
+from ddm import data
 from ddm.errors import InputError
 from ddm.imitation import bc
 from ddm.imitation.parts import corrective, lipschitz
 from ddm.imitation.parts.corrective import FieldFn, Labels
+from ddm.imitation.parts.lipschitz import dynamics_network as dynamics_network
 from ddm.networks import heads
-from ddm.networks.heads import policy_network
+from ddm.networks.heads import policy_network as policy_network
 from ddm.types import (
     Batch,
     BatchSpec,
@@ -81,15 +82,15 @@ class State(struct.PyTreeNode):
     """Everything that training changes."""
 
     model: Any  # a `lipschitz.State`; the empty tuple if the dynamics is known
-    policy: networks.Trainable
+    policy: bc.State
     step: jax.Array  # () int32, gradient steps done, of the model and of the policy
     key: PRNGKey
 
 
 def batch_spec(config: Config) -> BatchSpec:
-    """Demonstrated steps."""
-    del config
-    return BatchSpec(fields=("observations", "actions", "next_observations"))
+    """Demonstrated steps; `num_actions` is there to refuse a log of discrete actions by name."""
+    fields = ("observations", "actions", "next_observations")
+    return BatchSpec(fields, num_actions=config.num_actions)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -136,22 +137,19 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     check_vectors(config, batch, "ccil")
     heads.check(config, batch, "ccil")
     key, policy_key, model_key = jax.random.split(key, 3)
-    network = (config.policy_network or policy_network)(config, heads.action_size(config, batch))
-    params = network.init(policy_key, batch.observations[:1], *heads.bounds(config))
-    known = config.dynamics != LEARNED
-    if known:
-        _check_dynamics(config, batch)
+    if config.dynamics != LEARNED:
+        _check_dynamics(config.dynamics, batch)
     return State(
-        model=() if known else lipschitz.init(config, model_key, batch),
-        policy=networks.trainable(network, params, networks.adamw),
+        model=lipschitz.init(config, model_key, batch) if config.dynamics == LEARNED else (),
+        policy=bc.init(config, policy_key, batch),
         step=jnp.zeros((), jnp.int32),
         key=key,
     )
 
 
-def _check_dynamics(config: Config, batch: Batch) -> None:
+def _check_dynamics(dynamics: Any, batch: Batch) -> None:
     inputs = batch.observations[0], batch.actions[0]
-    found = jax.eval_shape(config.dynamics, *inputs)
+    found = jax.eval_shape(dynamics, *inputs)
     if getattr(found, "shape", None) != inputs[0].shape:
         raise InputError(
             f"ccil: dynamics gives {getattr(found, 'shape', type(found).__name__)} for an "
@@ -170,31 +168,21 @@ def train_model(config: Config, state: State, batch: Batch) -> tuple[State, Metr
 def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
     """One gradient step of the policy on demonstrations and on labels that are made from them.
 
-    Metrics: ``loss``; ``action_error``, as of `bc`, on the demonstrations; ``kept``, the share of
-    labels that are not rejected; ``label_distance``, their mean distance; for a learned model
-    ``model_error``, in standardised units.
+    Metrics: those of `bc`, on both; ``kept``, the share of labels that are not rejected;
+    ``label_distance``, their mean distance; for a learned model ``model_error``, in standardised
+    units.
     """
     check_batch(batch, batch_spec(config), "ccil")
     key, label_key = jax.random.split(state.key)
     labels = corrective.propose(config, dynamics_field(config, state), batch, label_key)
-    observations = jnp.concatenate([batch.observations, labels.observations])
-    actions = jnp.concatenate([batch.actions, labels.actions])
     kept = labels.kept.astype(jnp.float32)
-    demonstrated = jnp.full(
-        len(batch.actions), config.num_labels if config.balance else 1, jnp.float32
+    demonstrated = config.num_labels if config.balance else 1
+    rows = Batch(
+        observations=jnp.concatenate([batch.observations, labels.observations]),
+        actions=jnp.concatenate([batch.actions, labels.actions]),
     )
-    weights = jnp.concatenate([demonstrated, kept])
-
-    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-        outputs = state.policy.apply(params, observations, *heads.bounds(config))
-        modes = heads.find(config).mode(outputs)
-        heads.check_same_actions(modes, actions, "ccil")
-        loss = jnp.sum(weights * bc.losses(config, outputs, actions)) / jnp.sum(weights)
-        error = jnp.mean(bc.errors(modes[: len(batch.actions)], batch.actions))
-        return loss, {"loss": loss, "action_error": error}
-
-    rate = ops.cosine_decay(config.learning_rate, state.step, config.decay_steps)
-    policy, metrics = networks.minimize(loss_fn, state.policy, rate, config.weight_decay)
+    weights = jnp.concatenate([jnp.full(len(batch.actions), demonstrated, jnp.float32), kept])
+    policy, metrics = bc.update(config, state.policy, rows, weights)
     found = {
         "kept": jnp.mean(kept),
         "label_distance": jnp.sum(kept * labels.distances) / jnp.maximum(jnp.sum(kept), 1.0),
@@ -221,9 +209,7 @@ def dynamics_field(config: Config, state: State) -> FieldFn:
     return change
 
 
-def corrective_labels(
-    config: Config, state: State, dataset: data.Dataset, key: PRNGKey
-) -> Labels:
+def corrective_labels(config: Config, state: State, dataset: data.Dataset, key: PRNGKey) -> Labels:
     """Labels for all steps of a dataset, in its units.
 
     Args:
@@ -289,14 +275,14 @@ def act(
     deterministic: bool = False,
 ) -> tuple[jax.Array, PyTree]:
     """As of `bc`."""
-    return bc.act(config, state, observation, key, policy_state, deterministic=deterministic)
+    return bc.act(config, state.policy, observation, key, policy_state, deterministic=deterministic)
 
 
 def log_prob(
     config: Config, state: State, observations: jax.Array, actions: jax.Array
 ) -> jax.Array:
     """As of `bc`."""
-    return bc.log_prob(config, state, observations, actions)
+    return bc.log_prob(config, state.policy, observations, actions)
 
 
 def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:

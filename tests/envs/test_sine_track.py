@@ -1,5 +1,7 @@
 """The sine track: a step by hand, the expert's law, and the spread of an open loop."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +67,7 @@ def spread(policy, **params):
         policy,
         jax.random.key(1),
         num_episodes=512,
-        params=PARAMS.replace(**params),
+        params=dataclasses.replace(PARAMS, **params),
         initial_policy_state=lambda key: jnp.zeros(()),
     )
     return sine_track.final_errors(episodes)
@@ -82,7 +84,7 @@ def test_the_expert_keeps_one_push_and_an_open_loop_adds_them_up():
 
 
 def test_success_is_judged_at_the_end():
-    params = PARAMS.replace(max_steps=1)
+    params = dataclasses.replace(PARAMS, max_steps=1)
     for height, expected in ((0.05, True), (0.2, False)):
         state = ENVIRONMENT.state_at(jnp.array([0.0, height]))
         _, _, _, _, truncated, info = ENVIRONMENT.step(

@@ -8,9 +8,7 @@ from ddm.networks import spectral
 NETWORK = networks.Regression((8, 8), 3)
 OBSERVATIONS, ACTIONS = jax.random.normal(jax.random.key(0), (2, 64, 2))
 # Wide kernels: norms around 10.
-PARAMS = jax.tree.map(
-    lambda x: 4.0 * x, NETWORK.init(jax.random.key(1), OBSERVATIONS, ACTIONS)
-)
+PARAMS = jax.tree.map(lambda x: 4.0 * x, NETWORK.init(jax.random.key(1), OBSERVATIONS, ACTIONS))
 
 
 def test_norms_are_the_largest_singular_values_in_the_order_of_the_layers():

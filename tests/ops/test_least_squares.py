@@ -34,7 +34,7 @@ def test_a_solution_stays_in_its_box_and_says_how_much_is_left():
 
 
 def test_what_has_no_root_is_not_said_to_have_one():
-    x, left = ops.gauss_newton(lambda x: x**2 + 1.0, jnp.ones(1), **OPTIONS)
+    _, left = ops.gauss_newton(lambda x: x**2 + 1.0, jnp.ones(1), **OPTIONS)
     assert left > 0.9
 
 

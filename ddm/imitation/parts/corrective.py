@@ -113,9 +113,10 @@ def _label(
     g = jnp.where(finite, found.observation, observation)
     b = jnp.where(finite, found.action, action)
     distance, action_distance = jnp.linalg.norm(g - observation), jnp.linalg.norm(b - action)
+    slope = pair_slope(field, observation, action)
     bound = error_bound(
         model_error=jnp.linalg.norm(field(observation, action) - (successor - observation)),
-        slopes=(pair_slope(field, observation, action),) * 2,
+        slopes=(slope, slope),
         distance=distance,
         action_distance=action_distance,
         evaluation_distance=jnp.linalg.norm(found.evaluated_at - observation),

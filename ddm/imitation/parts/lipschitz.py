@@ -166,8 +166,7 @@ def update(config: Any, state: State, batch: Batch) -> tuple[State, Metrics]:
             "steps_per_epoch is not set; ddm.prepare(algorithm, config, dataset) sets it"
         )
     changes = batch.next_observations - batch.observations
-    pairs = zip(Units.__dataclass_fields__, (batch.observations, batch.actions, changes))
-    units = Units(**{name: networks.Moments.of(values) for name, values in pairs})
+    units = Units(*map(networks.Moments.of, (batch.observations, batch.actions, changes)))
     inputs = join(units, batch.observations, batch.actions)
     targets = units.changes.standardize(changes)
 
