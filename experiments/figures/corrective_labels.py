@@ -151,7 +151,7 @@ def test(policy: Trained, episodes: int) -> jax.Array:
             following = TRACK.step(key, inner, policy.act(state, observation), params)[:2]
             return following, following[0]
 
-        keys = jax.random.split(key, params.max_steps)
+        keys = jax.random.split(key, REPORTED[-1])
         return jnp.concatenate(
             [observation[None], jax.lax.scan(step, (observation, start), keys)[1]]
         )

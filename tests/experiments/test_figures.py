@@ -264,6 +264,7 @@ def test_learners_on_a_broad_log(figures):
         ("compounding_error", ["--sampled_episodes=20", "--longest=200"]),
         ("model_exploitation", []),
         ("model_uncertainty", ["--transitions=300", "--epochs=2"]),
+        ("corrective_labels", ["--seeds=2", "--steps=2", "--epochs=1", "--episodes=2"]),
     ],
 )
 def test_scripts_write_a_table_and_a_picture(name, arguments, tmp_path):
@@ -349,3 +350,27 @@ def test_disagreement_knows_where_data_are_missing(figures):
     assert begins[:, 0].max() < 0.0
     noise = ends - uncertainty.mean_next(begins, np.asarray(log.actions))
     np.testing.assert_allclose(noise.std(axis=0), 0.01, rtol=0.1)
+
+
+def test_corrective_labels_stop_errors_from_adding_up(figures):
+    """From the errors that were recorded, in each of the four seeds."""
+    labels = figures("corrective_labels")
+    path = FOLDER.parents[1] / "benchmarks" / "results" / "corrective_labels.csv"
+    with path.open() as file:
+        rows = [
+            {
+                "method": row["method"],
+                "demonstration_noise": float(row["demonstration_noise"]),
+                "step": int(row["step"]),
+                "error": float(row["error"]),
+            }
+            for row in csv.DictReader(file)
+        ]
+    still, noisy = labels.final(rows, 0.0), labels.final(rows, 0.1)
+    assert {len(errors) for errors in (*still.values(), *noisy.values())} == {4}
+    assert (still["known, disturb"] <= 0.15 * still["BC"]).all()
+    assert (np.abs(still["known, backtrack"] - 0.09) < 0.025).all()
+    assert (still["NoiseBC"] > 0.12).all()  # an open loop's, or more
+    assert (noisy["learned, sampling"] <= 0.6 * noisy["BC"]).all()
+    constant = np.full((1, 3, 61), 0.5)
+    assert [row["error"] for row in labels.report("any", 0.0, constant)] == [0.5] * 6
