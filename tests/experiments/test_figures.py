@@ -370,7 +370,8 @@ def test_corrective_labels_stop_errors_from_adding_up(figures):
     assert {len(errors) for errors in (*still.values(), *noisy.values())} == {4}
     assert (still["known, disturb"] <= 0.15 * still["BC"]).all()
     assert (np.abs(still["known, backtrack"] - 0.09) < 0.025).all()
-    assert (still["NoiseBC"] > 0.12).all()  # an open loop's, or more
+    np.testing.assert_allclose(still["NoiseBC"], labels.OPEN_LOOP, rtol=0.1)
+    assert (still["BC"] > labels.OPEN_LOOP).all()
     assert (noisy["learned, sampling"] <= 0.6 * noisy["BC"]).all()
     constant = np.full((1, 3, 61), 0.5)
     assert [row["error"] for row in labels.report("any", 0.0, constant)] == [0.5] * 6

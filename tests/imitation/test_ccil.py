@@ -358,7 +358,7 @@ DISTURBED = ccil.Config(**SMALL, dynamics=track, **CHANGES)
 
 def test_with_known_dynamics_the_errors_no_longer_add_up():
     cloned = final_error(bc, CLONE)
-    assert cloned > 0.1  # an open loop's is 0.124
+    assert cloned > 0.15  # an open loop's is 0.17
     corrected = final_error(ccil, DISTURBED)
     assert corrected <= 0.05
     assert corrected <= 0.15 * cloned or corrected <= 0.03  # the expert's own is 0.023

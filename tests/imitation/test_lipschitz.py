@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddm.imitation import ccil
-from ddm.imitation.parts import lipschitz
+from ddm.imitation.parts import lipschitz, slopes
 from ddm.networks import spectral
 from ddm.types import Batch
 
@@ -84,11 +84,11 @@ def test_sampled_slopes_are_those_of_a_line():
     matrix = jnp.array([[3.0, 0.0]])  # rows of inputs (B, 2) -> (B, 1)
     inputs = jnp.zeros((64, 2))
     f = lambda x: x @ matrix.T  # noqa: E731
-    slopes = lipschitz.sampled_slopes(config, f, inputs, f(inputs), KEY)
-    assert slopes.shape == (40, 64)
+    found = slopes.sampled_slopes(config, f, inputs, f(inputs), KEY)
+    assert found.shape == (40, 64)
     # |3 x_1| / |x| for a random direction: 3 |cos|, whose mean is 6 / pi.
-    assert slopes.max() <= 3.0 + 1e-4
-    assert float(slopes.mean()) == pytest.approx(6.0 / np.pi, rel=0.05)
+    assert found.max() <= 3.0 + 1e-4
+    assert float(found.mean()) == pytest.approx(6.0 / np.pi, rel=0.05)
 
 
 def test_penalties_by_hand():
@@ -97,15 +97,15 @@ def test_penalties_by_hand():
     targets = jnp.full((8, 2), 0.5)  # squared error 0.25
     config = config_of("sampling", slope_limit=2.0, slope_weight=0.1)
     for name in ("jacobian", "sampling"):
-        loss, metrics = lipschitz.VARIANTS[name].loss(config, f, None, inputs, targets, KEY)
+        loss, metrics = slopes.VARIANTS[name].loss(config, f, None, inputs, targets, KEY)
         assert float(loss) == pytest.approx(0.25 + 0.1 * (3.0 - 2.0), rel=1e-3)
         assert float(metrics["slope"]) == pytest.approx(3.0, rel=1e-3)
     config = config.replace(slack_weight=0.3)
     closed = lambda x: jnp.full((8, 1), -1.0)  # noqa: E731
     opened, allowed = 1.0 / (1.0 + np.e), np.log1p(np.exp(-1.0))
-    loss, _ = lipschitz.slack(config, f, closed, inputs, targets, KEY)
+    loss, _ = slopes.slack(config, f, closed, inputs, targets, KEY)
     assert float(loss) == pytest.approx(opened * 0.25 * np.sqrt(2) - 0.3 * opened, rel=1e-4)
-    loss, _ = lipschitz.soft_sampling_slack(config, f, closed, inputs, targets, KEY)
+    loss, _ = slopes.soft_sampling_slack(config, f, closed, inputs, targets, KEY)
     penalty = (3.0 - 2.0 - allowed) + 0.3 * (1.0 - np.exp(-allowed))
     assert float(loss) == pytest.approx(0.25 + 0.1 * penalty, rel=1e-3)
 
