@@ -217,6 +217,8 @@ def init(algorithm: Algorithm, config: Any, source: Any, key: PRNGKey) -> Any:
     """A fresh state for the shapes of a source."""
     spec = algorithm.batch_spec(config)
     example_key, init_key = jax.random.split(key)
+    if isinstance(source, data.Mixture):
+        source = source.parts[0]  # one row has no shares
     return algorithm.init(config, init_key, data.sample(source, example_key, 1, spec))
 
 

@@ -12,6 +12,7 @@ from ddm.envs.point_mass import PointMass
 from ddm.envs.point_maze import PointMaze, dense_reward, sparse_reward, waypoint_policy
 from ddm.envs.registry import ids, make, register
 from ddm.envs.road import Road
+from ddm.envs.sine_track import SineTrack
 from ddm.envs.stream import Stream
 from ddm.envs.tabular import TabularEnvironment
 
@@ -29,6 +30,7 @@ __all__ = [
     "PointMass",
     "PointMaze",
     "Road",
+    "SineTrack",
     "Stream",
     "TMaze",
     "TabularEnvironment",

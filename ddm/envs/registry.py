@@ -14,6 +14,7 @@ from ddm.envs.pendulum import Pendulum
 from ddm.envs.point_mass import PointMass
 from ddm.envs.point_maze import MAPS, TIME_LIMITS, PointMaze, dense_reward
 from ddm.envs.road import Road
+from ddm.envs.sine_track import SineTrack
 from ddm.envs.tabular import (
     TabularEnvironment,
     combination_lock,
@@ -62,7 +63,14 @@ _TABULAR = (
     TabularEnvironment(sepsis_world, "Sepsis-v0", max_steps=20, features=sepsis_features),
 )
 
-_CONTROL = (Pendulum(), Particle(), PointMass(), Road())
+_CONTROL = (
+    Pendulum(),
+    Particle(),
+    PointMass(),
+    Road(),
+    SineTrack(),
+    SineTrack("SineTrack-Noisy-v0", noise=0.02),
+)
 
 _MEMORY = (Alternator(), Brake(), TMaze())
 

@@ -79,11 +79,19 @@ def init(config: Config, key: PRNGKey, batch: Batch) -> State:
     )
 
 
-def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
+def update(
+    config: Config, state: State, batch: Batch, weights: jax.Array | None = None
+) -> tuple[State, Metrics]:
     """One gradient step on the negative log-likelihood (the squared error for ``mse``).
 
     Metrics: ``loss``, the mean over the batch, and ``action_error``, the mean squared error of
     the policy's mode (the error rate for discrete actions).
+
+    Args:
+      config: of the policy.
+      state: of the policy.
+      batch: observations and actions.
+      weights: (B,) of the rows in both means; None: all weigh the same.
     """
     check_batch(batch, batch_spec(config), "bc")
 
@@ -91,8 +99,9 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
         outputs = state.policy.apply(params, batch.observations, *heads.bounds(config))
         modes = heads.find(config).mode(outputs)
         heads.check_same_actions(modes, batch.actions, "bc")
-        loss = jnp.mean(losses(config, outputs, batch.actions))
-        return loss, {"loss": loss, "action_error": jnp.mean(errors(modes, batch.actions))}
+        loss = jnp.average(losses(config, outputs, batch.actions), weights=weights)
+        error = jnp.average(errors(modes, batch.actions), weights=weights)
+        return loss, {"loss": loss, "action_error": error}
 
     rate = ops.cosine_decay(config.learning_rate, state.step, config.decay_steps)
     policy, metrics = networks.minimize(loss_fn, state.policy, rate, config.weight_decay)

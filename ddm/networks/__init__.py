@@ -1,6 +1,6 @@
 """Flax modules: perceptrons, critics and policy heads."""
 
-from ddm.networks import estimators, heads
+from ddm.networks import estimators, heads, spectral
 from ddm.networks.critics import (
     ActionValue,
     DiscreteActionValue,
@@ -25,7 +25,7 @@ from ddm.networks.distributions import (
     gaussian_parameters,
 )
 from ddm.networks.duals import dual_at_bound, dual_step, log_bounds, log_dual
-from ddm.networks.dynamics import GaussianDynamics, Outcome
+from ddm.networks.dynamics import GaussianDynamics, Moments, Outcome, Regression
 from ddm.networks.encoders import (
     ENCODERS,
     ConvEncoder,
@@ -125,6 +125,7 @@ __all__ = [
     "MLPDenoiser",
     "MixtureLatent",
     "MixturePolicy",
+    "Moments",
     "Network",
     "ObservationEncoder",
     "OccupancyDiscriminator",
@@ -134,6 +135,7 @@ __all__ = [
     "Reconstruction",
     "Recurrent",
     "RecurrentActionScores",
+    "Regression",
     "SpectralDense",
     "Start",
     "StateValue",
@@ -175,6 +177,7 @@ __all__ = [
     "scale_pixels",
     "share",
     "sinusoids",
+    "spectral",
     "standardize_images",
     "tracked",
     "trainable",

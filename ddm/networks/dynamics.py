@@ -1,4 +1,4 @@
-"""Networks that predict what happens next: one member of a probabilistic ensemble."""
+"""Networks that predict what happens next, and the units in which they do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from ddm.networks.mlp import MLP, Network
 
@@ -61,3 +62,42 @@ class GaussianDynamics(Network):
         log_variance = high - nn.softplus(high - log_variance)
         log_variance = low + nn.softplus(log_variance - low)
         return Outcome(mean, log_variance, logit[..., 0])
+
+
+class Regression(Network):
+    """A relu perceptron that maps observations (B, O) and actions (B, A) to numbers (B, N)."""
+
+    hidden_sizes: tuple[int, ...]
+    output_size: int = 0  # N; 0: as many as an observation has
+
+    @nn.compact
+    def __call__(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        inputs = jnp.concatenate([observations, actions], axis=-1)
+        size = self.output_size or observations.shape[-1]
+        return MLP(self.hidden_sizes, size, name="perceptron")(inputs)
+
+
+class Moments(struct.PyTreeNode):
+    """Mean and standard deviation of vectors: the units in which a network sees them."""
+
+    mean: jax.Array  # (N,)
+    std: jax.Array  # (N,) 0 for a dimension that does not vary
+
+    @classmethod
+    def neutral(cls, size: int) -> Moments:
+        """Those that change nothing."""
+        return cls(jnp.zeros(size, jnp.float32), jnp.ones(size, jnp.float32))
+
+    @classmethod
+    def of(cls, values: jax.Array) -> Moments:
+        """Those of the rows of (R, N)."""
+        std = jnp.std(values, axis=0)
+        return cls(jnp.mean(values, axis=0), jnp.where(std > 1e-6, std, jnp.zeros_like(std)))
+
+    def standardize(self, values: jax.Array) -> jax.Array:
+        """(B, N) in these units; a dimension that does not vary is only shifted."""
+        return (values - self.mean[None]) / jnp.where(self.std > 0.0, self.std, 1.0)[None]
+
+    def restore(self, values: jax.Array) -> jax.Array:
+        """The inverse; a dimension that does not vary is its mean, whatever is predicted."""
+        return values * self.std[None] + self.mean[None]

@@ -18,6 +18,7 @@ from ddm.ops import (
     weights,
 )
 from ddm.ops.control import cond_if_any
+from ddm.ops.least_squares import gauss_newton
 from ddm.ops.penalties import logsumexp_gap, orthogonality_penalty, soft_maximum
 from ddm.ops.pessimism import halted, is_unknown, penalized_rewards
 from ddm.ops.updates import cosine_decay, linear_decay, polyak, share_done
@@ -42,6 +43,7 @@ __all__ = [
     "divergences",
     "expectile_loss",
     "flows",
+    "gauss_newton",
     "halted",
     "improvement",
     "is_unknown",

@@ -45,6 +45,7 @@ def test_gymnasium_missing_is_one_sentence(monkeypatch):
         "Fork-5-v0",
         "PointMass-8-v0",
         "Road-v0",
+        "SineTrack-v0",
         "Particle-2-v0",
         "Alternator-v0",
         "Brake-v0",

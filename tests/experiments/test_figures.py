@@ -265,6 +265,7 @@ def test_learners_on_a_broad_log(figures):
         ("model_exploitation", []),
         ("model_uncertainty", ["--transitions=300", "--epochs=2"]),
         ("model_planning", ["--transitions=300", "--epochs=1", "--updates=250", "--seeds=1"]),
+        ("corrective_labels", ["--seeds=2", "--steps=2", "--epochs=1", "--episodes=2"]),
     ],
 )
 def test_scripts_write_a_table_and_a_picture(name, arguments, tmp_path):
@@ -504,3 +505,28 @@ def test_every_kind_of_method_is_trained_and_scored(figures, name):
     assert returns.shape == (4, 2)
     assert np.isfinite(returns).all()
     assert np.all(returns < 0.0)
+
+
+def test_corrective_labels_stop_errors_from_adding_up(figures):
+    """From the errors that were recorded, in each of the four seeds."""
+    labels = figures("corrective_labels")
+    path = FOLDER.parents[1] / "benchmarks" / "results" / "corrective_labels.csv"
+    with path.open() as file:
+        rows = [
+            {
+                "method": row["method"],
+                "demonstration_noise": float(row["demonstration_noise"]),
+                "step": int(row["step"]),
+                "error": float(row["error"]),
+            }
+            for row in csv.DictReader(file)
+        ]
+    still, noisy = labels.final(rows, 0.0), labels.final(rows, 0.1)
+    assert {len(errors) for errors in (*still.values(), *noisy.values())} == {4}
+    assert (still["known, disturb"] <= 0.15 * still["BC"]).all()
+    assert (np.abs(still["known, backtrack"] - 0.09) < 0.025).all()
+    np.testing.assert_allclose(still["NoiseBC"], labels.OPEN_LOOP, rtol=0.1)
+    assert (still["BC"] > labels.OPEN_LOOP).all()
+    assert (noisy["learned, sampling"] <= 0.6 * noisy["BC"]).all()
+    constant = np.full((1, 3, 61), 0.5)
+    assert [row["error"] for row in labels.report("any", 0.0, constant)] == [0.5] * 6
