@@ -429,7 +429,15 @@ def _outcome(algorithm, config):
     for seed in range(3, 7):
         _, (action, policy_state) = _act(algorithm, config, state, batch, seed, policy_state)
         actions.append(action)
+    if hasattr(algorithm, "supervise"):
+        supervised = _supervised(algorithm)(config, state, batch, jax.random.key(7))
+        actions.extend(jax.tree.leaves(supervised))
     return [np.asarray(each) for each in [*_plain(state), *_plain(dict(metrics)), *actions]]
+
+
+@functools.cache
+def _supervised(algorithm):
+    return jax.jit(functools.partial(contract.supervised, algorithm))
 
 
 def _act(algorithm, config, state, batch, seed, policy_state):

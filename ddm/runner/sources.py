@@ -13,7 +13,8 @@ from ddm import data, envs, training
 from ddm.errors import InputError
 from ddm.evaluation.collecting import HostStream
 from ddm.evaluation.evaluate import resolve_environment
-from ddm.experience import Collector, CollectSpec
+from ddm.experience import Collector, CollectSpec, needed_expert
+from ddm.runner.flags import algorithm_name
 from ddm.runner.options import Options
 from ddm.types import Algorithm, Spec
 
@@ -50,7 +51,12 @@ class Shared(struct.PyTreeNode):
 
 
 def share(
-    algorithm: Algorithm, config: Any, logs: Any, environment: Any, options: Options
+    algorithm: Algorithm,
+    config: Any,
+    logs: Any,
+    environment: Any,
+    options: Options,
+    expert: Any = None,
 ) -> Shared:
     """The sources of a run.
 
@@ -60,9 +66,11 @@ def share(
       logs: a dataset, a dict of them by name, or None.
       environment: the one for the score; experience is collected there.
       options: whether and how much is collected.
+      expert: labels what is collected, for a method that asks one.
 
     Raises:
-      InputError: there is no source, or no environment in which to collect experience.
+      InputError: there is no source, no environment in which to collect experience, or no expert,
+        or one that does not fit the environment.
     """
     declare = getattr(algorithm, "collect_spec", None)
     declared = None if declare is None else declare(config)
@@ -70,20 +78,35 @@ def share(
         if logs is None:
             raise InputError("there is nothing to learn from: give a log, or collect with --online")
         return Shared(logs, None, options.log_share)
+    if environment is None and declared is not None and declared.labelled:
+        raise InputError(
+            f"{algorithm_name(algorithm)} asks an expert about states of an environment, and there "
+            "is none: give --environment"
+        )
     if environment is None:
         raise InputError("--online collects experience, and there is no environment to do so in")
     spec = _collect_spec(CollectSpec() if declared is None else declared, options)
     environment = resolve_environment(environment)
     if isinstance(environment, envs.Environment):
-        return Shared(logs, Collector.create(environment, spec), options.log_share)
-    hosted = Collector(None, None, spec, *host_spaces(environment))
+        collector = Collector.create(environment, spec, expert=expert)
+        return Shared(logs, collector, options.log_share)
+    expert = needed_expert(expert) if spec.labelled else None
+    hosted = Collector(None, None, spec, *host_spaces(environment, expert), expert)
     return Shared(logs, hosted, options.log_share)
 
 
-def host_spaces(environment: Any) -> tuple[Any, Any]:
-    """Flattened observation and action space of a gymnasium environment, by making one."""
+def host_spaces(environment: Any, expert: Any = None) -> tuple[Any, Any]:
+    """Flattened observation and action space of a gymnasium environment, by making one.
+
+    Raises:
+      InputError: the expert, where there is one, does not fit them.
+    """
     stream = HostStream(environment, [0], copies=1)
-    stream.close()
+    try:
+        if expert is not None:
+            stream.check_expert(expert)
+    finally:
+        stream.close()
     return stream.observation_space, stream.action_space
 
 
@@ -94,6 +117,11 @@ def _collect_spec(spec: CollectSpec, options: Options) -> CollectSpec:
       InputError: an option for what a method keeps that keeps nothing.
     """
     given = [name for name in ("random_steps", "buffer_capacity") if getattr(options, name)]
+    if spec.labelled and options.random_steps:
+        raise InputError(
+            f"random_steps is {options.random_steps}, and the method labels its own steps alone: "
+            "leave it out"
+        )
     if spec.on_policy and given:
         raise InputError(
             f"{given[0]} is {getattr(options, given[0])}, and the method learns from the steps of "
