@@ -41,6 +41,7 @@ class CollectSpec:
     copies: int = 1  # of the environment
     on_policy: bool = False  # nothing is kept from one update to the next
     labelled: bool = False  # an expert's actions are kept, not the policy's
+    ordered: bool = False  # labelled rows are kept in the order of time, so all are asked for
 
     def __post_init__(self):
         if self.on_policy:
@@ -125,7 +126,8 @@ class Collector(struct.PyTreeNode):
         self, log: data.Dataset | None = None, capacity: int | None = None
     ) -> data.Buffer:
         """A buffer for the environment's transitions, in the units of the log if one is given."""
-        copies = self.spec.copies if self.spec.on_policy and capacity is None else 0
+        in_time = self.spec.on_policy or self.spec.ordered
+        copies = self.spec.copies if in_time and capacity is None else 0
         capacity = self.spec.capacity if capacity is None else capacity
         if log is not None:
             return data.Buffer.like(log, capacity, copies=copies)
@@ -273,7 +275,8 @@ def _collect_labelled(
             environment, params, stream, actions, policy_states, tuple(step_keys), policy_state
         )
         rows = to_units(rows.replace(actions=labels), buffer.normalization)
-        return (stream, buffer.insert(rows, ruling.asked), memory), None
+        asked = None if collector.spec.ordered else ruling.asked
+        return (stream, buffer.insert(rows, asked), memory), None
 
     begun = experience.stream, experience.buffer, experience.memory
     (stream, buffer, memory), _ = jax.lax.scan(step, begun, keys)

@@ -58,12 +58,13 @@ class HostExpert(struct.PyTreeNode):
 
     One that labels `afterwards` never acts. It is called once when a round's states are known, so
     that a person can take their time. `takes_over` gets observations and the learner's actions,
-    and gives (N,) bool.
+    and gives (N,) bool. `opened` is told the name and the actions of the environment before a run.
     """
 
     function: Callable[[np.ndarray], Any] = struct.field(pytree_node=False)
     takes_over: TakesOver | None = struct.field(pytree_node=False, default=None)
     afterwards: bool = struct.field(pytree_node=False, default=False)
+    opened: Callable[[str, Space], None] | None = struct.field(pytree_node=False, default=None)
 
 
 Expert = FunctionExpert | PolicyExpert | HostExpert
@@ -115,6 +116,8 @@ def check_expert(
     """
     if isinstance(expert, PolicyExpert):
         check_spaces(expert.policy, f"the expert in {name}", observation_space, action_space)
+    if isinstance(expert, HostExpert) and expert.opened is not None:
+        expert.opened(name, action_space)
     if not (isinstance(expert, HostExpert) and expert.afterwards):
         labels_of(expert, examples, action_space, name)
 

@@ -9,10 +9,10 @@ with the expert's actions there:
         label the states with the expert's actions, and add them to the data
         train the learner on all data so far
 
-It wraps a learner, any method of imitation that learns from single rows: `over(bc)` is an algorithm
-like any other, and its Config has the fields of both. The module itself is DAgger over :mod:`bc`.
-One `update` is a round of `round_updates` steps of the learner. Before it, every copy of the
-environment takes `round_steps` steps. The stored action is always the expert's intended one.
+It wraps a learner, any method of imitation that learns from labelled rows or windows: `over(bc)` is
+an algorithm like any other, and its Config has the fields of both. The module itself is DAgger over
+:mod:`bc`. One `update` is a round of `round_updates` steps of the learner. Before it, every copy of
+the environment takes `round_steps` steps. The stored action is always the expert's intended one.
 
     dagger = ddm.imitation.dagger.over(cvae)
     config = dagger.Config(round_steps=200, round_updates=400)
@@ -170,8 +170,8 @@ class DAgger:
 
     def __init__(self, learner: Any):
         self.learner = learner
-        name = learner.__name__.rpartition(".")[2]
-        self.__name__ = __name__ if learner is bc else f"{__name__}_{name}"
+        self.name = learner.__name__.rpartition(".")[2]
+        self.__name__ = __name__ if learner is bc else f"{__name__}_{self.name}"
         self.Config = _config_class(learner)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -185,11 +185,19 @@ class DAgger:
     def collect_spec(self, config: Any) -> CollectSpec:
         """Labelled steps; more copies by `dataclasses.replace`."""
         _check(config)
+        ordered = self._learner_spec(config).window is not None
+        if ordered and (config.gate != "none" or config.max_labels or _holds_out(config)):
+            raise InputError(
+                f"dagger: {self.name} learns from windows, in which every state needs a label: "
+                "expected gate=none, max_labels=0 and no noise=dart"
+            )
+        copies = config.round_copies
         return CollectSpec(
             steps_per_update=config.round_steps,
-            capacity=max(config.max_rows, config.round_copies),
-            copies=config.round_copies,
+            capacity=-(-config.max_rows // copies) * copies,
+            copies=copies,
             labelled=True,
+            ordered=ordered,
         )
 
     def stages(self, config: Any) -> tuple[Stage, ...]:
@@ -338,7 +346,7 @@ class DAgger:
         """What one update of the learner needs.
 
         Raises:
-          InputError: it needs more than single rows.
+          InputError: it needs more than labelled rows or windows of them.
         """
         spec = self.learner.batch_spec(config)
         reason = None
@@ -346,12 +354,9 @@ class DAgger:
             reason = "it learns from several sources"
         elif spec.whole_dataset:
             reason = "it sweeps over a whole log"
-        elif spec.window is not None:
-            reason = f"it learns from windows of {spec.window} steps"
         if reason or not hasattr(self.learner, "act"):
-            name = self.learner.__name__.rpartition(".")[2]
             raise InputError(
-                f"dagger: {name} cannot learn from single labelled states: "
+                f"dagger: {self.name} cannot learn from single labelled states: "
                 f"{reason or 'it has no policy'}"
             )
         return spec

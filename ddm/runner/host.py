@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from ddm.evaluation.collecting import HostStream
-from ddm.evaluation.evaluate import resolve_environment
+from ddm.evaluation.experts import HostExpert
 from ddm.experience import Collector
 from ddm.runner.device import DeviceLanes
 from ddm.runner.options import Options
-from ddm.runner.sources import Shared
+from ddm.runner.sources import Shared, collected_in
 from ddm.types import Batch, PyTree
 
 
@@ -26,7 +26,7 @@ def host_collection(
     """
     if shared.collector is None or shared.collects_inside:
         return None
-    factory = resolve_environment(environment)
+    factory = collected_in(environment, shared.collector.expert)
     return HostCollection(device, factory, shared.collector, seeds, options.collect_every)
 
 
@@ -57,6 +57,11 @@ class HostCollection:
         local = device.layout.indices[: device.layout.num_local]
         self._local = local
         self._stream = HostStream(environment, [seeds[i] for i in local], self._spec.copies)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a run may have to stop until a person has labelled states."""
+        return isinstance(self._expert, HostExpert) and self._expert.afterwards
 
     def go_on(self, step: int, returns: Any = None) -> None:
         """The random transitions before the first update, or new episodes after a checkpoint.
@@ -120,7 +125,8 @@ class HostCollection:
         assert self._expert is not None  # always so where labels are asked for
         memory = self._device.memory()
         found = self._stream.collect_labelled(policy, steps, self._expert, memory)
-        self._insert(*jax.tree.map(np.asarray, found))
+        rows, asked, memory = jax.tree.map(np.asarray, found)
+        self._insert(rows, None if self._spec.ordered else asked, memory)
 
     def _insert(self, rows: Batch, asked: Any = None, memory: PyTree = None) -> None:
         """Rows (local lanes, R, ...) into the buffers; other processes' lanes are not touched."""

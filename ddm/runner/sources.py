@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from ddm import data, envs, training
 from ddm.errors import InputError
 from ddm.evaluation.collecting import HostStream
 from ddm.evaluation.evaluate import resolve_environment
+from ddm.evaluation.experts import Expert, is_pure
 from ddm.experience import Collector, CollectSpec, needed_expert
 from ddm.runner.flags import algorithm_name
 from ddm.runner.options import Options
@@ -86,13 +88,27 @@ def share(
     if environment is None:
         raise InputError("--online collects experience, and there is no environment to do so in")
     spec = _collect_spec(CollectSpec() if declared is None else declared, options)
-    environment = resolve_environment(environment)
+    expert = needed_expert(expert) if spec.labelled else None
+    environment = collected_in(environment, expert)
     if isinstance(environment, envs.Environment):
         collector = Collector.create(environment, spec, expert=expert)
         return Shared(logs, collector, options.log_share)
-    expert = needed_expert(expert) if spec.labelled else None
     hosted = Collector(None, None, spec, *host_spaces(environment, expert), expert)
     return Shared(logs, hosted, options.log_share)
+
+
+def collected_in(environment: Any, expert: Expert | None) -> Any:
+    """The environment in which experience is collected.
+
+    It is pure, or a function that makes gymnasium environments. A pure one shows its gymnasium face
+    to an expert that cannot act inside a compiled program.
+    """
+    environment = resolve_environment(environment)
+    if expert is None or is_pure(expert) or not isinstance(environment, envs.Environment):
+        return environment
+    from ddm.envs.gym import GymnasiumFace
+
+    return functools.partial(GymnasiumFace, environment)
 
 
 def host_spaces(environment: Any, expert: Any = None) -> tuple[Any, Any]:

@@ -94,6 +94,8 @@ def train(
         with write_errors_named(run.run_dir), StopSignals() as signals, run:
             if run.begins_with_evaluation:
                 run.evaluate()
+            if run.may_wait and not options.resume:
+                run.save()  # a person's labels are asked for before the first update
             while run.step < run.schedule.num_updates:
                 run.advance()
                 if run.schedule.evaluates_at(run.step):
@@ -174,6 +176,11 @@ class _Run:
         # lane -> sentences
         self._warnings: dict[str, list[str]] = memory.get("warnings") or {}
         self._clock = report.Clock(memory.get("speed"))
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the run stops until a person has labelled the states of a round."""
+        return self._host is not None and self._host.waits
 
     @property
     def begins_with_evaluation(self) -> bool:
