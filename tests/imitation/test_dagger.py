@@ -47,8 +47,8 @@ CONTRACT = contract.Contract(
 TRACK = sine_track.SineTrack(noise=0.0)
 TESTED = sine_track.SineTrack(noise=0.02)
 PARAMS = TRACK.default_params
-BATCH = 64
-ROUND = {"round_steps": 60, "round_copies": 5, "round_updates": 2_000}
+BATCH = 128
+ROUND = {"round_steps": 60, "round_copies": 5, "round_updates": 4_000}
 CONFIG = dagger.Config(head="mse", hidden_sizes=(64, 64), learning_rate=1e-3, **ROUND)
 
 
@@ -104,8 +104,9 @@ def rounds():
     train = round_of(dagger, CONFIG, collector, BATCH)
     learner, metrics = train(key, collector)
     learners, found = [learner], [metrics]
+    pushed = collector_of(CONFIG, TESTED)  # demonstrated without noise, visited with it
     for _ in range(2):
-        learner, metrics = train(key, collector, learner)
+        learner, metrics = train(key, pushed, learner)
         learners.append(learner)
         found.append(metrics)
     return learners, jax.tree.map(lambda *each: np.concatenate(each), *found)
