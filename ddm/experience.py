@@ -177,7 +177,9 @@ def begin(
       InputError: the policy's observations or actions are not the environment's.
     """
     buffer = collector.empty_buffer(log)
-    memory = algorithm.begin_supervision(config, state) if collector.spec.labelled else ()
+    memory: Any = ()
+    if collector.spec.labelled:
+        memory = algorithm.begin_supervision(config, state)  # pyright: ignore[reportAttributeAccessIssue]
     if collector.environment is None:
         return Experience(None, buffer, key, memory)
     policy = policy_of(algorithm, config, state, buffer)
@@ -224,9 +226,10 @@ def collect(
     else:
         experience = _collect_own(collector, policy, experience, keys)
         found = {}
+    stream: Any = experience.stream
     metrics = {
-        "collect/return": jnp.mean(experience.stream.last_returns),
-        "collect/episodes": experience.stream.episodes.astype(jnp.float32),
+        "collect/return": jnp.mean(stream.last_returns),
+        "collect/episodes": stream.episodes.astype(jnp.float32),
     }
     return experience, metrics | {f"collect/{name}": value for name, value in found.items()}
 

@@ -386,8 +386,10 @@ def test_each_config_field_changes_the_computation(algorithm, field):
 
 
 def _stages(algorithm, config):
-    """What each stage asks for, and how long it takes."""
-    return [(stage.batch_spec, stage.num_steps) for stage in stages_of(algorithm, config)]
+    """What each stage asks for, how long it takes, and how the policy collects."""
+    collects = getattr(algorithm, "collect_spec", lambda config: None)(config)
+    stages = [(stage.batch_spec, stage.num_steps) for stage in stages_of(algorithm, config)]
+    return stages, collects
 
 
 @functools.lru_cache(maxsize=16)  # the default's is traced once for all fields

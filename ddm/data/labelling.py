@@ -41,11 +41,13 @@ class LabelFolder:
         self.states: dict[str, np.ndarray] = {}
         for number, row in _rows(self.path / STATES):
             where = f"{self.path / STATES}, line {number}"
-            self.states[_name_of(row, where)] = _numbers(row, "observation", where)
+            name = _name_of(row, where)
+            self.states[name] = _numbers(row, "observation", where)
         self.labels: dict[str, Any] = {}
         for number, row in _rows(self.path / LABELS):
             where = f"{self.path / LABELS}, line {number}"
-            self.labels[_name_of(row, where)] = self.checked(row.get("action"), where)
+            name = _name_of(row, where)
+            self.labels[name] = self.checked(row.get("action"), where)
 
     @property
     def waiting(self) -> list[str]:

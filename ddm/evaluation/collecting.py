@@ -253,9 +253,8 @@ def _rule(
 
     def one_lane(lane, memory, seed, *values):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), moved)
-        actions, labels, ruling, memory = supervision.rule(
-            lane, memory, *values, jax.random.fold_in(key, _RULE), may_act=may_act
-        )
+        arguments: tuple[Any, ...] = (lane, memory, *values, jax.random.fold_in(key, _RULE))
+        actions, labels, ruling, memory = supervision.rule(*arguments, may_act=may_act)
         return actions, labels, ruling.asked, memory
 
     values = observations, proposals, labels, wishes, policy_states

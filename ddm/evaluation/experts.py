@@ -50,7 +50,7 @@ class PolicyExpert(struct.PyTreeNode):
 
     def __call__(self, observation: jax.Array) -> jax.Array:
         """The expert's action."""
-        return self.policy(observation, jax.random.key(0), ())[0]
+        return self.policy(observation, jax.random.key(0), self.policy.initial_state())[0]
 
 
 class HostExpert(struct.PyTreeNode):
@@ -79,7 +79,8 @@ def as_expert(value: Any) -> Expert:
     if isinstance(value, (FunctionExpert, PolicyExpert, HostExpert)):
         return value
     if isinstance(value, Policy):
-        if jax.tree.leaves(value.initial_state()):
+        state = value.initial_state()
+        if jax.tree.leaves(getattr(state, "memory", state)):  # a state may also report something
             raise InputError(
                 "the expert acts from what it remembers, and a label is asked for one observation: "
                 "give a policy without memory"
@@ -87,7 +88,8 @@ def as_expert(value: Any) -> Expert:
         lanes = jnp.shape(value.state.step)
         return PolicyExpert(value.lane(0) if lanes == (1,) else value)
     if callable(value):
-        return FunctionExpert(value)
+        function: Any = value
+        return FunctionExpert(function)
     raise InputError(
         f"an expert is a {type(value).__name__}, expected a function, a policy or a HostExpert"
     )

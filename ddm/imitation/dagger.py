@@ -41,7 +41,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from flax import struct
 
 from ddm import networks, types
@@ -49,62 +48,22 @@ from ddm.errors import InputError
 from ddm.evaluation.supervision import Ruling, Seen
 from ddm.experience import CollectSpec
 from ddm.imitation import bc
-from ddm.imitation.parts import gates
+from ddm.imitation.parts import gates, rules
+from ddm.imitation.parts.members import combined, without_held_out
+from ddm.imitation.parts.rules import Rules, safety_network
 from ddm.types import (
     Algorithm,
     Batch,
     BatchSpec,
-    Configuration,
     Metrics,
-    NetworkFn,
     PRNGKey,
     PyTree,
     Stage,
     check_batch,
-    choice,
     chosen,
-    leaf,
-    network,
-    static,
 )
 
 _ERROR_ROWS = 2_048  # rows of a round on which DART measures the learner's errors
-
-
-class Rules(Configuration):
-    """Hyper-parameters of the rounds; the learner's own stand beside them."""
-
-    round_steps: int = static(500, "[1, inf)")  # of each copy of the environment in a round
-    round_copies: int = static(1, "[1, inf)")  # of the environment
-    round_updates: int = static(500, "[1, inf)")  # updates of the learner in a round
-    # updates on the demonstrations before the first round; 0: there are none, or they are only
-    # mixed in
-    clone_steps: int = static(0, "[0, inf)")
-    max_rows: int = static(1_000_000, "[1, inf)")  # labelled rows that are kept
-    retrain: bool = static(False)  # each round begins with fresh networks; False: goes on
-    # how beta, the share of the expert's steps, falls from round to round
-    beta_schedule: str = choice(gates.SCHEDULES, "first")
-    beta_decay: float = leaf(0.5, "[0, 1]")  # p of the exponential schedule
-    beta_rounds: int = leaf(15, "[1, inf)")  # rounds of the linear schedule
-    gate: str = choice(gates.GATES, "none")  # leaves further steps to the expert, and saves labels
-    # ensemble: largest variance of the members' actions, from -1 to 1, at which they act
-    doubt_limit: float = leaf(0.01, "[0, inf]")
-    # ensemble, safe: largest mean squared distance from the expert's action; inf: not asked
-    discrepancy_limit: float = leaf(0.01, "[0, inf]")
-    query_rate: float = leaf(0.1, "[0, 1]")  # budget: share of the states that are asked
-    quantile_rate: float = leaf(0.1, "(0, inf)")  # budget: how fast the quantile follows
-    max_labels: int = leaf(0, "[0, inf)")  # of a whole run; 0: no limit
-    num_members: int = static(1, "[1, inf)")  # learners, for gates that need their doubt
-    noise: str = choice(("none", "isotropic", "dart"), "none")  # on the expert's own steps
-    # isotropic: its standard deviation, in actions from -1 to 1; of discrete actions the share of
-    # random ones. dart: root of the covariance's trace; 0: as large as the learner's errors
-    noise_scale: float = leaf(0.0, "[0, inf)")
-    # share of the labelled states that the policy does not learn from; safe, dart: for the
-    # classifier and the learner's errors
-    held_out_share: float = leaf(0.2, "(0, 1)")
-    safety_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size of safe's classifier
-    safety_hidden_sizes: tuple[int, ...] = static((64, 64), "[1, inf)")  # of safe's classifier
-    safety_network: NetworkFn | None = network()  # in place of :func:`safety_network`
 
 
 class State(struct.PyTreeNode):
@@ -123,11 +82,10 @@ class Plan(struct.PyTreeNode):
     members: PyTree
     doubt: jax.Array  # () variance of the members' last actions
 
-
-def safety_network(config: Any, action_size: int) -> nn.Module:
-    """The classifier: observations (..., O) to a logit (..., 1) of "unsafe"."""
-    del action_size
-    return networks.MLP(config.safety_hidden_sizes, 1)
+    @property
+    def memory(self) -> PyTree:
+        """What the members act from, beside the observation."""
+        return self.members
 
 
 @functools.cache
@@ -184,9 +142,9 @@ class DAgger:
 
     def collect_spec(self, config: Any) -> CollectSpec:
         """Labelled steps; more copies by `dataclasses.replace`."""
-        _check(config)
+        rules.check(config)
         ordered = self._learner_spec(config).window is not None
-        if ordered and (config.gate != "none" or config.max_labels or _holds_out(config)):
+        if ordered and (config.gate != "none" or config.max_labels or rules.holds_out(config)):
             raise InputError(
                 f"dagger: {self.name} learns from windows, in which every state needs a label: "
                 "expected gate=none, max_labels=0 and no noise=dart"
@@ -215,7 +173,7 @@ class DAgger:
         Raises:
           InputError: a rule that does not fit, or what the learner refuses.
         """
-        _check(config)
+        rules.check(config)
         key, members_key, safety_key = jax.random.split(key, 3)
         discrete = jnp.issubdtype(batch.actions.dtype, jnp.integer)
         size = config.num_actions if discrete else batch.actions.shape[-1]
@@ -373,7 +331,7 @@ class DAgger:
         """So many updates of every member, and of the classifier if there is one."""
         parts = jax.tree.map(lambda x: x.reshape(updates, -1, *x.shape[1:]), batch)
         members_parts = parts
-        if _holds_out(config):
+        if rules.holds_out(config):
             keep = lambda part: without_held_out(part, config.held_out_share)  # noqa: E731
             members_parts = jax.vmap(keep)(parts)
         offsets = jnp.arange(config.num_members) * updates // config.num_members
@@ -397,7 +355,8 @@ class DAgger:
 
     def _learn_safety(self, config: Any, state: State, batch: Batch) -> tuple[State, Metrics]:
         """One step of the classifier on held-out states, where the learner's errors are honest."""
-        assert state.safety is not None
+        safety = state.safety
+        assert safety is not None
         key, mode_key = jax.random.split(state.key)
         modes = self._modes(config, state, batch.observations, mode_key)
         unsafe = (bc.errors(modes, batch.actions) > config.discrepancy_limit).astype(jnp.float32)
@@ -405,12 +364,12 @@ class DAgger:
         total = jnp.maximum(jnp.sum(weights), 1.0)
 
         def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-            logits = state.safety.apply(params, batch.observations)[..., 0]
+            logits = safety.apply(params, batch.observations)[..., 0]
             losses = optax.sigmoid_binary_cross_entropy(logits, unsafe)
             loss = jnp.sum(weights * losses) / total
             return loss, {"safety_loss": loss, "unsafe_share": jnp.sum(weights * unsafe) / total}
 
-        safety, metrics = networks.minimize(loss_fn, state.safety, config.safety_learning_rate)
+        safety, metrics = networks.minimize(loss_fn, safety, config.safety_learning_rate)
         return state.replace(safety=safety, key=key), metrics
 
     def _modes(self, config: Any, state: State, observations: jax.Array, key: PRNGKey) -> jax.Array:
@@ -453,46 +412,12 @@ class DAgger:
         return jnp.maximum(done // (config.round_updates * minibatches), 0).astype(jnp.float32)
 
 
-def combined(actions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The members' common action, and their doubt ().
-
-    Args:
-      actions: (M, A), the action is the mean and the doubt the variance, averaged over
-        dimensions; or (M,) indices, the most frequent one and the share of the others.
-    """
-    if jnp.issubdtype(actions.dtype, jnp.integer):
-        votes = jnp.mean(actions[:, None] == actions[None], axis=0, dtype=jnp.float32)
-        return actions[jnp.argmax(votes)], 1.0 - jnp.max(votes)
-    return jnp.mean(actions, axis=0), jnp.mean(jnp.var(actions, axis=0))
-
-
-def without_held_out(batch: Batch, share: Any) -> Batch:
-    """A batch (B, ...) whose held-out rows are replaced by others of it, in turn."""
-    held = gates.held_out(batch.observations, share)
-    kept_first = jnp.argsort(held, stable=True)
-    count = jnp.maximum(held.size - jnp.sum(held, dtype=jnp.int32), 1)
-    rows = kept_first[jnp.arange(held.size) % count]
-    return jax.tree.map(lambda x: x[rows], batch)
-
-
-def _holds_out(config: Any) -> bool:
-    return config.gate == "safe" or config.noise == "dart"
-
-
-def _check(config: Any) -> None:
-    """Refuses rules that do not fit each other."""
-    if config.gate in gates.DOUBTING and config.num_members < 2:
-        raise InputError(
-            f"dagger: gate={config.gate} compares members, and num_members is "
-            f"{config.num_members}: expected at least 2"
-        )
-
-
 def _over_named(name: str) -> DAgger:
     return over(importlib.import_module(name))
 
 
-_over_bc = over(bc)
+_bc: Any = bc
+_over_bc = over(_bc)
 Config = _over_bc.Config
 act, batch_spec, collect_spec, diagnose = (
     _over_bc.act, _over_bc.batch_spec, _over_bc.collect_spec, _over_bc.diagnose

@@ -56,7 +56,7 @@ def _trained(folder: Path) -> Any:
     known = catalogue.algorithms()
     if name not in known:
         raise InputError(f"--expert={folder} is a run of {name}, which is no method of the library")
-    return load_policy(folder, known[name])
+    return experts.as_expert(load_policy(folder, known[name]))
 
 
 def _module(source: str, text: str) -> Any:

@@ -132,10 +132,10 @@ class HostCollection:
         """Rows (local lanes, R, ...) into the buffers; other processes' lanes are not touched."""
         capacity, placed = self._spec.capacity, self._of_all_lanes
         for begin in range(0, rows.rewards.shape[1], capacity):
-            part = jax.tree.map(
+            part, kept = jax.tree.map(
                 lambda x, begin=begin: placed(x[:, begin : begin + capacity]), (rows, asked)
             )
-            self._device.insert(*part, jax.tree.map(placed, memory))
+            self._device.insert(part, kept, jax.tree.map(placed, memory))
 
     def _of_all_lanes(self, values: np.ndarray) -> np.ndarray:
         """The values at their lanes' places among all; zeros at those of other processes."""

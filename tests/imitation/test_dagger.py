@@ -32,16 +32,59 @@ from ddm.imitation import (
 from ddm.imitation.parts import gates
 from ddm.types import Batch
 
+SAFE = {"gate": "safe", "held_out_share": 0.5}
+
 CONTRACT = contract.Contract(
     small={"round_updates": 2, "safety_hidden_sizes": (8,)},
     variants=[
-        {"gate": "safe", "held_out_share": 0.5},
+        SAFE,
         {"gate": "ensemble", "num_members": 2},
         {"gate": "budget", "num_members": 2},
         {"noise": "dart", "held_out_share": 0.5},
         {"retrain": True},
         {"head": "categorical", "num_actions": contract.NUM_ACTIONS, "noise": "isotropic"},
     ],
+    other={
+        "head": "tanh_gaussian",
+        "features": lambda observations: 2.0 * contract.pair_features(observations),
+        "label_smoothing": 0.3,
+        "round_steps": 7,
+        "round_copies": 2,
+        "max_rows": 10,
+        "gate": "human",
+        "beta_schedule": "linear",
+        "noise": "isotropic",
+        "noise_scale": 0.5,
+        "beta_decay": 0.0,
+        "clone_steps": 3,
+        "num_members": 2,
+        "round_updates": 3,
+        "query_rate": 0.9,
+        "doubt_limit": 0.0,
+        "discrepancy_limit": 4.0,
+        "max_labels": 1,
+        "safety_learning_rate": 0.1,
+        "safety_hidden_sizes": (4,),
+    },
+    context={
+        "features": {
+            "head": "linear_softmax",
+            "num_actions": contract.NUM_ACTIONS,
+            "features": contract.pair_features,
+        },
+        "label_smoothing": {"head": "categorical", "num_actions": contract.NUM_ACTIONS},
+        "beta_decay": {"beta_schedule": "exponential"},
+        "beta_rounds": {"beta_schedule": "linear"},
+        "doubt_limit": {"gate": "ensemble", "num_members": 2, "discrepancy_limit": float("inf")},
+        "discrepancy_limit": SAFE,
+        "held_out_share": SAFE,
+        "safety_learning_rate": SAFE,
+        "safety_hidden_sizes": SAFE,
+        "safety_network": SAFE,
+        "query_rate": {"gate": "budget", "num_members": 2},
+        "quantile_rate": {"gate": "budget", "num_members": 2},
+        "noise_scale": {"noise": "isotropic"},
+    },
 )
 
 TRACK = sine_track.SineTrack(noise=0.0)

@@ -44,8 +44,9 @@ class Memory(struct.PyTreeNode):
     @classmethod
     def empty(cls) -> Memory:
         """Before the first step."""
-        counts = (jnp.zeros((), jnp.int32) for _ in range(4))
-        return cls(*counts, jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+        labels, steps, led, invalid = (jnp.zeros((), jnp.int32) for _ in range(4))
+        threshold, risk = (jnp.zeros((), jnp.float32) for _ in range(2))
+        return cls(labels, steps, led, invalid, threshold, risk)
 
     def metrics(self) -> dict[str, jax.Array]:
         """What the collection reports beside its returns.
