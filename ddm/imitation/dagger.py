@@ -52,7 +52,6 @@ from ddm.imitation.parts import gates, rules
 from ddm.imitation.parts.members import combined, without_held_out
 from ddm.imitation.parts.rules import Rules, safety_network
 from ddm.types import (
-    Algorithm,
     Batch,
     BatchSpec,
     Metrics,
@@ -88,9 +87,8 @@ class Plan(struct.PyTreeNode):
         return self.members
 
 
-@functools.cache
-def over(learner: Algorithm) -> DAgger:
-    """DAgger over a learner.
+def over(learner: Any) -> Any:
+    """DAgger over a learner: an algorithm, and always the same one for the same learner.
 
     Args:
       learner: an algorithm that imitates, as :mod:`ddm.imitation.bc`.
@@ -98,6 +96,11 @@ def over(learner: Algorithm) -> DAgger:
     Raises:
       InputError: the learner's Config has a field of the same name.
     """
+    return _over(learner)
+
+
+@functools.cache
+def _over(learner: Any) -> DAgger:
     ours = {field.name for field in dataclasses.fields(Rules)}
     shared = ours & {field.name for field in dataclasses.fields(learner.Config)}
     if shared:
@@ -369,8 +372,8 @@ class DAgger:
             loss = jnp.sum(weights * losses) / total
             return loss, {"safety_loss": loss, "unsafe_share": jnp.sum(weights * unsafe) / total}
 
-        safety, metrics = networks.minimize(loss_fn, safety, config.safety_learning_rate)
-        return state.replace(safety=safety, key=key), metrics
+        trained, metrics = networks.minimize(loss_fn, safety, config.safety_learning_rate)
+        return state.replace(safety=trained, key=key), metrics
 
     def _modes(self, config: Any, state: State, observations: jax.Array, key: PRNGKey) -> jax.Array:
         """Actions without noise at observations (B, *O), each the first of an episode."""
@@ -416,8 +419,7 @@ def _over_named(name: str) -> DAgger:
     return over(importlib.import_module(name))
 
 
-_bc: Any = bc
-_over_bc = over(_bc)
+_over_bc = over(bc)
 Config = _over_bc.Config
 act, batch_spec, collect_spec, diagnose = (
     _over_bc.act, _over_bc.batch_spec, _over_bc.collect_spec, _over_bc.diagnose

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pickle
+from typing import Any
 
 import contract
 import jax
@@ -14,6 +15,7 @@ import pytest
 
 import ddm
 from ddm.envs import sine_track, tabular
+from ddm.envs.tabular.worlds import STAY_ON_ROPE
 from ddm.errors import InputError
 from ddm.evaluation.experts import FunctionExpert, HostExpert
 from ddm.evaluation.supervision import Seen
@@ -134,7 +136,7 @@ def final_error(learner, config, episodes=64):
             observation, state, *_ = TESTED.step(key, state, action, params)
             return (observation, state), None
 
-        (end, _), _ = jax.lax.scan(step, start, jax.random.split(walk_key, params.max_steps))
+        (end, _), _ = jax.lax.scan(step, start, jax.random.split(walk_key, 60))
         return sine_track.off_track(end)
 
     return jnp.mean(jax.vmap(episode)(jax.random.split(jax.random.key(9), episodes)))
@@ -181,7 +183,7 @@ def test_the_label_is_the_experts_action_whoever_acted(rounds):
 # The tightrope, with a learner that errs on purpose.
 
 ERROR = 0.01
-WRONG = 1 - tabular.worlds.STAY_ON_ROPE
+WRONG = 1 - STAY_ON_ROPE
 
 
 class Fallible:
@@ -192,7 +194,8 @@ class Fallible:
 
     __name__ = "fallible"
     Config, State = bc.Config, bc.State
-    batch_spec, init, update = map(staticmethod, (bc.batch_spec, bc.init, bc.update))
+    batch_spec, init = staticmethod(bc.batch_spec), staticmethod(bc.init)
+    update = staticmethod(bc.update)
 
     @staticmethod
     def act(config, state, observation, key, policy_state=(), *, deterministic=False):
@@ -251,7 +254,7 @@ def test_costs_grow_with_the_horizon_and_not_with_its_square():
         environment,
         algorithm.collect_spec(config),
         tabular.make_params(tabular.tightrope(steps), max_steps=100),
-        expert=lambda observation: jnp.int32(tabular.worlds.STAY_ON_ROPE),
+        expert=lambda observation: jnp.int32(STAY_ON_ROPE),
     )
     train, key = round_of(algorithm, config, collector, 64), jax.random.key(1)
     cloned, _ = train(key, collector)
@@ -302,7 +305,10 @@ def test_schedules_of_beta():
 STEP = 2  # of a trained policy: past the first round
 
 
-def ruling_of(memory=None, doubt=0.0, wishes=False, valid=True, proposals=0.0, key=0, **fields):
+def ruling_of(
+    memory: Any = None, doubt: Any = 0.0, wishes: Any = False, valid: Any = True,
+    proposals: Any = 0.0, **fields: Any,
+):  # fmt: skip
     """What the gate decides for four copies whose labels are (0.5, 0)."""
     config = contract.small_config(dagger, beta_schedule="never", **fields)
     batch = contract.make_batch(dagger, config)
@@ -318,7 +324,7 @@ def ruling_of(memory=None, doubt=0.0, wishes=False, valid=True, proposals=0.0, k
     )
     if memory is None:
         memory = gates.Memory.empty().replace(labels=jnp.int32(1))
-    return dagger.supervise(config, state, memory, seen, jax.random.key(key))
+    return dagger.supervise(config, state, memory, seen, jax.random.key(0))
 
 
 def test_without_a_gate_every_state_is_labelled_and_the_learner_acts():
