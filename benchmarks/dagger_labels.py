@@ -67,7 +67,9 @@ def demonstrate(factory, expert, episodes):
         seen, done, rewards, ends = [observation], [], [], []
         while not ends or not any(ends[-1]):
             space = data_space(box)
-            action = labels_of(expert, np.float32(seen[-1])[None], space, _ENVIRONMENT.value)[0]
+            action = labels_of(
+                expert, np.asarray(seen[-1:], np.float32), space, _ENVIRONMENT.value
+            )[0]
             observation, reward, *end, _ = environment.step(action)
             seen.append(observation)
             done.append(action)
@@ -76,9 +78,9 @@ def demonstrate(factory, expert, episodes):
         terminations, truncations = np.array(ends, bool).T
         found.append(
             {
-                "observations": np.float32(seen),
-                "actions": np.float32(done),
-                "rewards": np.float32(rewards),
+                "observations": np.asarray(seen, np.float32),
+                "actions": np.asarray(done, np.float32),
+                "rewards": np.asarray(rewards, np.float32),
                 "terminations": terminations,
                 "truncations": truncations & ~terminations,
             }
