@@ -11,6 +11,10 @@ class InputError(DdmError, ValueError):
     """A file, field, flag or array is not what was expected."""
 
 
+class LabelsNeededError(DdmError):
+    """A run cannot go on before a person has labelled the states that it asks about."""
+
+
 class DivergenceError(DdmError, ArithmeticError):
     """A metric became NaN or infinite during training."""
 

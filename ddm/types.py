@@ -116,7 +116,8 @@ class Algorithm(Protocol):
     # of batches. `stages(config)` gives the parts of a training, see :class:`Stage`.
     # `prepare(config, dataset)` fills in fields that are not set from the log: see `ddm.prepare`.
     # `collect_spec(config)` says how a policy collects own experience: `ddm.CollectSpec`, or None
-    # if it collects nothing under this configuration.
+    # if it collects nothing under this configuration. Where an expert labels what is collected, the
+    # algorithm says who acts and what is asked: see `ddm.evaluation.supervision`.
     # `notes(config, dataset)` says to the user what `prepare` chose. `PARTS` names fields of the
     # State that a run of another algorithm can give (`--start_from`), such as a model.
     # `loss(config, state, batch, key)` gives metrics of held-out data; without it, they are the
@@ -197,7 +198,7 @@ def initial_policy_state(algorithm: Algorithm, config: Any, state: Any) -> PyTre
 
 _FUNCTIONS = (
     "init", "update", "act", "batch_spec", "initial_policy_state", "log_prob", "stages", "loss",
-    "predict", "transition",
+    "predict", "transition", "begin_supervision", "supervise",
 )  # fmt: skip
 
 

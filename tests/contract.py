@@ -144,6 +144,8 @@ def acting_cases() -> list[Any]:
 
 def use(algorithm: Any, config: Any, state: Any, batch: Any, key: Any) -> Any:
     """What a trained state is for: an action at the batch's first observation, or predictions."""
+    import jax
+
     from ddm.model_based.parts import uncertainty
     from ddm.types import initial_policy_state
 
@@ -155,7 +157,35 @@ def use(algorithm: Any, config: Any, state: Any, batch: Any, key: Any) -> Any:
             algorithm.transition(config, state, *inputs, key),
         )
     before = initial_policy_state(algorithm, config, state)
-    return algorithm.act(config, state, first_observation(algorithm, config, batch), key, before)
+    observation = first_observation(algorithm, config, batch)
+    if not hasattr(algorithm, "supervise"):
+        return algorithm.act(config, state, observation, key, before)
+    act_key, rule_key = jax.random.split(key)
+    acted = algorithm.act(config, state, observation, act_key, before)
+    return acted, supervised(algorithm, config, state, batch, rule_key)
+
+
+def supervised(algorithm: Any, config: Any, state: Any, batch: Any, key: Any) -> Any:
+    """Two rulings on who acts, by a method that asks an expert; every second label is wrong."""
+    import jax
+    import jax.numpy as jnp
+
+    from ddm.evaluation.supervision import Seen
+    from ddm.types import initial_policy_state
+
+    memory = algorithm.begin_supervision(config, state)
+    before = initial_policy_state(algorithm, config, state)
+    rulings = []
+    for each in jax.random.split(key):
+        act_key, rule_key = jax.random.split(each)
+        act = functools.partial(algorithm.act, config, state, deterministic=True)
+        keys = jax.random.split(act_key, batch.observations.shape[0])
+        proposals, after = jax.vmap(act, (0, 0, None))(batch.observations, keys, before)
+        rows = jnp.arange(len(keys))
+        seen = Seen(batch.observations, proposals, batch.actions, rows % 4 > 0, rows % 2 > 0, after)
+        ruling, memory = algorithm.supervise(config, state, memory, seen, rule_key)
+        rulings.append(ruling)
+    return rulings, memory.metrics()
 
 
 def one_worker(algorithm: Any) -> Any:

@@ -387,8 +387,10 @@ def test_each_config_field_changes_the_computation(algorithm, field):
 
 
 def _stages(algorithm, config):
-    """What each stage asks for, and how long it takes."""
-    return [(stage.batch_spec, stage.num_steps) for stage in stages_of(algorithm, config)]
+    """What each stage asks for, how long it takes, and how the policy collects."""
+    collects = getattr(algorithm, "collect_spec", lambda config: None)(config)
+    stages = [(stage.batch_spec, stage.num_steps) for stage in stages_of(algorithm, config)]
+    return stages, collects
 
 
 @functools.lru_cache(maxsize=16)  # the default's is traced once for all fields
@@ -430,7 +432,15 @@ def _outcome(algorithm, config):
     for seed in range(3, 7):
         _, (action, policy_state) = _act(algorithm, config, state, batch, seed, policy_state)
         actions.append(action)
+    if hasattr(algorithm, "supervise"):
+        supervised = _supervised(algorithm)(config, state, batch, jax.random.key(7))
+        actions.extend(jax.tree.leaves(supervised))
     return [np.asarray(each) for each in [*_plain(state), *_plain(dict(metrics)), *actions]]
+
+
+@functools.cache
+def _supervised(algorithm):
+    return jax.jit(functools.partial(contract.supervised, algorithm))
 
 
 def _act(algorithm, config, state, batch, seed, policy_state):

@@ -23,8 +23,9 @@ class Buffer(struct.PyTreeNode):
 
     All rows are in the units that an algorithm sees, as in a dataset. Empty slots are never drawn.
 
-    With `copies`, all rows are replaced between two updates: they are the steps of the present
-    policy, and a spec with `whole_dataset` gets all of them.
+    With `copies`, rows stand in the order of time, block by block, so that windows can be drawn. A
+    spec with `whole_dataset` and a window gets all of them: then all rows have to be replaced
+    between two updates, because they are the steps of the present policy.
     """
 
     rows: Batch  # leaves (capacity, ...), of the fields in FIELDS
@@ -183,8 +184,30 @@ class Buffer(struct.PyTreeNode):
         if spec.whole_dataset:
             return self._take(spec, self._in_time(windows=spec.window is not None))
         bits = jax.random.bits(key, (batch_size * spec.minibatches,), jnp.uint32)
-        slots = (bits % jnp.maximum(self.size, 1).astype(jnp.uint32)).astype(jnp.int32)
-        return self._take(spec, slots)
+        drawn = (bits % jnp.maximum(self.size, 1).astype(jnp.uint32)).astype(jnp.int32)
+        return self._take(spec, drawn) if spec.window is None else self._windows(spec, drawn)
+
+    def _windows(self, spec: BatchSpec, drawn: jax.Array) -> Batch:
+        """Windows (B, T, ...) around the rows (B,), counted from the oldest one.
+
+        Beyond its episode, and beyond what is kept of it, a window repeats its first or its last
+        valid step, and `mask` is False.
+        """
+        assert spec.window is not None
+        places = jnp.arange(spec.window, dtype=jnp.int32)
+        steps = drawn[:, None] + (places - spec.history) * self.copies
+        kept = (steps >= 0) & (steps < self.size)
+        slots = (self.position - self.size + steps) % self.capacity
+        ended = (self.rows.terminations | self.rows.truncations)[slots]
+        # Two steps lie in one episode if no step from the first to before the second ended it.
+        ends_before = jnp.cumsum(ended & kept, axis=1) - (ended & kept)
+        valid = kept & (ends_before == ends_before[:, spec.history, None])
+        first = jnp.argmax(valid, axis=1)
+        last = spec.window - 1 - jnp.argmax(valid[:, ::-1], axis=1)
+        nearest = jnp.clip(places, first[:, None], last[:, None])
+        slots = jnp.take_along_axis(slots, nearest, axis=1)
+        batch = self._take(spec, slots)
+        return batch.replace(mask=valid) if "mask" in spec.fields else batch
 
     def _in_time(self, windows: bool) -> jax.Array:
         """The slots of a full buffer, oldest first: (capacity,), or (copies, T) as windows."""
@@ -195,6 +218,7 @@ class Buffer(struct.PyTreeNode):
         picked = {
             name: getattr(self.rows, name).at[slots].get(mode="promise_in_bounds")
             for name in spec.fields
+            if name != "mask"
         }
         return Batch(**picked)
 
@@ -206,6 +230,8 @@ class Buffer(struct.PyTreeNode):
         for name in ("observations", "next_observations"):
             if spec.one_hot_observations and name in rows:
                 rows[name] = rows[name].at[..., 0].set(1)
+        if "mask" in spec.fields:
+            rows["mask"] = jnp.ones(leading, bool)
         return Batch(**rows)
 
     def ordered(self) -> Batch:
@@ -236,7 +262,8 @@ def check_buffer(buffer: Buffer, spec: BatchSpec) -> None:
       InputError: naming the buffer and what the spec asks for.
     """
     name = buffer.info.name
-    missing = [field for field in spec.fields if field not in FIELDS]
+    known = FIELDS if spec.window is None or not buffer.copies else (*FIELDS, "mask")
+    missing = [field for field in spec.fields if field not in known]
     if missing:
         raise InputError(
             f"{name} has single transitions, of which batch field {missing[0]!r} is not known: "
@@ -246,7 +273,7 @@ def check_buffer(buffer: Buffer, spec: BatchSpec) -> None:
         _check_windows(buffer, spec.window)
     elif spec.whole_dataset and not buffer.copies:
         raise InputError(f"{name} has single transitions, and the method asks for the whole log")
-    elif spec.window is not None and not spec.whole_dataset:
+    elif spec.window is not None and not spec.whole_dataset and not buffer.copies:
         raise InputError(f"{name} has single transitions, and the method asks for a window")
     if not isinstance(buffer.size, jax.core.Tracer) and np.all(np.asarray(buffer.size) == 0):
         raise InputError(f"{name} is empty: insert transitions before they are drawn")

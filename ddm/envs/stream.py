@@ -87,6 +87,36 @@ def advance(
     actions, policy_states = jax.vmap(policy)(
         stream.observations, jax.random.split(act_key, copies), stream.policy_states
     )
+    return move(
+        environment, params, stream, actions, policy_states, (step_key, reset_key), policy_state
+    )
+
+
+def move(
+    environment: Environment,
+    params: Any,
+    stream: Stream,
+    actions: jax.Array,
+    policy_states: PyTree,
+    keys: tuple[PRNGKey, PRNGKey],
+    policy_state: PyTree = (),
+) -> tuple[Stream, Batch]:
+    """One step of every copy with given actions.
+
+    Args:
+      environment: a pure environment.
+      params: its parameters.
+      stream: where the copies stand.
+      actions: (N, A) or (N,) in the environment's units.
+      policy_states: leaves (N, ...), after the policy acted.
+      keys: for the step, and for the episodes that begin.
+      policy_state: of one copy at the start of an episode.
+
+    Returns:
+      As :func:`advance`.
+    """
+    copies = stream.observations.shape[0]
+    step_key, reset_key = keys
     observations, env_states, rewards, terminations, truncations, _ = jax.vmap(
         environment.step, (0, 0, 0, None)
     )(jax.random.split(step_key, copies), stream.env_states, actions, params)

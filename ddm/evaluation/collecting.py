@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,17 @@ import numpy as np
 
 from ddm.data import spaces
 from ddm.errors import EvaluationError
-from ddm.evaluation import hosted, simulators
+from ddm.evaluation import experts, hosted, simulators, supervision
+from ddm.evaluation import policy as policy_lib
 from ddm.evaluation.matching import check_spaces
 from ddm.evaluation.policy import Policy
 from ddm.types import Batch, Discrete, PyTree, Space
 
 if TYPE_CHECKING:
     import gymnasium
+
+
+_RULE = 7  # sets the keys of decisions apart from others of the same seed
 
 
 class HostStream:
@@ -51,7 +56,7 @@ class HostStream:
 
     def restart(self, step: int) -> None:
         """Begins new episodes everywhere, as at the checkpoint of this gradient step."""
-        self._step = step
+        self._step, self._moved = step, 0
         self._begun = np.zeros(self._shape, np.int64)
         self._returns = np.zeros(self._shape)
         self._times = np.zeros(self._shape, np.int32)
@@ -80,18 +85,57 @@ class HostStream:
           EvaluationError: a simulator fails, or an action is not finite.
         """
         if policy is not None:
-            check_spaces(policy, self.name, self.observation_space, self.action_space)
-            if self._policy_states is None:
-                self._policy_states = hosted.initial_states(policy, self._shape)
+            self._prepare(policy)
         with simulators.user_generators_kept():
             rows = [self._advance(policy) for _ in range(steps)]
-        # (steps, L, copies, ...) to (L, steps * copies, ...)
-        return jax.tree.map(
-            lambda *parts: np.stack(parts, axis=1).reshape(
-                self._shape[0], steps * self._shape[1], *parts[0].shape[2:]
-            ),
-            *rows,
-        )
+        return _by_lane(rows)
+
+    def collect_labelled(
+        self, policy: Policy, steps: int, expert: experts.Expert, memory: PyTree
+    ) -> tuple[Batch, np.ndarray, PyTree]:
+        """The next steps of every simulator, by the policy's mode or an expert who also labels.
+
+        Args:
+          policy: with the leading axis of lanes.
+          steps: of each simulator.
+          expert: asked once a step about all simulators; one that labels afterwards about the whole
+            call.
+          memory: of the algorithm's rule, with the leading axis of lanes.
+
+        Returns:
+          Transitions as :meth:`collect` gives them, whose actions are the labels; which of them
+          were asked for, (L, steps * copies) bool; the rule's memory.
+
+        Raises:
+          InputError: the policy was trained on other spaces, or the expert gives what is no action.
+          EvaluationError: a simulator fails, or an action is not finite.
+        """
+        self._prepare(policy)
+        found = []
+        with simulators.user_generators_kept():
+            for _ in range(steps):
+                rows, asked, memory = self._advance_labelled(policy, expert, memory)
+                found.append((rows, asked))
+        rows, asked = _by_lane(found)
+        if isinstance(expert, experts.HostExpert) and expert.afterwards and asked.any():
+            known = experts.labels_of(
+                expert, rows.observations[asked], self.action_space, self.name
+            )
+            actions = np.array(rows.actions)
+            actions[asked] = known
+            rows = rows.replace(actions=actions)
+        return rows, asked, memory
+
+    def check_expert(self, expert: experts.Expert) -> None:
+        """Refuses an expert that does not fit the environment; see `experts.check_expert`."""
+        examples = self._observations.reshape(-1, *self.observation_space.shape)
+        spaces = self.observation_space, self.action_space
+        experts.check_expert(expert, self.name, *spaces, examples)
+
+    def _prepare(self, policy: Policy) -> None:
+        check_spaces(policy, self.name, self.observation_space, self.action_space)
+        if self._policy_states is None:
+            self._policy_states = hosted.initial_states(policy, self._shape)
 
     def close(self) -> None:
         """Closes the simulators."""
@@ -99,8 +143,31 @@ class HostStream:
 
     def _advance(self, policy: Policy | None) -> Batch:
         """One step of every simulator, (L, copies, ...)."""
+        return self._move(self._random_actions() if policy is None else self._act(policy))
+
+    def _advance_labelled(
+        self, policy: Policy, expert: experts.Expert, memory: PyTree
+    ) -> tuple[Batch, np.ndarray, PyTree]:
+        """One step of every simulator with its labels, which of them were asked, the memory."""
+        seen = self._observations.reshape(-1, *self.observation_space.shape).copy()
+        proposals = self._act(policy, deterministic=True)
+        flat = proposals.reshape(-1, *proposals.shape[2:])
+        labels_later = isinstance(expert, experts.HostExpert) and expert.afterwards
+        labels = flat
+        if not labels_later:
+            labels = experts.labels_of(expert, seen, self.action_space, self.name)
+        wishes = np.asarray(experts.wishes_of(expert, seen, flat), bool).reshape(self._shape)
+        actions, labels, asked, memory = _rule(
+            not labels_later, policy, memory, self._observations, proposals,
+            labels.reshape(proposals.shape), wishes, self._policy_states,
+            np.asarray(self._lane_seeds, np.uint32), np.int32(self._step), np.int32(self._moved),
+        )  # fmt: skip
+        rows = self._move(np.asarray(actions))
+        return rows.replace(actions=np.asarray(labels)), np.asarray(asked), memory
+
+    def _move(self, chosen: np.ndarray) -> Batch:
+        """One step of every simulator with these actions (L, copies, ...)."""
         before = self._observations.copy()
-        chosen = self._random_actions() if policy is None else self._act(policy)
         if not np.isfinite(chosen).all():
             raise EvaluationError(f"{self.name}: an action to collect with is not finite")
         actions = simulators.to_actions(chosen, self._gym_actions)
@@ -114,6 +181,7 @@ class HostStream:
             ends[(1, *slot)] = outcome.ended and not outcome.terminated
         self._observations = after.copy()
         self._times += 1
+        self._moved += 1
         self._returns += rewards
         for slot in zip(*np.nonzero(ends.any(axis=0)), strict=True):
             self.last_returns[slot] = self._returns[slot]
@@ -139,9 +207,9 @@ class HostStream:
         self._begun[slot] += 1
         self._seeds[slot], self._times[slot], self._returns[slot] = seed, 0, 0.0
 
-    def _act(self, policy: Policy) -> np.ndarray:
+    def _act(self, policy: Policy, *, deterministic: bool = False) -> np.ndarray:
         actions, self._policy_states = hosted.act(
-            False,
+            deterministic,
             (self.name, self.action_space),
             policy,
             self._observations,
@@ -160,3 +228,34 @@ class HostStream:
             raise EvaluationError(f"{self.name}: actions have no bounds to draw from at random")
         drawn = self._random.uniform(low, high, (*self._shape, low.size))
         return drawn.reshape(*self._shape, *space.shape).astype(np.float32)
+
+
+def _by_lane(rows: list[Any]) -> Any:
+    """Trees of each step, leaves (L, copies, ...), as one with leaves (L, steps * copies, ...)."""
+
+    def join(*parts: np.ndarray) -> np.ndarray:
+        lanes, copies = parts[0].shape[:2]
+        return np.stack(parts, axis=1).reshape(lanes, len(parts) * copies, *parts[0].shape[2:])
+
+    return jax.tree.map(join, *rows)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _rule(
+    may_act, policy, memory, observations, proposals, labels, wishes, policy_states, seeds, step,
+    moved,
+):  # fmt: skip
+    """The algorithm's decision for all lanes; see `supervision.rule`.
+
+    The key of a step follows from the lane's seed, the last checkpoint and the steps since then, so
+    a run that is resumed there decides alike.
+    """
+
+    def one_lane(lane, memory, seed, *values):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), moved)
+        arguments: tuple[Any, ...] = (lane, memory, *values, jax.random.fold_in(key, _RULE))
+        actions, labels, ruling, memory = supervision.rule(*arguments, may_act=may_act)
+        return actions, labels, ruling.asked, memory
+
+    values = observations, proposals, labels, wishes, policy_states
+    return policy_lib.map_lanes(one_lane, policy, memory, seeds, *values)

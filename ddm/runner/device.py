@@ -65,9 +65,15 @@ class DeviceLanes:
         )
         return self.layout.gather(metrics)
 
-    def insert(self, rows: PyTree) -> None:
-        """Puts transitions (L, R, ...) of an environment into the buffers of the lanes."""
-        carried = self._learner, self.layout.place(rows)
+    def insert(self, rows: PyTree, asked: Any = None, memory: PyTree = None) -> None:
+        """Puts transitions (L, R, ...) of an environment into the buffers of the lanes.
+
+        Args:
+          rows: the transitions.
+          asked: (L, R) bool, which of them are kept; None: all.
+          memory: of the rule that labelled them, leaves (L, ...); None: it stays as it is.
+        """
+        carried = self._learner, self.layout.place((rows, asked, memory))
         (self._learner, _), _ = self._run(insert_rows, carried, self._shared)
 
     def finish_stage(self, stage: int) -> None:
@@ -101,6 +107,10 @@ class DeviceLanes:
             action_space=records.policy_space(info.action_space, self._configs),
             observation_shape=info.observation_space.shape,
         )
+
+    def memory(self) -> PyTree:
+        """What this process's lanes remember of who acts and what is labelled."""
+        return self.layout.local(self._learner.experience.memory)
 
     def numerics(self) -> dict[str, str]:
         """Facts that can change the last bit of a result, besides the run's own settings."""

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from ddm.evaluation.collecting import HostStream
-from ddm.evaluation.evaluate import resolve_environment
+from ddm.evaluation.experts import HostExpert
 from ddm.experience import Collector
 from ddm.runner.device import DeviceLanes
 from ddm.runner.options import Options
-from ddm.runner.sources import Shared
+from ddm.runner.sources import Shared, collected_in
 from ddm.types import Batch, PyTree
 
 
@@ -26,7 +26,7 @@ def host_collection(
     """
     if shared.collector is None or shared.collects_inside:
         return None
-    factory = resolve_environment(environment)
+    factory = collected_in(environment, shared.collector.expert)
     return HostCollection(device, factory, shared.collector, seeds, options.collect_every)
 
 
@@ -51,11 +51,17 @@ class HostCollection:
         every: int,
     ):
         self._device, self._spec = device, collector.spec
-        self._every = 1 if self._spec.on_policy else every
+        self._expert = collector.expert
+        self._every = 1 if self._spec.on_policy or self._spec.labelled else every
         self._seeds = seeds
         local = device.layout.indices[: device.layout.num_local]
         self._local = local
         self._stream = HostStream(environment, [seeds[i] for i in local], self._spec.copies)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a run may have to stop until a person has labelled states."""
+        return isinstance(self._expert, HostExpert) and self._expert.afterwards
 
     def go_on(self, step: int, returns: Any = None) -> None:
         """The random transitions before the first update, or new episodes after a checkpoint.
@@ -88,7 +94,7 @@ class HostCollection:
         while done < updates:
             now = min(self._every, updates - done)
             steps = now * self._spec.steps_per_update
-            self._insert(self._stream.collect(self._device.policy(), steps))
+            self._visit(steps)
             found, wrong = self._device.advance(now, alive, stage)
             for name, values in found.items():
                 means[name] = means.get(name, 0.0) + values.astype(np.float64) * (now / updates)
@@ -97,6 +103,9 @@ class HostCollection:
                 firsts[name] = np.minimum(firsts.get(name, updates), later)
             done += now
         shown = {"collect/return": self._stream.last_returns.mean(axis=1)}
+        if self._spec.labelled:
+            remembered = self._device.memory().metrics()
+            shown |= {f"collect/{name}": np.asarray(x) for name, x in remembered.items()}
         return {**means, **self._device.layout.gather_host(shown)}, firsts
 
     def returns(self) -> list[list[float]]:
@@ -107,12 +116,26 @@ class HostCollection:
         """Closes the simulators."""
         self._stream.close()
 
-    def _insert(self, rows: Batch) -> None:
+    def _visit(self, steps: int) -> None:
+        """The next steps of every simulator, into the buffers."""
+        policy = self._device.policy()
+        if not self._spec.labelled:
+            self._insert(self._stream.collect(policy, steps))
+            return
+        assert self._expert is not None  # always so where labels are asked for
+        memory = self._device.memory()
+        found = self._stream.collect_labelled(policy, steps, self._expert, memory)
+        rows, asked, memory = jax.tree.map(np.asarray, found)
+        self._insert(rows, None if self._spec.ordered else asked, memory)
+
+    def _insert(self, rows: Batch, asked: Any = None, memory: PyTree = None) -> None:
         """Rows (local lanes, R, ...) into the buffers; other processes' lanes are not touched."""
-        capacity = self._spec.capacity
+        capacity, placed = self._spec.capacity, self._of_all_lanes
         for begin in range(0, rows.rewards.shape[1], capacity):
-            part = jax.tree.map(lambda x, begin=begin: x[:, begin : begin + capacity], rows)
-            self._device.insert(jax.tree.map(self._of_all_lanes, part))
+            part, kept = jax.tree.map(
+                lambda x, begin=begin: placed(x[:, begin : begin + capacity]), (rows, asked)
+            )
+            self._device.insert(part, kept, jax.tree.map(placed, memory))
 
     def _of_all_lanes(self, values: np.ndarray) -> np.ndarray:
         """The values at their lanes' places among all; zeros at those of other processes."""

@@ -107,10 +107,13 @@ def _make_interval(
 def insert_rows(config: Any, carried: Any, sampling_key: PRNGKey, shared: Shared) -> Any:
     """Puts rows that were collected on the host into the buffer of one lane."""
     del config, sampling_key, shared
-    learner, rows = carried
+    learner, (rows, asked, memory) = carried
     seen = learner.experience
-    buffer = seen.buffer.insert(experience.to_units(rows, seen.buffer.normalization))
-    return (learner._replace(experience=seen.replace(buffer=buffer)), rows), ()
+    units = seen.buffer.normalization
+    seen = seen.replace(buffer=seen.buffer.insert(experience.to_units(rows, units), asked))
+    if memory is not None:
+        seen = seen.replace(memory=memory)
+    return (learner._replace(experience=seen), (rows, asked, memory)), ()
 
 
 def make_finish(algorithm: Algorithm, stage: int) -> Callable[..., Any]:

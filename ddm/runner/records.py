@@ -77,9 +77,8 @@ def describe_run(
 
 
 def _describe_collection(spec: Any) -> dict[str, Any]:
-    """How experience is collected; `on_policy` only where it is so, as older records lack it."""
-    numbers = dataclasses.asdict(spec)
-    return numbers if numbers.pop("on_policy") is False else {**numbers, "on_policy": True}
+    """How experience is collected; a truth value only where it is so: older records lack it."""
+    return {name: value for name, value in dataclasses.asdict(spec).items() if value is not False}
 
 
 def _state_digest(state: Any) -> str:

@@ -14,7 +14,9 @@ from ddm import data, envs, training
 from ddm.errors import InputError
 from ddm.evaluation.collecting import HostStream
 from ddm.evaluation.evaluate import resolve_environment
-from ddm.experience import Collector, CollectSpec
+from ddm.evaluation.experts import Expert, is_pure
+from ddm.experience import Collector, CollectSpec, needed_expert
+from ddm.runner.flags import algorithm_name
 from ddm.runner.options import Options
 from ddm.types import Algorithm, Spec
 
@@ -51,7 +53,12 @@ class Shared(struct.PyTreeNode):
 
 
 def share(
-    algorithm: Algorithm, config: Any, logs: Any, environment: Any, options: Options
+    algorithm: Algorithm,
+    config: Any,
+    logs: Any,
+    environment: Any,
+    options: Options,
+    expert: Any = None,
 ) -> Shared:
     """The sources of a run.
 
@@ -61,9 +68,11 @@ def share(
       logs: a dataset, a dict of them by name, or None.
       environment: the one for the score; experience is collected there.
       options: whether and how much is collected.
+      expert: labels what is collected, for a method that asks one.
 
     Raises:
-      InputError: there is no source, or no environment in which to collect experience.
+      InputError: there is no source, no environment in which to collect experience, or no expert,
+        or one that does not fit the environment.
     """
     declare = getattr(algorithm, "collect_spec", None)
     declared = None if declare is None else declare(config)
@@ -71,20 +80,49 @@ def share(
         if logs is None:
             raise InputError("there is nothing to learn from: give a log, or collect with --online")
         return Shared(logs, None, options.log_share)
+    if environment is None and declared is not None and declared.labelled:
+        raise InputError(
+            f"{algorithm_name(algorithm)} asks an expert about states of an environment, and there "
+            "is none: give --environment"
+        )
     if environment is None:
         raise InputError("--online collects experience, and there is no environment to do so in")
     spec = _collect_spec(CollectSpec() if declared is None else declared, options)
-    environment = resolve_environment(environment)
+    expert = needed_expert(expert) if spec.labelled else None
+    environment = collected_in(environment, expert)
     if isinstance(environment, envs.Environment):
-        return Shared(logs, Collector.create(environment, spec), options.log_share)
-    hosted = Collector(None, None, spec, *host_spaces(environment))
+        collector = Collector.create(environment, spec, expert=expert)
+        return Shared(logs, collector, options.log_share)
+    hosted = Collector(None, None, spec, *host_spaces(environment, expert), expert)
     return Shared(logs, hosted, options.log_share)
 
 
-def host_spaces(environment: Any) -> tuple[Any, Any]:
-    """Flattened observation and action space of a gymnasium environment, by making one."""
+def collected_in(environment: Any, expert: Expert | None) -> Any:
+    """The environment in which experience is collected.
+
+    It is pure, or a function that makes gymnasium environments. A pure one shows its gymnasium face
+    to an expert that cannot act inside a compiled program.
+    """
+    environment = resolve_environment(environment)
+    if expert is None or is_pure(expert) or not isinstance(environment, envs.Environment):
+        return environment
+    from ddm.envs.gym import GymnasiumFace
+
+    return functools.partial(GymnasiumFace, environment)
+
+
+def host_spaces(environment: Any, expert: Any = None) -> tuple[Any, Any]:
+    """Flattened observation and action space of a gymnasium environment, by making one.
+
+    Raises:
+      InputError: the expert, where there is one, does not fit them.
+    """
     stream = HostStream(environment, [0], copies=1)
-    stream.close()
+    try:
+        if expert is not None:
+            stream.check_expert(expert)
+    finally:
+        stream.close()
     return stream.observation_space, stream.action_space
 
 
@@ -95,6 +133,11 @@ def _collect_spec(spec: CollectSpec, options: Options) -> CollectSpec:
       InputError: an option for what a method keeps that keeps nothing.
     """
     given = [name for name in ("random_steps", "buffer_capacity") if getattr(options, name)]
+    if spec.labelled and options.random_steps:
+        raise InputError(
+            f"random_steps is {options.random_steps}, and the method labels its own steps alone: "
+            "leave it out"
+        )
     if spec.on_policy and given:
         raise InputError(
             f"{given[0]} is {getattr(options, given[0])}, and the method learns from the steps of "

@@ -58,6 +58,7 @@ def train(
     *,
     start: evaluation.Policy | None = None,
     holdout: data.Dataset | None = None,
+    expert: Any = None,
 ) -> Result:
     """Trains one policy for every seed and sweep point, evaluates and saves them.
 
@@ -77,6 +78,8 @@ def train(
         one; its optimiser continues too. None: the policy of `options.start_from`, or a fresh one.
       holdout: a dataset in the same units that is not used for learning; the algorithm's metrics on
         it are reported as "holdout/...". None: the share `options.holdout` of the episodes.
+      expert: labels the states that a method collects, if it asks for labels: a function of JAX
+        from an observation to an action, a trained policy, or one of `ddm.evaluation.experts`.
 
     Raises:
       InputError: an option does not fit, or a file of the run cannot be read or written.
@@ -86,10 +89,13 @@ def train(
       SystemExit: the process was told to stop; a checkpoint is written before.
     """
     with FolderLock() as lock:
-        run = _Run(algorithm, config, (sources, start, holdout), environment, options, lock)
+        given = sources, start, holdout
+        run = _Run(algorithm, config, given, environment, options, lock, expert)
         with write_errors_named(run.run_dir), StopSignals() as signals, run:
             if run.begins_with_evaluation:
                 run.evaluate()
+            if run.may_wait and not options.resume:
+                run.save()  # a person's labels are asked for before the first update
             while run.step < run.schedule.num_updates:
                 run.advance()
                 if run.schedule.evaluates_at(run.step):
@@ -108,7 +114,7 @@ def train(
 class _Run:
     """The moving parts of a run. Every process has one; only process 0 writes files."""
 
-    def __init__(self, algorithm, config, given, environment, options, lock):
+    def __init__(self, algorithm, config, given, environment, options, lock, expert=None):
         self._algorithm, self._options = algorithm, options
         if options.tensorboard:
             require_tensorboard()
@@ -118,7 +124,7 @@ class _Run:
         config, said = with_part(algorithm, config, start)
         notices.extend(said)
         self._holdout = holdout
-        shared = share(algorithm, config, sources, environment, options)
+        shared = share(algorithm, config, sources, environment, options, expert)
         self._units = shared.units
         config = training.prepare(algorithm, config, self._units)
         self._plan = StagePlan(algorithm, config)
@@ -170,6 +176,11 @@ class _Run:
         # lane -> sentences
         self._warnings: dict[str, list[str]] = memory.get("warnings") or {}
         self._clock = report.Clock(memory.get("speed"))
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the run stops until a person has labelled the states of a round."""
+        return self._host is not None and self._host.waits
 
     @property
     def begins_with_evaluation(self) -> bool:

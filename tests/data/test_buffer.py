@@ -139,6 +139,35 @@ def test_the_steps_of_each_copy_are_a_window_in_time(count):
     np.testing.assert_array_equal(windows_of(2, spec, count=count).rewards, last)
 
 
+@pytest.mark.parametrize("steps", [5, 9, 14])
+def test_windows_of_labelled_steps_stay_in_their_episodes(steps):
+    """Against a search in each copy's own list of steps, before and after the ring begins again.
+
+    Step t of copy c has the reward 10 t + c; an episode ends where (t + c) % 4 is 3.
+    """
+    copies, capacity, history, window = 2, 18, 1, 4
+    buffer = data.Buffer.empty(capacity, OBSERVATIONS, ACTIONS, copies=copies)
+    for t in range(steps):
+        number = 10.0 * t + jnp.arange(copies)
+        ends = (t + jnp.arange(copies)) % 4 == 3
+        row = rows(0, copies).replace(rewards=number, terminations=ends & (t % 2 == 0))
+        buffer = buffer.insert(row.replace(truncations=ends & (t % 2 == 1)))
+    spec = BatchSpec(("rewards", "actions", "mask"), window=window, history=history)
+    batch = buffer.sample(jax.random.key(0), 200, spec)
+    assert batch.actions.shape == (200, window, 1)
+    seen = set()
+    for rewards, mask in zip(np.asarray(batch.rewards), np.asarray(batch.mask), strict=True):
+        t, c = divmod(int(rewards[history]), 10)
+        seen.add((t, c))
+        oldest = max(steps - capacity // copies, 0)
+        first = max([s + 1 for s in range(oldest, t) if (s + c) % 4 == 3], default=oldest)
+        last = min([s for s in range(t, steps) if (s + c) % 4 == 3], default=steps - 1)
+        wanted = np.arange(t - history, t - history + window)
+        np.testing.assert_array_equal(mask, (wanted >= first) & (wanted <= last))
+        np.testing.assert_array_equal(rewards, 10.0 * np.clip(wanted, first, last) + c)
+    assert len(seen) == copies * min(steps, capacity // copies)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
