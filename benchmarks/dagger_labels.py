@@ -2,8 +2,9 @@
 
     python benchmarks/dagger_labels.py --expert=FILE.py:NAME --environment=Hopper-v4
 
-The committed table is a part of one run, on one seed, with --rounds=8 --round_updates=1000: plain
-DAgger from two episodes, up to round 6. Rounds below 1 are the clone's.
+The committed table is from the printed lines of one run that was stopped after round 6, on one
+seed, with --rounds=8 --round_updates=1000: plain DAgger from two episodes. Rounds below 1 are the
+clone's.
 
 The expert is a function of rows of numpy (:class:`ddm.evaluation.experts.HostExpert`). It first
 gives so many episodes of demonstrations, which are labels, too. One row for each round: the labels
