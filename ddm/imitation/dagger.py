@@ -40,7 +40,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from ddm import networks, types
@@ -48,9 +47,9 @@ from ddm.errors import InputError
 from ddm.evaluation.supervision import Ruling, Seen
 from ddm.experience import CollectSpec
 from ddm.imitation import bc
-from ddm.imitation.parts import gates, rules
+from ddm.imitation.parts import dart, gates, rules, safe
 from ddm.imitation.parts.members import combined, without_held_out
-from ddm.imitation.parts.rules import Rules, safety_network
+from ddm.imitation.parts.rules import Rules
 from ddm.types import (
     Batch,
     BatchSpec,
@@ -182,9 +181,7 @@ class DAgger:
         size = config.num_actions if discrete else batch.actions.shape[-1]
         safety = None
         if config.gate == "safe":
-            classifier = (config.safety_network or safety_network)(config, size)
-            params = classifier.init(safety_key, batch.observations[:1])
-            safety = networks.trainable(classifier, params)
+            safety = safe.init(config, safety_key, batch.observations[:1], size)
         return State(
             members=self._fresh(config, members_key, batch),
             safety=safety,
@@ -207,7 +204,9 @@ class DAgger:
             state = state.replace(members=self._fresh(config, fresh_key, batch))
         state, metrics = self._learn(config, state, batch, config.round_updates)
         if config.noise == "dart":
-            covariance = self._covariance(config, state, batch, error_key)
+            rows = jax.tree.map(lambda x: x[:_ERROR_ROWS], batch)
+            modes = self._modes(config, state, rows.observations, error_key)
+            covariance = dart.error_moments(config, modes, rows, state.covariance.shape[0])
             state = state.replace(covariance=covariance)
             metrics = {**metrics, "noise_trace": jnp.trace(covariance)}
         return state, metrics
@@ -273,7 +272,7 @@ class DAgger:
         led &= asked
         actions = seen.labels
         if config.noise != "none":
-            actions = gates.noisy(actions, *self._noise(config, state), noise_key)
+            actions = dart.noisy(actions, *dart.scales(config, state.covariance), noise_key)
         threshold = gates.next_threshold(config, memory.threshold, doubt)
         memory = gates.updated(
             memory,
@@ -347,8 +346,10 @@ class DAgger:
             metrics = {name: jnp.mean(values) for name, values in metrics.items()}
             if state.safety is not None:
                 part = jax.tree.map(lambda x: x[i], parts)
-                state, more = self._learn_safety(config, state, part)
-                metrics = {**metrics, **more}
+                key, mode_key = jax.random.split(state.key)
+                modes = self._modes(config, state, part.observations, mode_key)
+                safety, more = safe.learn(config, state.safety, part, modes)
+                state, metrics = state.replace(safety=safety, key=key), {**metrics, **more}
             return state, metrics
 
         state, metrics = jax.lax.scan(step, state, jnp.arange(updates))
@@ -356,57 +357,11 @@ class DAgger:
         means = {name: jnp.mean(values) for name, values in metrics.items()}
         return state.replace(step=state.step + steps), means
 
-    def _learn_safety(self, config: Any, state: State, batch: Batch) -> tuple[State, Metrics]:
-        """One step of the classifier on held-out states, where the learner's errors are honest."""
-        safety = state.safety
-        assert safety is not None
-        key, mode_key = jax.random.split(state.key)
-        modes = self._modes(config, state, batch.observations, mode_key)
-        unsafe = (bc.errors(modes, batch.actions) > config.discrepancy_limit).astype(jnp.float32)
-        weights = gates.held_out(batch.observations, config.held_out_share).astype(jnp.float32)
-        total = jnp.maximum(jnp.sum(weights), 1.0)
-
-        def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-            logits = safety.apply(params, batch.observations)[..., 0]
-            losses = optax.sigmoid_binary_cross_entropy(logits, unsafe)
-            loss = jnp.sum(weights * losses) / total
-            return loss, {"safety_loss": loss, "unsafe_share": jnp.sum(weights * unsafe) / total}
-
-        trained, metrics = networks.minimize(loss_fn, safety, config.safety_learning_rate)
-        return state.replace(safety=trained, key=key), metrics
-
     def _modes(self, config: Any, state: State, observations: jax.Array, key: PRNGKey) -> jax.Array:
         """Actions without noise at observations (B, *O), each the first of an episode."""
         keys = jax.random.split(key, observations.shape[0])
         act = functools.partial(self.act, config, state, deterministic=True)
         return jax.vmap(lambda observation, key: act(observation, key)[0])(observations, keys)
-
-    def _covariance(self, config: Any, state: State, batch: Batch, key: PRNGKey) -> jax.Array:
-        """Second moments (A, A) of the learner's errors on held-out rows of a round.
-
-        Of discrete actions the error rate, in every place.
-        """
-        rows = jax.tree.map(lambda x: x[:_ERROR_ROWS], batch)
-        modes = self._modes(config, state, rows.observations, key)
-        weights = gates.held_out(rows.observations, config.held_out_share).astype(jnp.float32)
-        weights = weights / jnp.maximum(jnp.sum(weights), 1.0)
-        if jnp.issubdtype(modes.dtype, jnp.integer):
-            rate = jnp.sum(weights * bc.errors(modes, rows.actions))
-            return jnp.full_like(state.covariance, rate)
-        errors = modes - rows.actions
-        return jnp.einsum("b,bi,bj->ij", weights, errors, errors)
-
-    def _noise(self, config: Any, state: State) -> tuple[jax.Array, jax.Array]:
-        """(A, A) factor of the noise, and the share of random actions if they are discrete."""
-        scale = jnp.asarray(config.noise_scale, jnp.float32)
-        if config.noise == "isotropic":
-            return scale * jnp.eye(state.covariance.shape[0]), scale
-        trace = jnp.trace(state.covariance)
-        rescaled = jnp.square(scale) / jnp.maximum(trace, 1e-12)
-        factor = gates.covariance_factor(
-            state.covariance * jnp.where(scale > 0.0, rescaled, jnp.ones_like(trace))
-        )
-        return factor, jnp.where(scale > 0.0, scale, state.covariance[0, 0])
 
     def _round(self, config: Any, state: State) -> jax.Array:
         """() number of the round, from 0, as a float."""

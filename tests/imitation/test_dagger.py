@@ -31,7 +31,7 @@ from ddm.imitation import (
     implicit_bc,
     tabular_bc,
 )
-from ddm.imitation.parts import gates
+from ddm.imitation.parts import dart, gates
 from ddm.types import Batch
 
 SAFE = {"gate": "safe", "held_out_share": 0.5}
@@ -389,10 +389,10 @@ def test_the_share_of_questions_is_the_budgets():
 def test_noise_has_the_covariance_of_the_learners_errors():
     """Executed actions are noisy; the factor's product is the covariance, singular or not."""
     covariance = jnp.array([[0.04, 0.02], [0.02, 0.01]])  # of rank 1
-    factor = gates.covariance_factor(covariance)
-    noise = gates.noisy(jnp.zeros((20_000, 2)), factor, 0.0, jax.random.key(0))
+    factor = dart.covariance_factor(covariance)
+    noise = dart.noisy(jnp.zeros((20_000, 2)), factor, 0.0, jax.random.key(0))
     np.testing.assert_allclose(np.cov(np.asarray(noise).T), covariance, atol=1e-3)
-    indices = gates.noisy(jnp.zeros(20_000, jnp.int32), jnp.eye(4), 0.2, jax.random.key(0))
+    indices = dart.noisy(jnp.zeros(20_000, jnp.int32), jnp.eye(4), 0.2, jax.random.key(0))
     assert float(jnp.mean(indices != 0)) == pytest.approx(0.2 * 3 / 4, abs=0.01)
 
 

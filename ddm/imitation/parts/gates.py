@@ -26,8 +26,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ddm.types import PRNGKey
-
 _RISK_RATE = 0.1  # weight of the newest take-over in the running mean of doubts
 
 
@@ -189,29 +187,6 @@ def next_risk(risk: jax.Array, doubt: jax.Array, taken: jax.Array) -> jax.Array:
     mean = jnp.sum(jnp.where(taken, doubt, 0.0)) / jnp.maximum(count, 1)
     moved = jnp.where(risk > 0.0, risk + _RISK_RATE * (mean - risk), mean)
     return jnp.where(count > 0, moved, risk)
-
-
-def noisy(labels: jax.Array, factor: jax.Array, scale: Any, key: PRNGKey) -> jax.Array:
-    """The expert's actions with the noise that DART injects.
-
-    Args:
-      labels: (N, A) in the algorithm's units, or (N,) indices.
-      factor: (A, A), the noise is this times a standard normal vector; for indices the number of
-        actions is its size.
-      scale: for indices the probability of a random action.
-      key: used once.
-    """
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        return labels + jax.random.normal(key, labels.shape) @ factor.T
-    flip_key, action_key = jax.random.split(key)
-    others = jax.random.randint(action_key, labels.shape, 0, factor.shape[0], labels.dtype)
-    return jnp.where(jax.random.bernoulli(flip_key, scale, labels.shape), others, labels)
-
-
-def covariance_factor(covariance: jax.Array) -> jax.Array:
-    """(A, A) whose product with its transpose is the covariance, also where that is singular."""
-    values, vectors = jnp.linalg.eigh(covariance)
-    return vectors * jnp.sqrt(jnp.maximum(values, 0.0))
 
 
 def held_out(observations: jax.Array, share: Any) -> jax.Array:

@@ -1,12 +1,9 @@
-"""The hyper-parameters of learning in rounds, and the network that they name."""
+"""The hyper-parameters of learning in rounds."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from flax import linen as nn
-
-from ddm import networks
 from ddm.errors import InputError
 from ddm.imitation.parts import gates
 from ddm.types import Configuration, NetworkFn, choice, leaf, network, static
@@ -45,13 +42,7 @@ class Rules(Configuration):
     held_out_share: float = leaf(0.2, "(0, 1)")
     safety_learning_rate: float = leaf(1e-3, "[0, inf)")  # Adam's step size of safe's classifier
     safety_hidden_sizes: tuple[int, ...] = static((64, 64), "[1, inf)")  # of safe's classifier
-    safety_network: NetworkFn | None = network()  # in place of :func:`safety_network`
-
-
-def safety_network(config: Any, action_size: int) -> nn.Module:
-    """The classifier: observations (..., O) to a logit (..., 1) of "unsafe"."""
-    del action_size
-    return networks.MLP(config.safety_hidden_sizes, 1)
+    safety_network: NetworkFn | None = network()  # in place of `safe.safety_network`
 
 
 def holds_out(config: Any) -> bool:
