@@ -1,6 +1,7 @@
 """DAgger: imitation learned on the learner's own states, which an expert labels.
 
-    python experiments/dagger.py --environment=ddm/SineTrack-v0 --expert=track.py:follow --rounds=5
+    python experiments/dagger.py --environment=SineTrack-Noisy-v0 --rounds=3 \\
+        --expert=ddm.envs.sine_track:expert_action
     python experiments/dagger.py --environment=Hopper-v5 --expert=runs/sac --policy_class=cvae
     python experiments/dagger.py --environment=Hopper-v5 --expert=human --labels=labels --rounds=3
 

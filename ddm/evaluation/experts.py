@@ -139,16 +139,23 @@ def labels_of(expert: Expert, observations: np.ndarray, space: Space, name: str)
     Raises:
       InputError: the actions have another shape or kind, are not finite or lie outside the box.
     """
-    if isinstance(expert, HostExpert):
-        found = np.asarray(expert.function(observations))
-    else:
-        try:
+    try:
+        if isinstance(expert, HostExpert):
+            found = np.asarray(expert.function(observations))
+        else:
             found = np.asarray(_act(expert, observations))
-        except jax.errors.TracerArrayConversionError as error:
-            raise InputError(
-                f"{name}: the expert is a function of numpy, which cannot run inside a compiled "
-                "program: give experts.HostExpert(function), and a gymnasium environment"
-            ) from error
+    except jax.errors.TracerArrayConversionError as error:
+        raise InputError(
+            f"{name}: the expert is a function of numpy, which cannot run inside a compiled "
+            "program: give experts.HostExpert(function), and a gymnasium environment"
+        ) from error
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise  # a person's labels that wait
+        raise InputError(
+            f"{name}: the expert fails for observations of shape {observations.shape}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     shape = () if isinstance(space, Discrete) else space.shape
     if found.shape != (len(observations), *shape) or found.dtype.kind not in "fiu":
         raise InputError(

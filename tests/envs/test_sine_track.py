@@ -85,8 +85,8 @@ def test_the_expert_keeps_one_push_and_an_open_loop_adds_them_up():
 
 def test_success_is_judged_at_the_end():
     params = dataclasses.replace(PARAMS, max_steps=1)
-    for height, expected in ((0.05, True), (0.2, False)):
-        state = ENVIRONMENT.state_at(jnp.array([0.0, height]))
+    for place, expected in (([0.1, 0.15], True), ([0.1, 0.3], False), ([0.0, 0.0], False)):
+        state = ENVIRONMENT.state_at(jnp.array(place))
         _, _, _, _, truncated, info = ENVIRONMENT.step(
             jax.random.key(0), state, jnp.zeros(2), params
         )

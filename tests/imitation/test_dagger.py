@@ -477,6 +477,7 @@ def test_learners_and_rules_that_do_not_fit_are_refused():
         (lambda observation: jnp.full(2, jnp.nan), "is not finite"),
         (lambda observation: jnp.full(2, 9.0), "outside the box from"),
         (lambda observation: np.asarray(observation) + 0.0, "a function of numpy"),
+        (lambda observation, other: observation, "the expert fails .* missing 1 required"),
         (HostExpert(np.zeros_like), "runs inside a compiled program, and the expert outside"),
     ],
 )
