@@ -16,6 +16,8 @@ core. Each library's faster arrangement counts.
 
 Returns are those of the environment's own reward after `--learn_steps` steps of each seed, which
 are taken before the measurement: whoever is fast at learning nothing would be seen.
+
+The committed table is of --learn_steps=4096 --turns=1 --turn_seconds=5.
 """
 
 from __future__ import annotations
