@@ -33,6 +33,7 @@ from flax import struct
 from ddm import networks
 from ddm.imitation.gail import draw_rows
 from ddm.imitation.parts import occupancy
+from ddm.imitation.parts.inner_ppo import act, diagnose, log_prob, resolve
 from ddm.imitation.parts.occupancy import EXPERT, OWN
 from ddm.networks import encoders, heads
 from ddm.networks.heads import policy_network
@@ -47,7 +48,6 @@ from ddm.types import (
     Metrics,
     NetworkFn,
     PRNGKey,
-    PyTree,
     leaf,
     network,
     static,
@@ -210,37 +210,3 @@ def _seen_by_reward(
     return (
         (pixels,) if config.state_only else (pixels, heads.as_vectors(actions, config.num_actions))
     )
-
-
-def act(
-    config: Config,
-    state: State,
-    observation: jax.Array,
-    key: PRNGKey,
-    policy_state: PyTree = (),
-    *,
-    deterministic: bool = False,
-) -> tuple[jax.Array, PyTree]:
-    """The policy's mode, or a sample from it."""
-    return actor_critic.act(
-        config, state.policy, observation, key, policy_state, deterministic=deterministic
-    )
-
-
-def log_prob(
-    config: Config, state: State, observations: jax.Array, actions: jax.Array
-) -> jax.Array:
-    """Log-probability (B,) of actions that were clipped to their box."""
-    return actor_critic.log_prob(config, state.policy, observations, actions)
-
-
-def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """Sentences if the discriminator has collapsed, or values exceed what rewards allow."""
-    return [*occupancy.collapsed(metrics), *actor_critic.diagnose(config, metrics)]
-
-
-def resolve(config: Config, num_updates: int) -> Config:
-    """Step sizes of PPO whose schedule is not set end with the run."""
-    if config.decay_steps is not None:
-        return config
-    return config.replace(decay_steps=-(-num_updates // config.discriminator_steps))

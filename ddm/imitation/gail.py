@@ -38,6 +38,7 @@ from flax import struct
 
 from ddm import networks
 from ddm.imitation.parts import occupancy
+from ddm.imitation.parts.inner_ppo import act, diagnose, log_prob, resolve
 from ddm.imitation.parts.occupancy import EXPERT, OWN, discriminator_network
 from ddm.networks import heads
 from ddm.networks.heads import policy_network
@@ -45,7 +46,7 @@ from ddm.on_policy import ppo
 from ddm.on_policy.parts import actor_critic, windows
 from ddm.on_policy.parts.actor_critic import value_network
 from ddm.on_policy.ppo import collect_spec
-from ddm.types import Batch, BatchSpec, Metrics, PRNGKey, PyTree, leaf, static
+from ddm.types import Batch, BatchSpec, Metrics, PRNGKey, leaf, static
 
 __all__ = [
     "Config", "State", "act", "batch_spec", "collect_spec", "diagnose", "discriminator_network",
@@ -146,37 +147,3 @@ def rewards_of(
     [staying] = occupancy.rewards(config, discriminator, occupancy.staying(rows))
     after = config.discount / (1.0 - config.discount) * staying  # for ever, from the next step on
     return rewards, rewards + jnp.where(own.terminations, after, 0.0)
-
-
-def act(
-    config: Config,
-    state: State,
-    observation: jax.Array,
-    key: PRNGKey,
-    policy_state: PyTree = (),
-    *,
-    deterministic: bool = False,
-) -> tuple[jax.Array, PyTree]:
-    """The policy's mode, or a sample from it."""
-    return actor_critic.act(
-        config, state.policy, observation, key, policy_state, deterministic=deterministic
-    )
-
-
-def log_prob(
-    config: Config, state: State, observations: jax.Array, actions: jax.Array
-) -> jax.Array:
-    """Log-probability (B,) of actions that were clipped to their box."""
-    return actor_critic.log_prob(config, state.policy, observations, actions)
-
-
-def diagnose(config: Config, metrics: Mapping[str, float]) -> list[str]:
-    """Sentences if the discriminator has collapsed, or values exceed what rewards allow."""
-    return [*occupancy.collapsed(metrics), *actor_critic.diagnose(config, metrics)]
-
-
-def resolve(config: Config, num_updates: int) -> Config:
-    """Step sizes of PPO whose schedule is not set end with the run."""
-    if config.decay_steps is not None:
-        return config
-    return config.replace(decay_steps=-(-num_updates // config.discriminator_steps))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import jax
 
 from ddm.model_based import dynamics
-from ddm.model_based.parts import halting, planning, rollouts
+from ddm.model_based.parts import planning, rollouts
 from ddm.model_based.parts.branched import PARTS
 from ddm.model_based.parts.planning import State, act, batch_spec, diagnose
 from ddm.networks.heads import policy_network
@@ -71,13 +71,11 @@ def update(config: Config, state: State, batch: Batch) -> tuple[State, Metrics]:
 
     Metrics: those of `ppo.update` and of `rollouts.roll_out`; ``uncertainty``, mean disagreement of
     the imagined steps; ``halted``, share of them that lead to HALT; ``threshold`` and
-    ``halt_reward``; the model's ``holdout_error`` and ``idle_epochs``.
+    ``halt_reward``; those of the model (`dynamics.update`).
     """
     check_batch(batch, batch_spec(config), "morel_ppo")
     key, rollout_key = jax.random.split(state.key)
     imagined = planning.imagine(config, state, batch, rollout_key)
     windows = rollouts.windows(imagined, config.rollout_length)
     policy, metrics = ppo.update(config.planner(), state.policy, windows)
-    state = state.replace(policy=policy, step=state.step + 1, key=key)
-    known = halting.metrics(config, state.measured)
-    return state, {**metrics, **imagined.metrics, **known, **dynamics.metrics(config, state.model)}
+    return planning.finished(config, state, policy, key, {**metrics, **imagined.metrics})

@@ -170,6 +170,15 @@ def imagine(config: Config, state: State, batch: Batch, key: PRNGKey) -> rollout
     return rollouts.roll_out(step, policy, starts, key, config.rollout_length)
 
 
+def finished(
+    config: Config, state: State, policy: actor_critic.State, key: PRNGKey, metrics: Metrics
+) -> tuple[State, Metrics]:
+    """The state after an update, and its metrics beside those of the threshold and the model."""
+    state = state.replace(policy=policy, step=state.step + 1, key=key)
+    known = halting.metrics(config, state.measured)
+    return state, {**metrics, **known, **dynamics.metrics(config, state.model)}
+
+
 def act(
     config: Config,
     state: State,
